@@ -1,0 +1,63 @@
+"""A scorer that scores in slices and tells how far it is. Knows nothing of what shows the progress."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qwen_rerank_plugins.errors import DeadlineExceededError
+from qwen_rerank_plugins.types import PairScore, Scorer, ScoreRequest
+
+SLICE = 64
+"""Pairs between two reports: enough to fill a batch, few enough to see something move."""
+
+
+class ProgressScorer:
+    """Wrap a scorer so that `on_progress` hears the number of pairs of every slice that is done."""
+
+    def __init__(
+        self, inner: Scorer, on_progress: Callable[[int], None], *, slice_pairs: int = SLICE
+    ) -> None:
+        self._inner = inner
+        self._on_progress = on_progress
+        self._slice_pairs = slice_pairs
+
+    @property
+    def model(self) -> str:
+        """The inner scorer's name."""
+        return self._inner.model
+
+    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+        """Score slice by slice; the deadline is that of all of them together.
+
+        Raises:
+            DeadlineExceededError: It passed between two slices.
+        """
+        end_s = None if deadline_s is None else time.monotonic() + deadline_s
+        scores: list[PairScore] = []
+        for start in range(0, len(requests), self._slice_pairs):
+            left_s = None if end_s is None else end_s - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise DeadlineExceededError(
+                    f"{start} of {len(requests)} pairs were scored in {deadline_s!r} s"
+                )
+            part = self._inner.score(requests[start : start + self._slice_pairs], deadline_s=left_s)
+            scores += part
+            self._on_progress(len(part))
+        return scores
+
+    async def ascore(
+        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+    ) -> list[PairScore]:
+        """Score slice by slice, in a thread beside the event loop."""
+        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s)
+
+    def info(self) -> dict[str, Any]:
+        """What the inner scorer tells."""
+        return self._inner.info()
+
+    def close(self) -> None:
+        """Close the inner scorer."""
+        self._inner.close()

@@ -1,0 +1,374 @@
+"""The command line: parses, calls, prints. What is heavy is imported inside the commands, so that help is immediate."""
+
+# ruff: noqa: FBT002 (typer declares flags as defaults)
+
+from __future__ import annotations
+
+import enum
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from qwen_rerank_plugins import __version__
+from qwen_rerank_plugins.errors import ConfigurationError, InputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qwen_rerank_plugins._files import DocumentFile
+    from qwen_rerank_plugins.config import LoadedConfig, RerankConfig
+    from qwen_rerank_plugins.types import RerankResult
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+DEMO_NOTICE = (
+    "THIS IS THE DEMO MODEL: a tiny one, bundled to try the software without a download. "
+    "It ranks far worse than Qwen3-Reranker; choose a real one with --model."
+)
+
+
+class OutputFormat(enum.StrEnum):
+    """What `rank` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+class InputKind(enum.StrEnum):
+    """What `rank` reads."""
+
+    TEXT = "text"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+app = typer.Typer(
+    name="qwen-rerank",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[str | None, typer.Option(help="YAML or TOML file with settings.", metavar="FILE")]
+Backend = Annotated[str | None, typer.Option(help="local, remote, or lexical (word overlap, no model).")]
+Model = Annotated[str | None, typer.Option(help="Hub id, folder, or demo (bundled, tiny).")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+Family = Annotated[str | None, typer.Option(help="Prompt family: auto, a name, or a file of one.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Quantization = Annotated[str | None, typer.Option(help="none, int8 or fp8.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
+    if wanted:
+        typer.echo(f"qwen-rerank {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Rank documents with Qwen3 rerankers, on this machine.
+
+    Every setting can also come from QWEN_RERANK_* variables or from a file; `qwen-rerank doctor` shows which did.
+    """
+
+
+@app.command()
+def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
+    query: Annotated[str, typer.Argument(help="What is searched for.", show_default=False)],
+    file: Annotated[str, typer.Argument(help="Documents; - for standard input.")] = "-",
+    input_format: Annotated[
+        InputKind | None, typer.Option(help="Left out, the suffix decides; standard input is text.")
+    ] = None,
+    text_field: Annotated[str | None, typer.Option(help="JSON key or CSV column of the text.")] = None,
+    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="Show so many documents.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out scores below, from 0 to 1.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="What relevance means.")] = None,
+    output: Annotated[OutputFormat, typer.Option("--format", help="What to print.")] = OutputFormat.TABLE,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair before it is cut.")] = None,
+    long_documents: Annotated[str | None, typer.Option(help="truncate or chunk.")] = None,
+    backend: Backend = None,
+    model: Model = None,
+    revision: Revision = None,
+    family: Family = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    config: Config = None,
+    debug: Debug = False,
+) -> None:
+    r"""Rank the documents of a file, or of standard input, by their relevance to QUERY.
+
+    Text files hold one document a line; .jsonl holds strings or objects with a text, .csv a column of texts.
+
+    \b
+    Examples:
+      qwen-rerank rank "how to wash a cat" documents.txt
+      qwen-rerank rank "how to wash a cat" articles.jsonl --text-field body --top-n 5
+      qwen-rerank rank "how to wash a cat" table.csv --format json | jq .results
+      grep -h cat notes/*.txt | qwen-rerank rank "how to wash a cat" --model demo
+      qwen-rerank rank "quarterly loss" reports.txt --instruction "Find the passage with the figure"
+    """
+    overrides = {
+        "top_n": top_n,
+        "min_score": min_score,
+        "instruction": instruction,
+        "max_length": max_length,
+        "long_documents": long_documents,
+        "backend": backend,
+        "model": model,
+        "revision": revision,
+        "family": family,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+    with _told(debug=debug):
+        loaded = _load(config, overrides)
+        documents = _read(file, input_format, text_field)
+        _announce(loaded.config)
+        result = _rank_with_progress(loaded.config, query, documents.texts)
+        _print_result(result, documents, output)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    no_model: Annotated[bool, typer.Option("--no-model", help="Do not load the model.")] = False,
+    backend: Backend = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    config: Config = None,
+    debug: Debug = False,
+) -> None:
+    r"""Show what this machine has, every setting with its source, and whether the model works.
+
+    Nothing is downloaded: a model that is not here yet is a problem that is told. Exits with 1 if there is one.
+
+    \b
+    Examples:
+      qwen-rerank doctor
+      qwen-rerank doctor --model demo --json | jq .engine
+      qwen-rerank doctor --no-model --config qwen-rerank.yaml
+    """
+    overrides = {"backend": backend, "model": model, "device": device, "dtype": dtype}
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface-hub is imported, which comes later
+    with _told(debug=debug):
+        from qwen_rerank_plugins.doctor import collect
+
+        loaded = _load(config, overrides)
+        _announce(loaded.config)
+        with _status("examining"):
+            facts = collect(loaded, load_model=not no_model)
+        _print_facts(facts, as_json=as_json)
+        if facts["problems"]:
+            raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
+    documents: Annotated[int, typer.Option(help="Documents of the mixed workload.")] = 64,
+    tokens: Annotated[int, typer.Option(help="Their mean length, in words (about as many tokens).")] = 120,
+    repeat: Annotated[int, typer.Option(help="Runs of each latency measurement.")] = 5,
+    backend: Backend = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    config: Config = None,
+    debug: Debug = False,
+) -> None:
+    r"""Measure latency, throughput and memory of this machine.
+
+    The table goes to standard error; the last line on standard output is the same as JSON.
+
+    \b
+    Examples:
+      qwen-rerank bench
+      qwen-rerank bench --model demo --documents 200 --repeat 20
+      qwen-rerank bench --dtype float32 2>/dev/null | jq .throughput.tokens_per_s
+    """
+    overrides = {
+        "backend": backend,
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+    with _told(debug=debug):
+        from qwen_rerank_plugins import bench as benchmark
+        from qwen_rerank_plugins._output import facts_table, to_json
+
+        loaded = _load(config, overrides)
+        _announce(loaded.config)
+        with _status("measuring") as on_step:
+            figures = benchmark.run(
+                loaded.config, num_documents=documents, num_words=tokens, repeat=repeat, on_step=on_step
+            )
+        _console(stderr=True).print(facts_table(benchmark.for_people(figures)))
+        typer.echo(to_json(figures))
+
+
+@contextmanager
+def _told(*, debug: bool) -> Iterator[None]:
+    """Turn errors into one line on standard error and an exit code; a reader that went away is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit; it shall find something to write to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads it)
+        _fail(error, debug=debug)
+
+
+def _fail(error: Exception, *, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    expected = type(error).__module__.startswith("qwen_rerank_plugins.")
+    text = " ".join(str(error).split())
+    hint = "" if expected or debug else " (unexpected; --debug shows the traceback)"
+    typer.echo(
+        f"qwen-rerank: error: {text if expected else f'{type(error).__name__}: {text}'}{hint}", err=True
+    )
+    usage = isinstance(error, InputError | ConfigurationError) and not isinstance(
+        error, MissingDependencyError
+    )
+    raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILED) from None
+
+
+def _load(path: str | None, options: dict[str, Any]) -> LoadedConfig:
+    from qwen_rerank_plugins.config import load_config_with_sources
+
+    overrides = {name: value for name, value in options.items() if value is not None}
+    return load_config_with_sources(path, overrides=overrides)
+
+
+def _read(path: str, kind: InputKind | None, text_field: str | None) -> DocumentFile:
+    from qwen_rerank_plugins._files import read_documents
+
+    if path == "-" and sys.stdin.isatty():
+        raise InputError("no documents: nothing is piped in; name a file, or pipe one document a line")
+    documents = read_documents(path, input_format=kind.value if kind else None, text_field=text_field)
+    if documents.num_blank_lines:
+        typer.echo(f"blank lines skipped: {documents.num_blank_lines}", err=True)
+    return documents
+
+
+def _announce(config: RerankConfig) -> None:
+    from qwen_rerank_plugins.config import DEMO_MODEL
+
+    if config.backend == "local" and config.model == DEMO_MODEL:
+        _console(stderr=True).print(DEMO_NOTICE, style="bold yellow", highlight=False)
+
+
+def _rank_with_progress(config: RerankConfig, query: str, texts: Sequence[str]) -> RerankResult:
+    """Rank at once, or in slices under a progress bar where somebody watches and there is enough to watch."""
+    from qwen_rerank_plugins._progress import SLICE, ProgressScorer
+    from qwen_rerank_plugins.reranker import Reranker
+
+    if not (sys.stderr.isatty() and len(texts) > SLICE and config.enabled):
+        with Reranker(config) as reranker:
+            return reranker.rank(query, texts)
+    from qwen_rerank_plugins._backends import build_scorer
+
+    with _status("loading the model"):
+        scorer = build_scorer(config)
+    try:
+        with _progress_bar(len(texts)) as advance:
+            return Reranker(config, scorer=ProgressScorer(scorer, advance)).rank(query, texts)
+    finally:
+        scorer.close()
+
+
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("scoring", total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+@contextmanager
+def _status(text: str) -> Iterator[Callable[[str], None]]:
+    """Show what is being done, on a terminal only; the function that is given changes the text."""
+    console = _console(stderr=True)
+    with console.status(text) if console.is_terminal else nullcontext() as status:
+        yield lambda step: status.update(step) if status else None
+
+
+def _print_result(result: RerankResult, documents: DocumentFile, output: OutputFormat) -> None:
+    from qwen_rerank_plugins._output import result_object, result_table, row_objects, to_json
+
+    if result.status != "ranked":
+        reason = f": {result.error}" if result.error else " (enabled is false)"
+        typer.echo(f"not ranked, in the order of the input{reason}", err=True)
+    if output is OutputFormat.JSON:
+        typer.echo(
+            to_json(result_object(result, documents.records, num_blank_lines=documents.num_blank_lines))
+        )
+    elif output is OutputFormat.JSONL:
+        for row in row_objects(result, documents.records):
+            typer.echo(to_json(row))
+    elif result.results:
+        _console().print(result_table(result, documents.texts))
+    else:
+        typer.echo("no documents" if not documents.texts else "no document reaches the threshold", err=True)
+
+
+def _print_facts(facts: dict[str, Any], *, as_json: bool) -> None:
+    from qwen_rerank_plugins._output import facts_table, one_line, settings_table, to_json
+
+    if as_json:
+        typer.echo(to_json(facts))
+        return
+    console = _console()
+    for section, content in facts.items():
+        if section == "problems":
+            continue
+        console.print(section, style="bold underline", highlight=False)
+        console.print(settings_table(content) if section == "settings" else facts_table(content))
+        console.print()
+    for problem in facts["problems"]:
+        console.print(f"PROBLEM: {one_line(problem)}", style="bold red", markup=False, highlight=False)
+    if not facts["problems"]:
+        console.print("no problems found", style="bold green", highlight=False)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Give a console that writes what its stream can encode, and takes no text for markup."""
+    from rich.console import Console
+
+    stream: Any = sys.stderr if stderr else sys.stdout
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+    return Console(file=stream, markup=False, emoji=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""int8 linear layers: weights and activations in 8 bits, products summed exactly in 32.
+
+Weights are scaled an output row, activations a token, both symmetrically to ±127. On processors with VNNI the
+multiplication is several times as fast as fp32, and the weights take a quarter of the memory. Scores change by what
+rounding changes; the embedding, the norms and the head are left alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qwen_rerank_plugins.core.model import Linear, Weights
+from qwen_rerank_plugins.errors import ConfigurationError
+
+__all__ = ["Int8Linear", "quantize"]
+
+LARGEST = 127.0
+SMALLEST_ROWS_ON_CUDA = 17
+"""`torch._int_mm` on CUDA refuses fewer rows than this."""
+
+
+class Int8Linear(Linear):
+    """A linear layer in int8; same calls as `Linear`."""
+
+    __slots__ = ("scale",)
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.scale = scale
+
+    @classmethod
+    def from_linear(cls, linear: Linear) -> Int8Linear:
+        """Round the weights of a layer."""
+        weight, scale = _rounded(linear.weight.float())
+        return cls(weight, scale[:, 0].contiguous(), linear.bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[rows, in] to [rows, out], in the dtype of `x`."""
+        codes, scale = _rounded(x.float())
+        out = _int_matmul(codes, self.weight).float().mul_(scale).mul_(self.scale)
+        if self.bias is not None:
+            out += self.bias
+        return out.to(x.dtype)
+
+    def add_to(self, x: Tensor, y: Tensor) -> None:
+        """Add the product with `y` to `x` in place."""
+        x += self(y)
+
+    def rows(self, first: int, last: int) -> Int8Linear:
+        """The part that gives the outputs from `first` to `last`, as a view."""
+        bias = None if self.bias is None else self.bias[first:last]
+        return Int8Linear(self.weight[first:last], self.scale[first:last], bias)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that codes, scales and bias take."""
+        return super().num_bytes + self.scale.nbytes
+
+
+def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of int8 codes, and the factor of each row, [rows, 1] fp32."""
+    largest = torch.linalg.vector_norm(x, ord=float("inf"), dim=-1, keepdim=True)
+    scale = (largest / LARGEST).clamp_min_(torch.finfo(torch.float32).tiny)
+    return (x / scale).round_().to(torch.int8), scale
+
+
+def _int_matmul(x: Tensor, weight: Tensor) -> Tensor:
+    """Exact int32 products of int8 rows."""
+    missing = SMALLEST_ROWS_ON_CUDA - x.shape[0]
+    if x.device.type == "cuda" and missing > 0:
+        padded = torch.nn.functional.pad(x, (0, 0, 0, missing))
+        return torch._int_mm(padded, weight.t())[: x.shape[0]]  # noqa: SLF001 - the one int8 product torch has
+    return torch._int_mm(x, weight.t())  # noqa: SLF001
+
+
+def quantize(weights: Weights, kind: str, device: torch.device) -> None:
+    """Replace the linear layers of all decoder layers, one at a time, in place.
+
+    Args:
+        weights: The weights.
+        kind: "none" or "int8".
+        device: Where they are.
+
+    Raises:
+        ConfigurationError: The kind does not exist here.
+    """
+    if kind == "none":
+        return
+    if kind != "int8":
+        raise ConfigurationError(
+            f"quantization {kind!r} is not available on {device}; allowed are 'none' and 'int8'"
+        )
+    for layer in weights.layers:
+        layer.qkv = Int8Linear.from_linear(layer.qkv)
+        layer.output = Int8Linear.from_linear(layer.output)
+        layer.gate_up = Int8Linear.from_linear(layer.gate_up)
+        layer.down = Int8Linear.from_linear(layer.down)

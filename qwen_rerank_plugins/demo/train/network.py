@@ -1,0 +1,54 @@
+"""The demo's network: a small Qwen3 with a start that makes matching words easy to learn. Knows nothing of data or training."""
+
+from __future__ import annotations
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+NUM_MATCHING_LAYERS = 3
+FIRST_LOW_FREQUENCY = 0.4
+"""Where in the rotary half the slowly turning dimensions begin: beyond it, 300 tokens of distance turn by less than a radian."""
+
+
+def build_model(vocabulary_size: int, seed: int) -> Qwen3ForCausalLM:
+    """A fresh model in float32 with tied embeddings, the same for the same seed."""
+    config = Qwen3Config(
+        vocab_size=vocabulary_size,
+        hidden_size=192,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_theta": 1_000_000.0, "rope_type": "default"},
+        tie_word_embeddings=True,
+        initializer_range=0.03,
+        pad_token_id=0,
+        eos_token_id=2,
+        bos_token_id=None,
+    )
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(config)
+    _prepare_for_matching(model)
+    return model
+
+
+@torch.no_grad()
+def _prepare_for_matching(model: Qwen3ForCausalLM) -> None:
+    """Equal query and key projections, so that equal tokens attract each other from the first step.
+
+    Beyond the first layer most heads see mainly the slowly turning rotary dimensions: there an equal token at a distance
+    looks the same as one near by.
+    """
+    torch.nn.init.normal_(model.model.embed_tokens.weight, 0.0, 0.3)
+    head_dim = model.config.head_dim
+    half = head_dim // 2
+    quick = torch.arange(head_dim) % half < int(FIRST_LOW_FREQUENCY * half)
+    for number, layer in enumerate(model.model.layers[:NUM_MATCHING_LAYERS]):
+        query = layer.self_attn.q_proj.weight
+        torch.nn.init.normal_(query, 0.0, 0.07)
+        if number > 0:
+            heads = query.view(-1, head_dim, query.shape[1])
+            heads[1:, quick] *= 0.3
+        layer.self_attn.k_proj.weight.copy_(query)

@@ -1,0 +1,113 @@
+"""A scorer without weights: word overlap, for tests of code that uses a reranker. Knows no model and no tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from qwen_rerank_plugins.errors import ClosedError, InputError
+from qwen_rerank_plugins.types import PairScore, ScoreRequest
+
+__all__ = ["LexicalScorer"]
+
+_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+_RUN = re.compile(rf"[{_CJK}]+|[^\W{_CJK}]+")
+_CJK_START = re.compile(rf"[{_CJK}]")
+
+_EMPTY_LOG_ODDS = -6.0
+
+
+class LexicalScorer:
+    """Score pairs by the words that query and document share: deterministic, immediate, the same everywhere.
+
+    With Q and D the sets of terms of query and document (words without regard to case and width; of Chinese,
+    Japanese and Korean text, pairs of neighbouring characters),
+
+        log_odds = 8 · |Q ∩ D| / |Q| − 4 + |Q ∩ D| / |D|        and −6 for a document without terms.
+
+    So log-odds lie in [−6, 5], more of the query's words count first, and less of anything else second. The
+    instruction has no influence.
+    """
+
+    def __init__(self, *, max_chars: int | None = None) -> None:
+        """Create a scorer.
+
+        Args:
+            max_chars: Characters of a document that are read; a longer one is flagged as truncated.
+
+        Raises:
+            InputError: `max_chars` is not a positive integer.
+        """
+        if max_chars is not None and (isinstance(max_chars, bool) or max_chars < 1):
+            raise InputError(
+                f"max_chars is not valid: {max_chars!r}; allowed: an integer of at least 1, or None"
+            )
+        self._max_chars = max_chars
+        self._closed = False
+
+    @property
+    def model(self) -> str:
+        """The name under which scores are reported."""
+        return "lexical"
+
+    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:  # noqa: ARG002 (the protocol's)
+        """Score every pair, in input order; a deadline is never missed.
+
+        Raises:
+            ClosedError: The scorer was closed.
+        """
+        if self._closed:
+            raise ClosedError("the scorer was closed")
+        terms: dict[str, frozenset[str]] = {}
+        for request in requests:
+            if request.query not in terms:
+                terms[request.query] = _terms(request.query)
+        return [self._score_pair(terms[request.query], request.document) for request in requests]
+
+    async def ascore(
+        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+    ) -> list[PairScore]:
+        """Score every pair, in a thread beside the event loop."""
+        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s)
+
+    def info(self) -> dict[str, Any]:
+        """What this is, as plain JSON types."""
+        return {"model": self.model, "device": "cpu", "max_chars": self._max_chars}
+
+    def close(self) -> None:
+        """Refuse later calls. Closing twice is fine."""
+        self._closed = True
+
+    def _score_pair(self, query_terms: frozenset[str], document: str) -> PairScore:
+        truncated = self._max_chars is not None and len(document) > self._max_chars
+        document_terms = _terms(document[: self._max_chars])
+        log_odds = _log_odds(query_terms, document_terms)
+        return PairScore(
+            relevance_score=1.0 / (1.0 + math.exp(-log_odds)),
+            log_odds=log_odds,
+            truncated=truncated,
+            num_tokens=len(query_terms) + len(document_terms),
+        )
+
+
+def _log_odds(query_terms: frozenset[str], document_terms: frozenset[str]) -> float:
+    if not document_terms:
+        return _EMPTY_LOG_ODDS
+    shared = len(query_terms & document_terms)
+    return 8.0 * shared / max(len(query_terms), 1) - 4.0 + shared / len(document_terms)
+
+
+def _terms(text: str) -> frozenset[str]:
+    """Give the words of a text and the character pairs of its CJK runs; of bare punctuation, its characters."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    terms: set[str] = set()
+    for run in _RUN.findall(folded):
+        if _CJK_START.match(run) and len(run) > 1:
+            terms.update(run[i : i + 2] for i in range(len(run) - 1))
+        else:
+            terms.add(run)
+    return frozenset(terms or set("".join(folded.split())))

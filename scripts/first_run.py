@@ -1,0 +1,115 @@
+"""What `bash start.sh` runs once the environment stands: chooses a model that can be had, and ranks the example.
+
+Without `--model` that is the default model if it lies in the hub's local cache or the hub answers within five seconds,
+else the bundled demo checkpoint, said loudly. A model that was named is never replaced by another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from qwen_rerank_plugins.config import DEFAULT_MODEL, DEMO_MODEL
+
+ROOT = Path(__file__).resolve().parent.parent
+
+HUB_PATIENCE_S = 5.0
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+DEMO_NOTICE = """\
+**********************************************************************************************
+  The DEMO checkpoint is ranking: {reason}.
+  It is a very small model that shows how everything works. Its judgement is poor: do not
+  measure quality with it. With a connection to the hub, or with a folder of real weights:
+      bash start.sh --model {default}      bash start.sh --model /path/to/folder
+**********************************************************************************************"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Choose the model and hand every other argument to the example."""
+    parser = argparse.ArgumentParser(prog="start.sh", add_help=False, allow_abbrev=False)
+    parser.add_argument("--model")
+    options, rest = parser.parse_known_args(arguments)
+    if {"-h", "--help"} & set(rest):
+        print(__doc__)
+    else:
+        options.model = options.model or choose_model()
+        say(f"loading {options.model}")
+    return rank([*rest, *(["--model", options.model] if options.model else [])])
+
+
+def choose_model() -> str:
+    """The default model if it can be had, else `demo`, with the reason on standard error."""
+    if in_local_cache(DEFAULT_MODEL):
+        say(f"{DEFAULT_MODEL} is in the local hub cache")
+        return DEFAULT_MODEL
+    say(f"asking the hub for {DEFAULT_MODEL}, for at most {HUB_PATIENCE_S:.0f} s")
+    size_bytes = hub_size_bytes(DEFAULT_MODEL)
+    if size_bytes is not None:
+        say(f"{DEFAULT_MODEL} will be downloaded: {size_bytes / 1e9:.1f} GB")
+        return DEFAULT_MODEL
+    reason = f"{DEFAULT_MODEL} is neither in the local cache nor to be had from the hub"
+    print(DEMO_NOTICE.format(reason=reason, default=DEFAULT_MODEL), file=sys.stderr)
+    return DEMO_MODEL
+
+
+def in_local_cache(model: str) -> bool:
+    """Whether configuration, tokenizer and weights of a hub model were downloaded before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def cached(name: str) -> bool:
+        return isinstance(try_to_load_from_cache(model, name), str)
+
+    return cached("config.json") and cached("tokenizer.json") and any(map(cached, WEIGHTS))
+
+
+def hub_size_bytes(model: str) -> int | None:
+    """The size of a hub model's weights, or None when the hub does not tell in time or may not be asked."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        return None
+    sizes: list[int] = []
+
+    def ask() -> None:
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        try:
+            sizes.append(
+                get_hf_file_metadata(hf_hub_url(model, WEIGHTS[0]), timeout=HUB_PATIENCE_S).size or 0
+            )
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the model is not to be had
+            say(f"the hub cannot be asked ({type(error).__name__})")
+
+    # A name server that never answers obeys no timeout: the asking thread is left behind then.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_PATIENCE_S)
+    return sizes[0] if sizes else None
+
+
+def rank(arguments: list[str]) -> int:
+    """Run the example; an error that the package raises on purpose becomes one line."""
+    sys.path.insert(0, str(ROOT))
+    from examples.rank_documents import main as rank_documents
+    from qwen_rerank_plugins.errors import RerankError
+
+    started = time.monotonic()
+    try:
+        rank_documents(arguments)
+    except RerankError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    say(f"loaded and ranked in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def say(text: str) -> None:
+    """Print what happens, on standard error."""
+    print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

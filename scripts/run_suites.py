@@ -1,0 +1,208 @@
+"""Runs the test suites one after the other and prints what each took; `bash test.sh` calls it in the environment.
+
+A suite is one line of `SUITES`: a name and its steps. Every suite runs even when an earlier one failed. A suite of
+pytest that runs no test has failed. The last line, `N passed, N failed, N skipped`, counts tests and checks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / ".test-results"
+BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A named set of commands.
+
+    Attributes:
+        name: What `bash test.sh NAME` calls it.
+        paths: What pytest runs, relative to the root; files directly in `tests` are given as a pattern.
+        checks: Other commands, each counted as one test; a program is looked up in the environment, then on the PATH.
+    """
+
+    name: str
+    paths: tuple[str, ...] = ()
+    checks: tuple[tuple[str, ...], ...] = ()
+
+
+# A new room adds its line here; tests/laws/test_suites.py sees to it that no test folder is left out.
+SUITES = (
+    Suite(
+        "lint",
+        checks=(
+            ("ruff", "format", "--check", "."),
+            ("ruff", "check", "."),
+            ("mypy",),
+            (
+                "shellcheck",
+                "-x",
+                "start.sh",
+                "test.sh",
+                ".ci/run",
+                *sorted(map(str, Path("scripts").glob("*.sh"))),
+            ),
+        ),
+    ),
+    Suite("laws", paths=("tests/laws",)),
+    Suite("unit", paths=("tests/test_*.py",)),
+    Suite("core", paths=("tests/core",)),
+    Suite("demo", paths=("tests/demo",)),
+    Suite("examples", paths=("tests/examples",)),
+    Suite("lowest", checks=(("scripts/check_lowest.sh",),)),
+)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What running a suite gave: counts, seconds, and the commands that failed."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    wall_s: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    def count(self, command: str, *, ok: bool) -> None:
+        """Count one check."""
+        if ok:
+            self.passed += 1
+        else:
+            self.failed += 1
+            self.failures.append(command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the suites that were asked for and print the table; 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="test.sh", description="Runs the test suites and times each.")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="default: all, and the coverage report")
+    parser.add_argument("--long", action="store_true", help="run the long sweeps too")
+    parser.add_argument("--list", action="store_true", help="print the suites' names and stop")
+    parser.add_argument("-k", metavar="EXPRESSION", help="only tests that match, as pytest's -k")
+    options = parser.parse_args(arguments)
+    names = [suite.name for suite in SUITES]
+    if options.list:
+        print(*names, "coverage", sep="\n")
+        return 0
+    unknown = sorted(set(options.suites) - {*names, "coverage"})
+    if unknown:
+        parser.error(f"unknown suite {unknown[0]!r}; there are {', '.join(names)}, coverage")
+
+    wanted = options.suites or [*names, "coverage"]
+    extra = (["--long"] if options.long else []) + (["-k", options.k] if options.k else [])
+    if not options.suites:
+        shutil.rmtree(ROOT / ".coverage", ignore_errors=True)
+    outcomes = [run_suite(suite, extra) for suite in SUITES if suite.name in wanted]
+    if "coverage" in wanted:
+        outcomes.append(report_coverage())
+    return print_table(outcomes)
+
+
+def run_suite(suite: Suite, extra: list[str]) -> Outcome:
+    """Run a suite's checks and tests, whatever fails on the way."""
+    headline(suite.name)
+    outcome = Outcome(suite.name)
+    started = time.monotonic()
+    for check in suite.checks:
+        outcome.count(" ".join(check), ok=run(*check) == 0)
+    if suite.paths:
+        run_pytest(suite, outcome, extra)
+    outcome.wall_s = time.monotonic() - started
+    return outcome
+
+
+def run_pytest(suite: Suite, outcome: Outcome, extra: list[str]) -> None:
+    """Run pytest under coverage and add its counts; a crash, or no test at all, counts as one failure."""
+    paths = [str(path.relative_to(ROOT)) for pattern in suite.paths for path in sorted(ROOT.glob(pattern))]
+    if not paths:
+        outcome.count(f"{suite.name}: nothing matches {', '.join(suite.paths)}", ok=False)
+        return
+    RESULTS.mkdir(exist_ok=True)
+    report = RESULTS / f"{suite.name}.xml"
+    report.unlink(missing_ok=True)
+    (ROOT / ".coverage").mkdir(exist_ok=True)
+    status = run(
+        sys.executable, "-m", "coverage", "run", "-m", "pytest", "--durations=5", f"--junitxml={report}", *extra, *paths
+    )  # fmt: skip
+    ran = read_report(report, outcome) if report.exists() else 0
+    if (status or not ran) and not outcome.failed:
+        outcome.count(f"{suite.name}: pytest ended with {status} after {ran} tests", ok=False)
+
+
+def read_report(report: Path, outcome: Outcome) -> int:
+    """Add the counts of a JUnit file to `outcome`; the number of tests that it lists."""
+    cases = list(ET.parse(report).iter("testcase"))  # noqa: S314 - written by our own pytest a moment ago
+    for case in cases:
+        kinds = {child.tag for child in case}
+        if kinds & {"failure", "error"}:
+            outcome.count(f"{case.get('classname')}::{case.get('name')}", ok=False)
+        elif "skipped" in kinds:
+            outcome.skipped += 1
+        else:
+            outcome.passed += 1
+    return len(cases)
+
+
+def report_coverage() -> Outcome:
+    """Combine what all suites of this run covered; fails under the limit that pyproject.toml sets."""
+    headline("coverage")
+    outcome = Outcome("coverage")
+    started = time.monotonic()
+    coverage = (sys.executable, "-m", "coverage")
+    combined = run(*coverage, "combine", "--quiet") == 0
+    outcome.count("coverage report", ok=combined and run(*coverage, "report") == 0)
+    outcome.wall_s = time.monotonic() - started
+    return outcome
+
+
+def headline(name: str) -> None:
+    """Print where a suite begins."""
+    print(f"\n==> {name}", flush=True)
+
+
+def run(*command: str) -> int:
+    """Run a command at the root, its output where ours goes; its exit status."""
+    path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
+    environment = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+    command = (shutil.which(command[0], path=path) or command[0], *command[1:])
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+
+
+def print_table(outcomes: list[Outcome]) -> int:
+    """Print what failed and one line a suite; 1 if anything failed."""
+    print("\n==> summary")
+    for outcome in outcomes:
+        for failure in outcome.failures:
+            print(f"FAILED {outcome.name}: {failure}")
+    print(f"{'suite':<12}{'passed':>8}{'failed':>8}{'skipped':>9}{'seconds':>10}")
+    rows = [*outcomes, total(outcomes)]
+    for row in rows:
+        print(f"{row.name:<12}{row.passed:>8}{row.failed:>8}{row.skipped:>9}{row.wall_s:>10.1f}")
+    print(f"{rows[-1].passed} passed, {rows[-1].failed} failed, {rows[-1].skipped} skipped", flush=True)
+    return 1 if rows[-1].failed else 0
+
+
+def total(outcomes: list[Outcome]) -> Outcome:
+    """The sum of all outcomes."""
+    return Outcome(
+        "all",
+        passed=sum(outcome.passed for outcome in outcomes),
+        failed=sum(outcome.failed for outcome in outcomes),
+        skipped=sum(outcome.skipped for outcome in outcomes),
+        wall_s=sum(outcome.wall_s for outcome in outcomes),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

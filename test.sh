@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets up everything on a fresh machine and runs the test suites: bash test.sh [SUITE...] [--long] [--list]
+# The suites are listed at the top of scripts/run_suites.py.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source scripts/setup.sh
+
+setup_environment test --editable '.[all]' --group test --group lint
+exec "$PYTHON" scripts/run_suites.py "$@"

@@ -1,0 +1,89 @@
+"""What every test stands on: no hub, no network, no settings of this machine, and the `--long` switch."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Before anything imports a hub client: tests never ask one.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare `--long`."""
+    parser.addoption("--long", action="store_true", help="run the long sweeps too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what was not asked for, and what needs weights that are not here."""
+    skip_long = pytest.mark.skip(reason="a long sweep: run with --long")
+    skip_model = pytest.mark.skip(reason="QWEN_RERANK_TEST_MODEL names no folder with real weights")
+    for item in items:
+        if "long" in item.keywords and not config.getoption("--long"):
+            item.add_marker(skip_long)
+        if "needs_model" in item.keywords and not os.environ.get("QWEN_RERANK_TEST_MODEL"):
+            item.add_marker(skip_model)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def long_run(request: pytest.FixtureRequest) -> bool:
+    """Whether `--long` was given: sweeps that run small by default run whole."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches and configuration of the person who runs the tests are neither read nor written."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+        for name in [name for name in os.environ if name.startswith("QWEN_RERANK_")]:
+            if not name.startswith("QWEN_RERANK_TEST_"):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test opens no socket; one marked `loopback` reaches this machine and nothing else."""
+    allowed = request.node.get_closest_marker("loopback") is not None
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(self: socket.socket, address: Any) -> None:
+        local = self.family == socket.AF_UNIX or (allowed and str(address[0]).startswith(LOOPBACK))
+        if not local:
+            pytest.fail(f"the test opened a connection to {address!r}")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        check(self, address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        check(self, address)
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *rest: Any, **options: Any) -> Any:
+        if not (allowed and str(host).startswith(LOOPBACK)):
+            pytest.fail(f"the test asked for the address of {host!r}")
+        return getaddrinfo(host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)

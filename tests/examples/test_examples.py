@@ -1,0 +1,130 @@
+"""The shipped examples run, and so does what `bash start.sh` runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples import rank_documents
+from qwen_rerank_plugins import LexicalScorer, Reranker
+from qwen_rerank_plugins.config import DEFAULT_MODEL
+from scripts import first_run
+from tests.laws.sources import ROOT, plain_environment
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=plain_environment() | environment,
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_runs_as_it_stands(path: Path) -> None:
+    ran = run_script(str(path))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples" / "data").glob("*.jsonl")), ids=lambda path: path.name
+)
+def test_the_documents_of_an_example_have_text_title_and_their_own_id(path: Path) -> None:
+    documents = rank_documents.read_documents(path)
+    assert len({document["id"] for document in documents}) == len(documents) >= 5
+    assert all(document["text"] and document["title"] for document in documents)
+
+
+@pytest.mark.parametrize(("query", "path"), rank_documents.SHIPPED)
+def test_word_overlap_already_puts_the_answer_first(query: str, path: Path) -> None:
+    """The shipped lists have one right answer, so that a first look at the ranking tells something."""
+    ranked = Reranker(scorer=LexicalScorer()).rank(query, rank_documents.read_documents(path)).results
+    assert str(ranked[0].index) == "0"
+
+
+def test_start_falls_back_to_the_demo_loudly_when_there_is_no_hub() -> None:
+    ran = run_script("scripts/first_run.py", "--top-n", "1", HF_HUB_OFFLINE="1")
+    assert ran.returncode == 0, ran.stderr
+    assert "The DEMO checkpoint is ranking" in ran.stderr
+    assert "[demo" in ran.stdout
+
+
+def test_start_never_replaces_a_model_that_was_named(tmp_path: Path) -> None:
+    ran = run_script("scripts/first_run.py", "--model", str(tmp_path / "nothing"), HF_HUB_OFFLINE="1")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("error: CheckpointNotFoundError: ")
+    assert "DEMO" not in ran.stderr
+
+
+def test_start_says_nothing_about_the_hub_when_the_demo_was_asked_for() -> None:
+    ran = run_script("scripts/first_run.py", "--model", "demo")
+    assert ran.returncode == 0, ran.stderr
+    assert "hub" not in ran.stderr
+
+
+def test_start_has_a_help_that_loads_no_model() -> None:
+    ran = run_script("scripts/first_run.py", "--help")
+    assert ran.returncode == 0
+    assert "--model" in ran.stdout
+    assert "loading" not in ran.stderr
+
+
+def test_start_asks_a_silent_hub_no_longer_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    import huggingface_hub
+
+    asked = threading.Event()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(first_run, "HUB_PATIENCE_S", 0.05)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: asked.wait(20))
+    assert first_run.hub_size_bytes("some/model") is None
+    asked.set()
+
+
+def test_start_takes_the_default_model_when_the_hub_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(first_run, "in_local_cache", lambda model: False)
+    monkeypatch.setattr(first_run, "hub_size_bytes", lambda model: 1_200_000_000)
+    assert first_run.choose_model() == DEFAULT_MODEL
+    assert "will be downloaded: 1.2 GB" in capsys.readouterr().err
+
+
+def test_start_takes_the_default_model_from_the_local_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    held = {"config.json", "tokenizer.json", "model.safetensors"}
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda model, name: f"cache/{name}" if name in held else None,
+    )
+    assert first_run.choose_model() == DEFAULT_MODEL
+    held.remove("model.safetensors")
+    assert not first_run.in_local_cache(DEFAULT_MODEL)
+
+
+def test_an_own_question_needs_own_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        rank_documents.main(["--query", "alone"])
+    assert "go together" in capsys.readouterr().err
+
+
+def test_own_documents_are_ranked(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in ("red fox", "blue whale")) + "\n\n")
+    ran = run_script("examples/rank_documents.py", "--query", "whale", "--file", str(path), "--model", "demo")
+    assert ran.returncode == 0, ran.stderr
+    assert "blue whale" in ran.stdout
