@@ -37,21 +37,33 @@ def print_result(result: RerankResult) -> None:
         print(f"{rank:>3}  {score}  #{ranked.index:<3} {shown[:90]}")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Rank the shipped documents, or the ones of `--file` for `--query`."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line's options."""
     parser = argparse.ArgumentParser(description="Rank documents for a question.")
-    parser.add_argument("--model", default="demo", help="a hub id, a folder, or demo (default: %(default)s)")
+    parser.add_argument(
+        "--model", default="demo", help="a hub id, a folder, or demo: the bundled demo checkpoint"
+    )
     parser.add_argument("--query", help="your own question; needs --file")
     parser.add_argument("--file", type=Path, help="your own documents, JSON Lines with a `text` in each line")
     parser.add_argument("--top-n", type=int, default=5, help="how many to show (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    if (options.query is None) != (options.file is None):
-        parser.error("--query and --file go together")
+    return parser
 
+
+def rank(options: argparse.Namespace) -> None:
+    """Rank the documents of `--file` for `--query`, or the shipped ones for the shipped questions."""
     tasks = SHIPPED if options.query is None else ((options.query, options.file),)
     reranker = Reranker(model=options.model)
     for query, path in tasks:
         print_result(reranker.rank(query, read_documents(path), top_n=options.top_n))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Rank as the command line says."""
+    parser = argument_parser()
+    options = parser.parse_args(arguments)
+    if (options.query is None) != (options.file is None):
+        parser.error("--query and --file go together")
+    rank(options)
 
 
 if __name__ == "__main__":

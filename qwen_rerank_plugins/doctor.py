@@ -18,7 +18,7 @@ from qwen_rerank_plugins.reranker import Reranker
 
 __all__ = ["collect"]
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "pydantic", "httpx")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "pydantic")
 
 
 def collect(

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from qwen_rerank_plugins.config import DEFAULT_MODEL, DEMO_MODEL
+from qwen_rerank_plugins.errors import RerankError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,25 +22,39 @@ HUB_PATIENCE_S = 5.0
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 DEMO_NOTICE = """\
-**********************************************************************************************
-  The DEMO checkpoint is ranking: {reason}.
-  It is a very small model that shows how everything works. Its judgement is poor: do not
-  measure quality with it. With a connection to the hub, or with a folder of real weights:
-      bash start.sh --model {default}      bash start.sh --model /path/to/folder
-**********************************************************************************************"""
+*********************************************************************************************
+  The DEMO checkpoint is ranking, because this model is neither in the local hub cache nor to
+  be had from the hub: {default}
+
+  The demo is a very small model that shows how everything works. Its judgement is poor: do
+  not measure quality with it. With a connection to the hub, or with a folder of weights:
+
+      bash start.sh --model {default}
+      bash start.sh --model path/to/folder
+*********************************************************************************************"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Choose the model and hand every other argument to the example."""
-    parser = argparse.ArgumentParser(prog="start.sh", add_help=False, allow_abbrev=False)
-    parser.add_argument("--model")
-    options, rest = parser.parse_known_args(arguments)
-    if {"-h", "--help"} & set(rest):
-        print(__doc__)
-    else:
-        options.model = options.model or choose_model()
-        say(f"loading {options.model}")
-    return rank([*rest, *(["--model", options.model] if options.model else [])])
+    """Choose the model and hand every argument to the example; an error of the package's becomes one line."""
+    sys.path.insert(0, str(ROOT))
+    from examples.rank_documents import argument_parser
+    from examples.rank_documents import main as rank_documents
+
+    parser = argument_parser()
+    parser.prog, parser.description = "start.sh", __doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.set_defaults(model=None)
+    given = sys.argv[1:] if arguments is None else arguments
+    model = parser.parse_args(given).model or choose_model()
+    say(f"loading {model}")
+    started = time.monotonic()
+    try:
+        rank_documents([*given, "--model", model])
+    except RerankError as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    say(f"loaded and ranked in {time.monotonic() - started:.1f} s")
+    return 0
 
 
 def choose_model() -> str:
@@ -47,13 +62,11 @@ def choose_model() -> str:
     if in_local_cache(DEFAULT_MODEL):
         say(f"{DEFAULT_MODEL} is in the local hub cache")
         return DEFAULT_MODEL
-    say(f"asking the hub for {DEFAULT_MODEL}, for at most {HUB_PATIENCE_S:.0f} s")
     size_bytes = hub_size_bytes(DEFAULT_MODEL)
     if size_bytes is not None:
         say(f"{DEFAULT_MODEL} will be downloaded: {size_bytes / 1e9:.1f} GB")
         return DEFAULT_MODEL
-    reason = f"{DEFAULT_MODEL} is neither in the local cache nor to be had from the hub"
-    print(DEMO_NOTICE.format(reason=reason, default=DEFAULT_MODEL), file=sys.stderr)
+    print(DEMO_NOTICE.format(default=DEFAULT_MODEL), file=sys.stderr)
     return DEMO_MODEL
 
 
@@ -70,7 +83,9 @@ def in_local_cache(model: str) -> bool:
 def hub_size_bytes(model: str) -> int | None:
     """The size of a hub model's weights, or None when the hub does not tell in time or may not be asked."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        say("the hub is not asked: HF_HUB_OFFLINE is set")
         return None
+    say(f"asking the hub for {model}, for at most {HUB_PATIENCE_S:.0f} s")
     sizes: list[int] = []
 
     def ask() -> None:
@@ -88,22 +103,6 @@ def hub_size_bytes(model: str) -> int | None:
     thread.start()
     thread.join(HUB_PATIENCE_S)
     return sizes[0] if sizes else None
-
-
-def rank(arguments: list[str]) -> int:
-    """Run the example; an error that the package raises on purpose becomes one line."""
-    sys.path.insert(0, str(ROOT))
-    from examples.rank_documents import main as rank_documents
-    from qwen_rerank_plugins.errors import RerankError
-
-    started = time.monotonic()
-    try:
-        rank_documents(arguments)
-    except RerankError as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    say(f"loaded and ranked in {time.monotonic() - started:.1f} s")
-    return 0
 
 
 def say(text: str) -> None:

@@ -100,7 +100,9 @@ setup_environment() {
   wanted=$(fingerprint "$@")
   if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     uv=$(find_uv)
-    say "installing $* (the first time this downloads PyTorch, about 3 GB with its CUDA libraries)"
+    say "installing $*"
+    compgen -G "$VENV/lib/python*/site-packages/torch" >/dev/null ||
+      say "this downloads PyTorch, about 3 GB with its CUDA libraries: minutes, this one time"
     "$uv" pip install --python "$PYTHON" --constraint constraints.txt --build-constraint constraints.txt "$@"
     printf '%s\n' "$wanted" >"$stamp"
   fi

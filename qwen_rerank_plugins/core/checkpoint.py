@@ -105,7 +105,7 @@ def _find(model: str, revision: str | None) -> tuple[Path, str | None]:
         from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 
         folder = Path(CHECKPOINT_DIR)
-    if folder.is_dir():
+    if model and folder.is_dir():
         if revision is not None:
             raise ConfigurationError(
                 f"revision {revision!r} was asked for, but {model!r} is a folder, which has none"
@@ -187,14 +187,33 @@ def _architecture(model: str, config: Mapping[str, Any], model_type: str) -> Arc
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointFormatError(f"config.json of {model!r} lacks or garbles {error}") from error
-    if shape.num_heads % shape.num_kv_heads or shape.head_dim % 2 or architecture.num_layers < 1:
+    if not _is_possible(architecture):
         raise CheckpointFormatError(f"config.json of {model!r} describes an impossible shape: {architecture}")
     return architecture
 
 
+def _is_possible(shape: Architecture) -> bool:
+    heads = shape.attention
+    sizes = (
+        shape.hidden_size,
+        shape.intermediate_size,
+        shape.num_layers,
+        shape.vocab_size,
+        shape.max_positions,
+    )
+    if min(*sizes, heads.num_heads, heads.num_kv_heads, heads.head_dim) < 1:
+        return False
+    return heads.num_heads % heads.num_kv_heads == 0 and heads.head_dim % 2 == 0
+
+
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Parameters of the rotary embedding, which newer files keep in an object of their own."""
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(parameters, Mapping):
+        raise CheckpointFormatError(
+            f"config.json describes the rotary embedding as {parameters!r}, which is not an object"
+        )
+    return parameters
 
 
 def _refuse_variants(model: str, config: Mapping[str, Any]) -> None:
@@ -219,7 +238,10 @@ def _weight_files(model: str, folder: Path) -> tuple[Path, ...]:
     if single.is_file():
         return (single,)
     if index.is_file():
-        names = sorted(set(map(str, (_read_json(index).get("weight_map") or {}).values())))
+        weight_map = _read_json(index).get("weight_map") or {}
+        if not isinstance(weight_map, dict):
+            raise CheckpointFormatError(f"{str(index)!r} has {weight_map!r} as its weight_map, not an object")
+        names = sorted(set(map(str, weight_map.values())))
         if any(Path(name).name != name for name in names):
             raise CheckpointFormatError(f"{str(index)!r} names files outside its folder")
         missing = [name for name in names if not (folder / name).is_file()]

@@ -96,7 +96,8 @@ def _next_first(text: str, starts: Sequence[int], first: int, after: int, overla
     """The token with which the next chunk begins: after `first`, at most at `after`."""
     wanted = max(first + 1, after - overlap)
     for token in range(wanted, after):
-        if _is_boundary(text, starts[token]):
+        # A character of several tokens is no progress.
+        if starts[token] > starts[first] and _is_boundary(text, starts[token]):
             return token
     return after if overlap else max(first + 1, after)
 

@@ -30,7 +30,10 @@ __all__ = ["Architecture", "Decoder", "Kernel", "LayerWeights", "Linear", "Weigh
 Kernel = type[DenseAttention] | type[GroupedAttention] | type[VarlenAttention]
 
 CPU_ROWS_PER_BLOCK = 2048
-"""Rows that go through a layer's multiplications at once on CPU: more repack the weights less often, fewer stay in cache."""
+"""Rows that go through a layer's multiplications at once: the fp32 kernel repacks the weights at each call."""
+
+CPU_ROWS_PER_INT8_BLOCK = 512
+"""The same in int8, whose weights are small and whose sums should stay in cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +128,11 @@ class Decoder:
         self.weights = weights
         self.device = weights.final_norm.device
         self.dtype = weights.final_norm.dtype
-        self.is_quantized = type(weights.layers[0].qkv) is not Linear
+        self.is_quantized = weights.layers[0].output.weight.dtype is torch.int8
         dim = architecture.attention.head_dim
         exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=self.device) / dim
         self._inverse_frequencies = 1.0 / architecture.rope_theta**exponents
-        self._rows_per_block = CPU_ROWS_PER_BLOCK if self.device.type == "cpu" else 1 << 30
+        self._rows_per_block = _rows_per_block(self.device, is_quantized=self.is_quantized)
 
     @torch.inference_mode()
     def forward(
@@ -173,6 +176,12 @@ class Decoder:
         count = max(1, -(-num_rows // self._rows_per_block))
         size = -(-num_rows // count)
         return [slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size)]
+
+
+def _rows_per_block(device: torch.device, *, is_quantized: bool) -> int:
+    if device.type != "cpu":
+        return 1 << 30
+    return CPU_ROWS_PER_INT8_BLOCK if is_quantized else CPU_ROWS_PER_BLOCK
 
 
 class _Run:

@@ -60,9 +60,8 @@ class Int8Linear(Linear):
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of int8 codes, and the factor of each row, [rows, 1] fp32."""
-    largest = torch.linalg.vector_norm(x, ord=float("inf"), dim=-1, keepdim=True)
-    scale = (largest / LARGEST).clamp_min_(torch.finfo(torch.float32).tiny)
-    return (x / scale).round_().to(torch.int8), scale
+    scale = x.abs().amax(-1, keepdim=True).div_(LARGEST).clamp_min_(torch.finfo(torch.float32).tiny)
+    return (x * scale.reciprocal()).round_().to(torch.int8), scale
 
 
 def _int_matmul(x: Tensor, weight: Tensor) -> Tensor:

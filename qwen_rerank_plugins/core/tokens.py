@@ -26,6 +26,9 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 CLIP_CHARACTERS_PER_TOKEN = 8
 """A text is clipped to this many characters for each token that it may have before it is tokenised at all."""
 
+CLIP_MARGIN_TOKENS = 16
+"""A clip inside a word changes the last tokens before it; that many more than are needed must be there."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLimits:
@@ -161,11 +164,14 @@ class PromptEncoder:
         cap = self.limits.max_query_tokens
         if len(query.encode("utf-8")) <= cap:  # a token has at least one byte
             return query, False
-        clipped = safe_clip(query, CLIP_CHARACTERS_PER_TOKEN * cap)
-        starts = self._vocabulary.starts(clipped)
-        if len(starts) > cap:
-            return clipped[: starts[cap]], True
-        return clipped, len(clipped) < len(query)
+        limit = CLIP_CHARACTERS_PER_TOKEN
+        while True:
+            clipped = safe_clip(query, limit * (cap + CLIP_MARGIN_TOKENS))
+            starts = self._vocabulary.starts(clipped)
+            if len(clipped) == len(query) or len(starts) > cap + CLIP_MARGIN_TOKENS:
+                break
+            limit *= 4
+        return (query[: starts[cap]], True) if len(starts) > cap else (query, False)
 
     def _run(self, pieces: Sequence[Piece], values: Mapping[str, str]) -> Segment:
         """Ids of the pieces of a shared segment, one behind the other."""
@@ -186,7 +192,7 @@ class PromptEncoder:
         limit = CLIP_CHARACTERS_PER_TOKEN
         todo = list(tails)
         while todo:
-            clipped = [safe_clip(tail.text, limit * tail.head.budget) for tail in todo]
+            clipped = [safe_clip(t.text, limit * (t.head.budget + CLIP_MARGIN_TOKENS)) for t in todo]
             rendered = [
                 self._document.render({**t.head.values, "document": c})
                 for t, c in zip(todo, clipped, strict=True)
@@ -197,7 +203,7 @@ class PromptEncoder:
             for tail, clip, text in zip(todo, clipped, rendered, strict=True):
                 tail.ids = ids[text]
                 tail.was_cut = len(clip) < len(tail.text)
-                if tail.was_cut and len(tail.ids) < tail.head.budget:
+                if tail.was_cut and len(tail.ids) < tail.head.budget + CLIP_MARGIN_TOKENS:
                     again.append(tail)
             todo, limit = again, limit * 4
 

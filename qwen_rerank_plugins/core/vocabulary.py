@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from qwen_rerank_plugins.core.families import PromptFamily
 from qwen_rerank_plugins.core.packing import Segment
@@ -23,6 +23,7 @@ __all__ = ["RECIPE_FILE", "Vocabulary", "answer_ids", "check_family", "read_reci
 RECIPE_FILE = "rerank_recipe.json"
 """Beside a checkpoint with a vocabulary of its own: the ids that its tokenizer must give."""
 
+_OLDER_FILES = ("vocab.json", "merges.txt")
 _LOOKS_LIKE_CONTROL = re.compile(r"<\|[a-z_]+\|>|</?think>")
 
 
@@ -38,19 +39,18 @@ class Vocabulary:
 
     def __init__(self, tokenizer_json: str) -> None:
         try:
-            description = json.loads(tokenizer_json)
             self._control = Tokenizer.from_str(tokenizer_json)
-            for token in description.get("added_tokens", ()):
-                # The flag below spares special tokens alone, and <think> is not one in Qwen's file.
-                token["special"] = True
-            self._inert = Tokenizer.from_str(json.dumps(description))
+            self._inert = Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the library raises plain Exception
             raise CheckpointFormatError(f"tokenizer.json cannot be read: {error}") from error
         for tokenizer in (self._control, self._inert):
             tokenizer.no_truncation()
             tokenizer.no_padding()
+        added = self._control.get_added_tokens_decoder()
+        # The flag spares special tokens alone, and <think> is not one in Qwen's file.
+        self._inert.add_special_tokens([_as_special(token) for token in added.values()])
         self._inert.encode_special_tokens = True
-        self.added = {token["content"]: token["id"] for token in description.get("added_tokens", ())}
+        self.added = {token.content: number for number, token in added.items()}
         self._check_inert()
 
     def _check_inert(self) -> None:
@@ -69,9 +69,12 @@ class Vocabulary:
             CheckpointFormatError: There is none, or it is broken.
         """
         path = folder / "tokenizer.json"
-        if path.is_file():
+        if not path.is_file():
+            return cls(_converted(folder))
+        try:
             return cls(path.read_text(encoding="utf-8"))
-        return cls(_converted(folder))
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointFormatError(f"{str(path)!r} cannot be read: {error}") from error
 
     @property
     def size(self) -> int:
@@ -92,8 +95,24 @@ class Vocabulary:
         return [start for start, _ in self._inert.encode(text, add_special_tokens=False).offsets]
 
 
+def _as_special(token: AddedToken) -> AddedToken:
+    return AddedToken(
+        token.content,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+        special=True,
+    )
+
+
 def _converted(folder: Path) -> str:
     """A `tokenizer.json` made from the older files (vocab.json, merges.txt) by transformers."""
+    if not any((folder / name).is_file() for name in _OLDER_FILES):
+        # transformers would make an empty one up.
+        raise CheckpointFormatError(
+            f"{str(folder)!r} has no tokenizer: neither tokenizer.json nor {' nor '.join(_OLDER_FILES)}"
+        )
     from transformers import AutoTokenizer
 
     try:
@@ -101,7 +120,7 @@ def _converted(folder: Path) -> str:
         return str(tokenizer.backend_tokenizer.to_str())
     except Exception as error:  # whatever is wrong with a foreign folder
         raise CheckpointFormatError(
-            f"{str(folder)!r} has no usable tokenizer: tokenizer.json is missing and nothing else could be read "
+            f"{str(folder)!r} has no usable tokenizer: tokenizer.json is missing and the older files cannot be read "
             f"({type(error).__name__}: {error})"
         ) from error
 
@@ -174,6 +193,11 @@ def check_family(vocabulary: Vocabulary, family: PromptFamily, recipe: Mapping[s
 
 def _recorded(family: PromptFamily, recipe: Mapping[str, Any]) -> dict[str, Sequence[int]]:
     """Texts and ids of a record, in the terms of the family that it was made for."""
+    if (family.true_token, family.false_token) != (recipe.get("true_token"), recipe.get("false_token")):
+        raise FamilyMismatchError(
+            f"family {family.name!r} answers {family.true_token!r} and {family.false_token!r}; the checkpoint was "
+            f"trained to answer {recipe.get('true_token')!r} and {recipe.get('false_token')!r}"
+        )
     try:
         expected: dict[str, Sequence[int]] = {
             recipe["true_token"]: (recipe["true_token_id"],),
@@ -181,8 +205,8 @@ def _recorded(family: PromptFamily, recipe: Mapping[str, Any]) -> dict[str, Sequ
         }
         expected.update({text: (number,) for text, number in recipe["control_token_ids"].items()})
         if recipe["family"] == family.name:
-            expected[family.control_texts[0]] = recipe["prefix_ids"]
-            expected[family.control_texts[-1]] = recipe["suffix_ids"]
+            expected[family.control_texts[0]] = tuple(recipe["prefix_ids"])
+            expected[family.control_texts[-1]] = tuple(recipe["suffix_ids"])
     except (KeyError, TypeError, AttributeError) as error:
         raise FamilyMismatchError(f"{RECIPE_FILE} lacks or garbles {error}") from error
     return expected

@@ -1,7 +1,7 @@
 """The demo checkpoint: a very small Qwen3-architecture reranker that ships inside the package.
 
-It serves a first run without a download, tests and CI; README.md beside this file is its card. ``train/`` made it and is
-never imported at run time. Importing this module imports nothing but the standard library.
+It serves a first run without a download, tests and CI; README.md beside this file is its card. ``train/``
+made it and is never imported at run time. Importing this module imports nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -10,6 +10,6 @@ from pathlib import Path
 from typing import Final
 
 CHECKPOINT_DIR: Final[Path] = Path(__file__).resolve().parent / "checkpoint"
-"""The folder with config.json, model.safetensors, tokenizer.json, tokenizer_config.json and rerank_recipe.json."""
+"""The folder with the configuration, the weights, the tokenizer and rerank_recipe.json."""
 
 __all__ = ["CHECKPOINT_DIR"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 
 Tensors = dict[str, Tensor]
 Config = dict[str, Any]
@@ -100,7 +103,8 @@ def _random(size: tuple[int, ...], draw: torch.Generator) -> Tensor:
     """Norms around one, biases around nought, matrices that keep the size of what they multiply."""
     if len(size) == 1:
         return 1 + 0.1 * torch.randn(size, generator=draw)
-    return torch.randn(size, generator=draw) * size[-1] ** -0.5
+    scale: float = size[-1] ** -0.5
+    return torch.randn(size, generator=draw) * scale
 
 
 def write_checkpoint(folder: Path, config: Config, tensors: Mapping[str, Tensor]) -> Path:
@@ -141,6 +145,13 @@ def make(folder: Path, shape: Shape, dtype: torch.dtype = torch.float32, seed: i
         shape.config | {"dtype": str(dtype).removeprefix("torch.")},
         shape.tensors(dtype, seed),
     )
+
+
+def with_demo_tokenizer(folder: Path) -> Path:
+    """Put the demo's tokenizer of 10,000 ids, and the record of its ids, into a checkpoint's folder."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "rerank_recipe.json"):
+        shutil.copy(CHECKPOINT_DIR / name, folder)
+    return folder
 
 
 def without_prefix(tensors: Mapping[str, Tensor]) -> Tensors:

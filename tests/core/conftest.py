@@ -6,12 +6,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.core.local import LocalScorer
 from qwen_rerank_plugins.core.vocabulary import Vocabulary
 from tests.core.oracle import Recipes
 from tests.core.qwen_vocabulary import qwen_tokenizer, qwen_tokenizer_json
+
+# Times on a shared machine say nothing about an example, and a failure must come again in the next run.
+settings.register_profile("core", max_examples=50, deadline=None, derandomize=True, database=None)
+settings.register_profile("core-long", parent=settings.get_profile("core"), max_examples=1000)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Few examples by default, many with `--long`."""
+    settings.load_profile("core-long" if config.getoption("--long", default=False) else "core")
 
 
 @pytest.fixture(scope="session")

@@ -88,8 +88,8 @@ class Recipes:
     def mxbai(self, pair: Pair, instruction: str | None = None) -> list[int]:
         """mxbai_rerank_v2.py: pieces are tokenised one by one."""
         query, document = pair
-        pieces = [MXBAI_PREFIX, *([f"instruction: {instruction}\n"] if instruction else [])]
-        pieces += [f"query: {query}", "\n", f"document: {document}", "\n", MXBAI_TASK, ASSISTANT]
+        head = f"instruction: {instruction}\nquery: {query}" if instruction else f"query: {query}"
+        pieces = [MXBAI_PREFIX, head, "\n", f"document: {document}", "\n", MXBAI_TASK, ASSISTANT]
         return [number for piece in pieces for number in self.ids(piece)]
 
 
@@ -130,12 +130,17 @@ class OfficialModel:
         ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        out = self._model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        # The recipe takes the last position of all logits; the others need not be computed for that.
+        options = {} if self._has_classifier else {"logits_to_keep": 1}
+        out = self._model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **options
+        )
         if self._has_classifier:
             scores: list[float] = out.logits[:, 0].float().tolist()
             return scores
         logits = out.logits[:, -1].float()
         true_id, false_id = answers
-        difference = logits[:, true_id] - (0 if false_id is None else logits[:, false_id])
-        scores = difference.tolist()
-        return scores
+        if false_id is not None:
+            logits = logits - logits[:, false_id : false_id + 1]
+        log_odds: list[float] = logits[:, true_id].tolist()
+        return log_odds

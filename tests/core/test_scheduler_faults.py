@@ -207,7 +207,14 @@ def test_a_callback_may_submit_again() -> None:
 # -------------------------------------------------------------------------------------------------- the end
 
 
+def _own_threads(others: set[threading.Thread]) -> list[threading.Thread]:
+    """Schedulers' threads that were not there before; other tests' models may have theirs."""
+    names = "qwen-rerank-"
+    return [thread for thread in set(threading.enumerate()) - others if thread.name.startswith(names)]
+
+
 def test_closing_fails_what_is_pending_and_refuses_what_comes_later() -> None:
+    others = set(threading.enumerate())
     engine = FakeEngine(blocked=True)
     scheduler = make_scheduler(engine, batch=16)
     futures = [scheduler.submit(prompts([value]), deadline_s=SAFETY_S) for value in range(5)]
@@ -223,7 +230,7 @@ def test_closing_fails_what_is_pending_and_refuses_what_comes_later() -> None:
     engine.gate.set()
     scheduler.close()
     assert len(engine.batches) == 1, "workers stop after the batch that was running"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("qwen-rerank-")]
+    assert not _own_threads(others)
 
 
 def test_closing_from_a_workers_own_callback_does_not_hang() -> None:
@@ -240,10 +247,11 @@ def test_closing_from_a_workers_own_callback_does_not_hang() -> None:
 
 def test_a_scheduler_lives_as_long_as_somebody_waits_and_no_longer() -> None:
     """Neither its threads nor a future that was kept hold the engine, whose weights are large."""
+    others = set(threading.enumerate())
     engine = FakeEngine(blocked=True)
     future = make_scheduler(engine).submit(prompts([1]), deadline_s=SAFETY_S)
     gc.collect()
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("qwen-rerank-")]
+    threads = _own_threads(others)
     assert len(threads) == 2
     engine.gate.set()
     assert future.result(SAFETY_S) == [1.0]

@@ -1,4 +1,7 @@
-"""Twenty easy questions, half English, half Chinese: one right passage, first, and three wrong ones. Written for this project."""
+"""Twenty easy questions, half English, half Chinese: one right passage, first, and three wrong ones.
+
+Written for this project.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ ENGLISH: list[tuple[str, list[str]]] = [
     (
         "What do honey bees collect from flowers?",
         [
-            "Honey bees fly from flower to flower and collect nectar and pollen, which they carry back to the hive.",
+            "Honey bees fly from flower to flower and collect nectar and pollen, which they carry home.",
             "The old bridge over the river was closed for repairs until the end of the summer.",
             "A good loaf of bread needs flour, water, salt, yeast and a hot oven.",
             "Trains to the coast leave from platform four every hour on weekdays.",
@@ -33,7 +36,7 @@ ENGLISH: list[tuple[str, list[str]]] = [
     (
         "Where are penguins found in the wild?",
         [
-            "Wild penguins are found almost only south of the equator, many of them on the coast of Antarctica.",
+            "Wild penguins are found almost only south of the equator, many on the coast of Antarctica.",
             "The council decided to plant forty new trees along the main street.",
             "Chess is played on a board of sixty-four squares.",
             "A sharp pencil and a ruler are all that the exercise needs.",

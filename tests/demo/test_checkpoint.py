@@ -17,8 +17,9 @@ from tests.demo.small_lists import CHINESE, ENGLISH
 
 MAX_BYTES = 8_000_000
 PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
-    ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query"
+    ' and the Instruct provided. Note that the answer can only be "yes" or "no".'
+    "<|im_end|>\n<|im_start|>user\n"
 )
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
@@ -132,7 +133,7 @@ def test_the_control_tokens_are_special_as_they_are_in_qwen() -> None:
 def test_the_body_splits_exactly_before_the_spaces(
     tokenizer: Tokenizer, instruction: str, query: str, document: str
 ) -> None:
-    """The ids of the three parts, one after another, are the ids of the whole body: what packing relies on."""
+    """The ids of the three parts, one after another, are the ids of the body: what packing relies on."""
     parts = [f"<Instruct>: {instruction}\n<Query>:", f" {query}\n<Document>:", f" {document}"]
     apart = [token for part in parts for token in encode(tokenizer, part)]
     assert apart == encode(tokenizer, "".join(parts))

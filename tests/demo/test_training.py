@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from qwen_rerank_plugins.demo.train import together
 from qwen_rerank_plugins.demo.train.checkpoint import export
 from qwen_rerank_plugins.demo.train.corpus import Corpus, Place
 from qwen_rerank_plugins.demo.train.curriculum import Curriculum
@@ -17,7 +18,7 @@ from qwen_rerank_plugins.demo.train.forward import log_odds, packed_hidden_state
 from qwen_rerank_plugins.demo.train.lists import ListMaker
 from qwen_rerank_plugins.demo.train.network import build_model
 from qwen_rerank_plugins.demo.train.packing import QueryList, pack
-from qwen_rerank_plugins.demo.train.queries import chinese_query, english_query
+from qwen_rerank_plugins.demo.train.queries import chinese_query, english_query, with_strange_words
 from qwen_rerank_plugins.demo.train.sources import Document, split_sentences
 from qwen_rerank_plugins.demo.train.synthetic import mixed_list
 from qwen_rerank_plugins.demo.train.tokenizer import recipe_record, train_tokenizer
@@ -85,7 +86,7 @@ def corpus(documents: list[Document], tokenizer: Tokenizer) -> Corpus:
 
 
 def test_the_packed_forward_is_the_plain_computation() -> None:
-    """Prefix, queries and documents of unequal lengths, computed once each, give transformers' own log-odds."""
+    """Prefix, queries and documents of unequal lengths, computed once, give transformers' own log-odds."""
     model, rng = tiny_model(), random.Random(0)
     lists = [
         QueryList(
@@ -270,6 +271,32 @@ def test_made_queries_keep_words_of_their_sentence() -> None:
         query = english_query(rng, sentence)
         assert set(query.lower().strip("?").split()) & set(sentence.lower().split())
         assert len(chinese_query(rng, "山谷里的新医院是1987年开业的，有两百张病床，服务附近的居民。")) > 3
+
+
+def test_strange_words_come_on_top_of_the_query() -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        english = with_strange_words(
+            rng, "who opened the hospital", "Copper conducts electricity.", "en"
+        ).split()
+        assert [word for word in english if word in {"who", "opened", "the", "hospital"}] == [
+            "who",
+            "opened",
+            "the",
+            "hospital",
+        ]
+        assert set(english) & {"Copper", "conducts", "electricity"}
+        chinese = with_strange_words(rng, "医院", "铜的导电性", "zh")
+        assert len(chinese) > 2
+        assert set("医院") <= set(chinese) <= set("医院铜的导电性")
+
+
+def test_a_process_alone_averages_with_nobody() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([1.0, 2.0])
+    assert together.average([weight], [0.25, 4.0]) == [0.25, 4.0]
+    assert weight.grad.tolist() == [1.0, 2.0]
+    assert (together.rank(), together.count()) == (0, 1)
 
 
 def test_random_lists_repeat_most_of_the_query_in_the_right_document_only() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,12 +86,17 @@ def test_start_asks_a_silent_hub_no_longer_than_it_says(monkeypatch: pytest.Monk
 
     import huggingface_hub
 
-    asked = threading.Event()
+    answered = threading.Event()
+
+    def answer_late(*_: object, **__: object) -> SimpleNamespace:
+        answered.wait(20)
+        return SimpleNamespace(size=1)
+
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(first_run, "HUB_PATIENCE_S", 0.05)
-    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: asked.wait(20))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", answer_late)
     assert first_run.hub_size_bytes("some/model") is None
-    asked.set()
+    answered.set()
 
 
 def test_start_takes_the_default_model_when_the_hub_answers(

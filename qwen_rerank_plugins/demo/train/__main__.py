@@ -1,7 +1,7 @@
 """Command line: ``python -m qwen_rerank_plugins.demo.train --work DIR --minutes 90``.
 
-With ``torchrun --nproc-per-node 2 -m qwen_rerank_plugins.demo.train --threads 1 ...`` two processes share the work, once the first
-call has fetched the text.
+Two processes share the work, once a first call has fetched the text, with ``torchrun --nproc-per-node 2 -m
+qwen_rerank_plugins.demo.train --threads 1 ...``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The corpus as token ids with an index of who holds which token. Knows nothing of queries' wording or of the model."""
+"""The corpus as token ids, with an index of who holds which token.
+
+Knows nothing of queries' wording or of the model.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,7 @@ class Corpus:
         ]
 
     def window(self, rng: random.Random, place: Place, num_tokens: int, without: frozenset[int]) -> list[int]:
-        """About ``num_tokens`` ids of neighbouring sentences around a place, which is always part of them, whole.
+        """About ``num_tokens`` ids: the sentence at a place, always whole, and its neighbours.
 
         Args:
             rng: Where chance comes from.

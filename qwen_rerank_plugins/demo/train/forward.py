@@ -1,7 +1,8 @@
-"""The training forward: a packed batch through a Qwen3 model, everything shared computed once. Knows nothing of text.
+"""The training forward: a packed batch through a Qwen3 model, everything shared computed once.
 
-A query's tokens attend to the prefix and to themselves, a document's to the prefix, to its query and to itself. That is the plain
-causal computation of every (prefix, query, document) sequence; a test compares the two, gradients included.
+A query's tokens attend to the prefix and to themselves, a document's to the prefix, to its query and to
+itself. That is the plain causal computation of every (prefix, query, document) sequence; a test compares
+the two, gradients included. Knows nothing of text.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from qwen_rerank_plugins.demo.train.packing import PackedBatch, Segments
 def packed_hidden_states(
     model: Qwen3ForCausalLM, batch: PackedBatch, middle_layer: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states of all packed tokens, (T, hidden): after ``middle_layer`` layers, and after the final norm."""
+    """Hidden states of all packed tokens, (T, hidden): after ``middle_layer`` layers, and at the end."""
     hidden = F.embedding(batch.ids, model.model.embed_tokens.weight)
     frequencies: Tensor = model.model.rotary_emb.inv_freq
     angles = batch.positions[:, None].to(frequencies) * frequencies[None, :]

@@ -1,4 +1,7 @@
-"""Training lists out of the corpus: a query, its passage, and passages that share its rare words. Knows nothing of the model."""
+"""Training lists out of the corpus: a query, its passage, and passages that share its rare words.
+
+Knows nothing of the model.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 
 from qwen_rerank_plugins.demo.train.corpus import Corpus, Place
 from qwen_rerank_plugins.demo.train.packing import QueryList
-from qwen_rerank_plugins.demo.train.queries import chinese_query, english_query
+from qwen_rerank_plugins.demo.train.queries import chinese_query, english_query, with_strange_words
 
 MAX_QUERY_TOKENS = 40
 _MARGIN = 0.85
@@ -65,15 +68,20 @@ class ListMaker:
         if document.title and rng.random() < 0.15:
             return document.title
         make = english_query if document.language == "en" else chinese_query
-        return make(rng, document.sentences[place.sentence])
+        query = make(rng, document.sentences[place.sentence])
+        if rng.random() < 0.5:
+            return query
+        other = self._anywhere(rng, document.language)
+        strange = self._corpus.documents[other.document].sentences[other.sentence]
+        return with_strange_words(rng, query, strange, document.language)
 
     def _passage(
         self, rng: random.Random, place: Place, num_tokens: int, language: str, without: frozenset[int]
     ) -> list[int]:
         """A window around a place, of any length from 0.4 to 2.5 times ``num_tokens``.
 
-        Passages of one list differ that much, so that length says nothing about relevance; a document too short for its window
-        is mostly filled up with text of others.
+        Passages of one list differ that much, so that length says nothing about relevance; a document too
+        short for its window is mostly filled up with text of others.
         """
         wanted = int(num_tokens * 2.0 ** rng.uniform(-1.3, 1.3))
         ids = self._corpus.window(rng, place, wanted, without)
@@ -89,7 +97,7 @@ class ListMaker:
     def _negatives(
         self, rng: random.Random, asked: _Asked, num_tokens: int, count: int, language: str
     ) -> list[list[int]]:
-        """Passages with shared rare words, a sibling from the same document at times, and random ones to fill up."""
+        """Passages with shared rare words, at times one from the same document, and random ones."""
         source = frozenset([self._corpus.key(asked.place)])
         chosen = [place for place in self._corpus.sharing(rng, asked.ids) if self._may_be_wrong(asked, place)]
         rng.shuffle(chosen)

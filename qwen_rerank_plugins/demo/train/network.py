@@ -1,4 +1,7 @@
-"""The demo's network: a small Qwen3 with a start that makes matching words easy to learn. Knows nothing of data or training."""
+"""The demo's network: a small Qwen3 with a start that makes matching words easy to learn.
+
+Knows nothing of data or training.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 NUM_MATCHING_LAYERS = 3
 FIRST_LOW_FREQUENCY = 0.4
-"""Where in the rotary half the slowly turning dimensions begin: beyond it, 300 tokens of distance turn by less than a radian."""
+"""Where the slowly turning rotary dimensions begin: there 300 tokens of distance turn by < 2 radians."""
 
 
 def build_model(vocabulary_size: int, seed: int) -> Qwen3ForCausalLM:
@@ -38,8 +41,8 @@ def build_model(vocabulary_size: int, seed: int) -> Qwen3ForCausalLM:
 def _prepare_for_matching(model: Qwen3ForCausalLM) -> None:
     """Equal query and key projections, so that equal tokens attract each other from the first step.
 
-    Beyond the first layer most heads see mainly the slowly turning rotary dimensions: there an equal token at a distance
-    looks the same as one near by.
+    Beyond the first layer most heads see mainly the slowly turning rotary dimensions: there an equal token
+    far away looks the same as one near by.
     """
     torch.nn.init.normal_(model.model.embed_tokens.weight, 0.0, 0.3)
     head_dim = model.config.head_dim

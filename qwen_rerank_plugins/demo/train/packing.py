@@ -1,7 +1,8 @@
-"""Many lists of documents in one packed sequence, everything shared written once. Knows nothing of text or of the model's weights.
+"""Many lists of documents in one packed sequence, everything shared written once.
 
-The prefix (system and instruction) comes first, then the queries, then the documents with their suffix, shortest first and in a
-few groups, so that little is lost when attention pads each group to its longest.
+The prefix (system and instruction) comes first, then the queries, then the documents with their suffix,
+shortest first and in a few groups, so that little is lost when attention pads each group to its longest.
+Knows nothing of text or of the model's weights.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class QueryList:
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """The prefix, or the queries, or a group of documents: N sequences, packed one after another, padded to W for attention.
+    """The prefix, or the queries, or a group of documents: N sequences, padded to W tokens for attention.
 
     Attributes:
         start: Packed index of the first one's first token.
@@ -90,7 +91,7 @@ class _Level:
 
 
 def _segments(own: _Level, ancestors: Sequence[tuple[_Level, IntArray]]) -> Segments:
-    """The attention of ``own`` to ancestors, each given with the index of every sequence's one, and causally to itself."""
+    """Attention of ``own`` to its ancestors (a level, and which of it each sequence has) and to itself."""
     count, width = own.real.shape
     parts = [np.repeat(level.real[index][:, None], width, axis=1) for level, index in ancestors]
     parts.append(np.tril(np.ones((width, width), dtype=bool))[None] & own.real[:, None])

@@ -1,4 +1,7 @@
-"""Queries made from sentences: damaged statements and questions without their answer, English and Chinese. Strings only."""
+"""Queries made from sentences: damaged statements and questions without their answer, English and Chinese.
+
+Strings in, strings out; nothing here knows of tokens.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import re
 from typing import Final
 
 _ENGLISH_ASKING: Final = (
-    "what is", "what", "which", "who", "when did", "when was", "where is", "where", "why", "how", "how does", "how many",
-    "how much", "in what", "what type of", "what kind of", "what did", "who was", "how can", "what was the name of",
+    "what is", "what", "which", "who", "when did", "when was", "where is", "where", "why", "how",
+    "how does", "how many", "how much", "in what", "what type of", "what kind of", "what did", "who was",
+    "how can", "what was the name of",
 )  # fmt: skip
 _CHINESE_ASKING: Final = (
     "什么",
@@ -41,7 +45,8 @@ _ENDINGS: Final = ("s", "ed", "ing", "es", "ly", "er")
 def english_query(rng: random.Random, sentence: str) -> str:
     """A question or a damaged statement out of an English sentence."""
     words = sentence.split()
-    size = rng.randint(5, 16)
+    size = rng.randint(5, 20)
+    loss = rng.uniform(0.05, 0.5)
     start = rng.randrange(max(1, len(words) - size + 1))
     words = words[start : start + size]
     asking = rng.random() < 0.7
@@ -49,8 +54,8 @@ def english_query(rng: random.Random, sentence: str) -> str:
         gap = rng.randint(1, min(4, len(words) - 3))
         place = rng.randrange(len(words) - gap + 1)
         words = words[:place] + words[place + gap :]
-    kept = [_inflected(rng, word) for word in words if rng.random() > 0.2] or words
-    if rng.random() < 0.2:
+    kept = [_inflected(rng, word) for word in words if rng.random() > loss] or words
+    if rng.random() < 0.25:
         rng.shuffle(kept)
     text = " ".join(kept).strip(" .,;:!")
     if asking:
@@ -68,6 +73,7 @@ def _inflected(rng: random.Random, word: str) -> str:
 def chinese_query(rng: random.Random, sentence: str) -> str:
     """A question or a damaged statement out of a Chinese sentence."""
     size = rng.randint(8, 26)
+    loss = rng.uniform(0.02, 0.3)
     start = rng.randrange(max(1, len(sentence) - size + 1))
     text = sentence[start : start + size].strip("，。；、：,.;: ")
     asking = rng.random() < 0.7
@@ -77,8 +83,21 @@ def chinese_query(rng: random.Random, sentence: str) -> str:
         text = text[:place] + rng.choice(_CHINESE_ASKING) + text[place + gap :]
     elif asking:
         text = rng.choice(_CHINESE_FRAME).format(text)
-    text = "".join(character for character in text if rng.random() > 0.1)
+    text = "".join(character for character in text if rng.random() > loss)
     if rng.random() < 0.2:
         middle = rng.randrange(1, max(2, len(text)))
         text = text[middle:] + rng.choice(("", "，", "的")) + text[:middle]
     return text + ("？" if asking and rng.random() < 0.8 else "")
+
+
+def with_strange_words(rng: random.Random, query: str, other: str, language: str) -> str:
+    """A query with a few words of an unrelated sentence: a real one, too, has words its passage has not."""
+    if language == "en":
+        words = query.split()
+        for word in rng.choices(other.split(), k=rng.randint(1, 4)):
+            words.insert(rng.randint(0, len(words)), word.strip(".,;:()"))
+        return " ".join(words)
+    for _ in range(rng.randint(1, 3)):
+        start, place = rng.randrange(len(other)), rng.randint(0, len(query))
+        query = query[:place] + other[start : start + rng.randint(1, 3)] + query[place:]
+    return query

@@ -1,7 +1,7 @@
-"""Free text out of Debian's own packages, as documents of sentences. Knows nothing of tokens, queries or models.
+"""Free text out of Debian's own packages, as documents of sentences.
 
-Needs a Debian machine with ``apt-get`` and ``dpkg-deb``: the index goes to a private folder, packages are downloaded and
-unpacked there, and nothing is installed.
+Needs a Debian machine with ``apt-get`` and ``dpkg-deb``: the index goes to a private folder, packages are
+downloaded and unpacked there, and nothing is installed. Knows nothing of tokens, queries or models.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKAGES: Final[dict[str, str]] = {
     "kicad-doc-zh": "GPL-3+",
     "dict-gcide": "GPL-2+",
 }
-"""Package to licence. The descriptions in the index (Translation-en, Translation-zh_CN) come on top of these."""
+"""Package to licence. The index's descriptions (Translation-en, Translation-zh_CN) come on top of these."""
 
 _CJK: Final = re.compile(r"[\u3400-\u9fff]")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])\s*")
@@ -183,7 +183,7 @@ def _descriptions(text: str) -> Iterator[Document]:
 
 
 def _web_page(text: str) -> Iterator[Document]:
-    """The paragraphs of one HTML or Mallard page that are in one language, ten at a time under the page's title."""
+    """The paragraphs of an HTML or Mallard page in its main language, ten at a time under its title."""
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.DOTALL)
     paragraphs = [_plain(part) for part in re.findall(r"<p(?:\s[^>]*)?>(.*?)</p>", text, re.DOTALL)]
     language = "zh" if cjk_share("".join(paragraphs)) > 0.3 else "en"

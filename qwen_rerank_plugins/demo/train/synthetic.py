@@ -1,4 +1,7 @@
-"""Lists of random tokens: the first two lessons, in which a query's tokens recur in its relevant document and rarely elsewhere."""
+"""Lists of random tokens: the first two lessons.
+
+A query's tokens recur in its relevant document and rarely elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ NUM_DOCUMENTS = 6
 
 
 def simple_list(rng: random.Random) -> QueryList:
-    """Lesson one: 4 of 3,000 tokens ask, 3 of them recur among the 16 of the relevant document, none elsewhere on purpose."""
+    """Lesson one: 4 of 3,000 tokens ask, and 3 of them are among the 16 of the relevant document."""
     tokens = range(NUM_CONTROL_AND_BYTE_TOKENS, NUM_CONTROL_AND_BYTE_TOKENS + 3000)
     query = rng.choices(tokens, k=4)
     documents = [
@@ -24,7 +27,7 @@ def simple_list(rng: random.Random) -> QueryList:
 def mixed_list(
     rng: random.Random, vocabulary_size: int, lead: Sequence[int], label: Sequence[int]
 ) -> QueryList:
-    """Lesson two: all tokens, mixed lengths, matches in the irrelevant documents too, and the recipe's full template.
+    """Lesson two: all tokens, mixed lengths, matches in irrelevant documents too, and the recipe's template.
 
     Args:
         rng: Where chance comes from.

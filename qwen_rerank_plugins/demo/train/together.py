@@ -1,7 +1,7 @@
 """Several processes of one thread each, training one model: started by torchrun, or a single one without it.
 
-One gradient a step is exchanged. On a busy machine that loses far less than two threads which wait for each other hundreds of
-times a step. Knows nothing of what is trained.
+One gradient a step is exchanged. On a busy machine that loses far less than two threads which wait for each
+other hundreds of times a step. Knows nothing of what is trained.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The demo's own tokenizer: byte-level BPE with Qwen's control tokens. Knows nothing of models or training examples.
+"""The demo's own tokenizer: byte-level BPE with Qwen's control tokens.
 
-Three choices serve a model too small to learn that different tokens mean the same word: letters are folded (NFKC, lower case),
-white space separates words but is no token (so a word has the same tokens at the start of a line and inside it), and every
-Chinese character stands alone.
+Three choices serve a model too small to learn that different tokens mean the same word: letters are folded
+(NFKC, lower case), white space separates words but is no token (so a word has the same tokens at the start
+of a line and inside it), and every Chinese character stands alone. Knows nothing of models or training
+examples.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Final
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 PREFIX: Final = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query"
+    ' and the Instruct provided. Note that the answer can only be "yes" or "no".'
+    "<|im_end|>\n<|im_start|>user\n"
 )
 SUFFIX: Final = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 INSTRUCTION: Final = "Given a web search query, retrieve relevant passages that answer the query"
@@ -45,7 +47,7 @@ def _bare(model: models.Model) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE) -> Tokenizer:
-    """A tokenizer whose vocabulary comes from ``texts``, the recipe's template and the common Chinese characters.
+    """A tokenizer with a vocabulary from ``texts``, the recipe's template and the common Chinese characters.
 
     Args:
         texts: Whatever the model is to read.
@@ -69,7 +71,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE
 
 
 def _with_fixed_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Adds what must become one token each: the template's words, yes and no, and GB 2312's 3,755 common characters."""
+    """Adds what must be one token each: the template's words, yes, no, GB 2312's 3,755 common characters."""
     yield from texts
     template = PREFIX.replace("<|im_start|>", " ").replace("<|im_end|>", " ")
     for _ in range(2000):

@@ -61,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One part of the curriculum; it is over after ``max_steps``, or once the mean accuracy reaches ``enough``."""
+    """One part of the curriculum, over after ``max_steps`` or once the mean accuracy reaches ``enough``."""
 
     name: str
     batch: Callable[[random.Random], Batch]

@@ -1,0 +1,47 @@
+"""A random checkpoint of Qwen3-Reranker-0.6B's shape in bf16, with Qwen's own tokenizer.
+
+    python -m benchmarks.checkpoint FOLDER
+
+Speed does not depend on the weights' values. They are drawn larger than a trained model starts with, so that scores
+depend on the text and a peer that reads another prompt is found out. The vocabulary comes from the dashscope package.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from tests.core.qwen_vocabulary import write_qwen_tokenizer
+
+INITIALIZER_RANGE = 0.05
+
+
+def make(folder: Path) -> None:
+    """Write the checkpoint, and last an empty file `complete`."""
+    config = Qwen3Config(
+        vocab_size=151669,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        rms_norm_eps=1e-6,
+        initializer_range=INITIALIZER_RANGE,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+    )
+    torch.manual_seed(6)
+    write_qwen_tokenizer(folder)
+    model = Qwen3ForCausalLM(config).bfloat16()
+    model.save_pretrained(folder)
+    (folder / "complete").touch()
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

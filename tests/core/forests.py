@@ -1,0 +1,44 @@
+"""Prompts of made-up token ids that share their beginnings."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from qwen_rerank_plugins.core.packing import Node, PackedForest, Segment, TokenSequence
+
+VOCAB_SIZE = 64
+
+segments = st.lists(st.integers(0, 5), max_size=5).map(tuple)
+leaves = st.lists(st.integers(0, 5), min_size=1, max_size=6).map(tuple)
+
+
+@st.composite
+def sequence_lists(draw: st.DrawFn) -> list[TokenSequence]:
+    """Some prompts whose segments come from small pools, so that roots, heads and whole prompts meet again."""
+    pools = [draw(st.lists(segments, min_size=1, max_size=3)) for _ in range(draw(st.integers(0, 3)))]
+    ends = draw(st.lists(leaves, min_size=1, max_size=4))
+    prompt = st.tuples(*map(st.sampled_from, pools), st.sampled_from(ends)).map(TokenSequence)
+    return draw(st.lists(prompt, min_size=1, max_size=12))
+
+
+def ids(sequence: TokenSequence) -> Segment:
+    """A prompt's token ids."""
+    return tuple(number for segment in sequence.segments for number in segment)
+
+
+def way(forest: PackedForest, leaf: int) -> list[Node]:
+    """The nodes from the root to a leaf."""
+    return [forest.nodes[index] for index in (*forest.ancestors(leaf), leaf)]
+
+
+def grid(root: int, heads: tuple[int, ...], tails: tuple[int, ...]) -> list[TokenSequence]:
+    """Prompts of one root: every head with every tail, by length, all ids different from neighbour to neighbour."""
+
+    def run(length: int, seed: int) -> Segment:
+        return tuple((7 * place + 11 * seed) % VOCAB_SIZE for place in range(length))
+
+    return [
+        TokenSequence((run(root, 0), run(head, 1 + h), run(tail, 20 * h + t)))
+        for h, head in enumerate(heads)
+        for t, tail in enumerate(tails)
+    ]
