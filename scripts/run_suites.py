@@ -59,6 +59,7 @@ SUITES = (
     Suite("core", paths=("tests/core",)),
     Suite("demo", paths=("tests/demo",)),
     Suite("examples", paths=("tests/examples",)),
+    Suite("benchmarks", paths=("tests/benchmarks",)),
     Suite("lowest", checks=(("scripts/check_lowest.sh",),)),
 )
 

@@ -171,7 +171,7 @@ def _architecture(model: str, config: Mapping[str, Any], model_type: str) -> Arc
         shape = AttentionShape(
             num_heads=heads,
             num_kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
+            head_dim=int(config.get("head_dim") or _default_head_dim(model_type, hidden, heads)),
         )
         architecture = Architecture(
             hidden_size=hidden,
@@ -204,6 +204,11 @@ def _is_possible(shape: Architecture) -> bool:
     if min(*sizes, heads.num_heads, heads.num_kv_heads, heads.head_dim) < 1:
         return False
     return heads.num_heads % heads.num_kv_heads == 0 and heads.head_dim % 2 == 0
+
+
+def _default_head_dim(model_type: str, hidden: int, heads: int) -> int:
+    """Size of a head where config.json names none, as transformers takes it."""
+    return 128 if model_type == "qwen3" else hidden // heads
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,13 +7,15 @@ rounding changes; the embedding, the norms and the head are left alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from qwen_rerank_plugins.core.model import Linear, Weights
+from qwen_rerank_plugins.core.model import LayerWeights, Linear
 from qwen_rerank_plugins.errors import ConfigurationError
 
-__all__ = ["Int8Linear", "quantize"]
+__all__ = ["Int8Linear", "quantizer"]
 
 LARGEST = 127.0
 SMALLEST_ROWS_ON_CUDA = 17
@@ -73,25 +75,24 @@ def _int_matmul(x: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(x, weight.t())  # noqa: SLF001
 
 
-def quantize(weights: Weights, kind: str, device: torch.device) -> None:
-    """Replace the linear layers of all decoder layers, one at a time, in place.
+def quantizer(kind: str) -> Callable[[LayerWeights], None] | None:
+    """What brings a layer into a number format, in place; None where it stays as it is.
 
     Args:
-        weights: The weights.
         kind: "none" or "int8".
-        device: Where they are.
 
     Raises:
         ConfigurationError: The kind does not exist here.
     """
     if kind == "none":
-        return
+        return None
     if kind != "int8":
-        raise ConfigurationError(
-            f"quantization {kind!r} is not available on {device}; allowed are 'none' and 'int8'"
-        )
-    for layer in weights.layers:
-        layer.qkv = Int8Linear.from_linear(layer.qkv)
-        layer.output = Int8Linear.from_linear(layer.output)
-        layer.gate_up = Int8Linear.from_linear(layer.gate_up)
-        layer.down = Int8Linear.from_linear(layer.down)
+        raise ConfigurationError(f"quantization {kind!r} is not available; allowed are 'none' and 'int8'")
+    return _to_int8
+
+
+def _to_int8(layer: LayerWeights) -> None:
+    layer.qkv = Int8Linear.from_linear(layer.qkv)
+    layer.output = Int8Linear.from_linear(layer.output)
+    layer.gate_up = Int8Linear.from_linear(layer.gate_up)
+    layer.down = Int8Linear.from_linear(layer.down)

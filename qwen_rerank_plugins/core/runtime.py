@@ -26,7 +26,7 @@ from qwen_rerank_plugins.core.devices import (
 from qwen_rerank_plugins.core.engine import Engine
 from qwen_rerank_plugins.core.families import PromptFamily, get_family
 from qwen_rerank_plugins.core.model import Decoder
-from qwen_rerank_plugins.core.quantize import quantize
+from qwen_rerank_plugins.core.quantize import quantizer
 from qwen_rerank_plugins.core.scheduler import Scheduler
 from qwen_rerank_plugins.core.selfcheck import SelfCheck, run_self_check
 from qwen_rerank_plugins.core.vocabulary import Vocabulary, answer_ids, check_family, read_recipe
@@ -190,8 +190,8 @@ def _engine(
             f"the tokenizer has {vocabulary.size} ids, the embedding {checkpoint.architecture.vocab_size} rows"
         )
     dtype = choose_dtype(config.dtype, device, checkpoint.dtype)
-    weights = load_weights(checkpoint, answer_ids(vocabulary, family), device, dtype)
-    quantize(weights, config.quantization, device)
+    convert = quantizer(config.quantization)
+    weights = load_weights(checkpoint, answer_ids(vocabulary, family), device, dtype, convert)
     decoder = Decoder(checkpoint.architecture, weights)
     return Engine(decoder, scale=family.scale, prefix_bytes=config.prefix_cache_mb << 20)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,11 @@ _NAMES_SHOWN = 5
 
 
 def load_weights(
-    checkpoint: Checkpoint, answers: tuple[int, int | None], device: torch.device, dtype: torch.dtype
+    checkpoint: Checkpoint,
+    answers: tuple[int, int | None],
+    device: torch.device,
+    dtype: torch.dtype,
+    convert: Callable[[LayerWeights], None] | None = None,
 ) -> Weights:
     """Read a checkpoint's weights.
 
@@ -37,6 +41,7 @@ def load_weights(
         answers: Token ids that mean relevant and not relevant; the second may be missing.
         device: Where they go.
         dtype: The dtype of the computation. The embedding stays as it is stored unless that is wider.
+        convert: Applied to each layer when it has been read, before the next is: quantisation.
 
     Raises:
         TensorMismatchError: Tensors are missing, superfluous, of another shape, or the head would be random.
@@ -45,10 +50,12 @@ def load_weights(
     reader = _Reader(checkpoint.files, device)
     names = _names(checkpoint)
     reader.check(names, _ignored(checkpoint))
-    layers = [
-        _load_layer(reader, checkpoint.architecture, number, dtype)
-        for number in range(checkpoint.architecture.num_layers)
-    ]
+    layers = []
+    for number in range(checkpoint.architecture.num_layers):
+        layer = _load_layer(reader, checkpoint.architecture, number, dtype)
+        if convert is not None:
+            convert(layer)
+        layers.append(layer)
     stored = reader.dtype("model.embed_tokens.weight")
     embedding = reader.empty(
         "model.embed_tokens.weight", dtype if stored.itemsize > dtype.itemsize else stored

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 import importlib.util
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def _merge(
     """The two parts that byte-pair encoding joins last to get this token."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        joined = [ranks.get(a + b, rank) for a, b in zip(parts, parts[1:], strict=False)]
+        joined = [ranks.get(a + b, rank) for a, b in itertools.pairwise(parts)]
         best = min(joined)
         if best >= rank:
             return None

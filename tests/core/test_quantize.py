@@ -9,11 +9,11 @@ import torch
 
 from qwen_rerank_plugins.core.engine import Engine, plain_log_odds
 from qwen_rerank_plugins.core.model import Decoder, Linear
-from qwen_rerank_plugins.core.quantize import Int8Linear, quantize
+from qwen_rerank_plugins.core.quantize import Int8Linear, quantizer
 from qwen_rerank_plugins.core.weights import weight_bytes
 from qwen_rerank_plugins.errors import ConfigurationError
 from tests.core.checkpoints import Shape, make
-from tests.core.engines import CPU, decoder_of
+from tests.core.engines import decoder_of
 from tests.core.forests import grid
 from tests.core.tolerances import sigmoid
 
@@ -32,7 +32,10 @@ def x() -> torch.Tensor:
 
 
 def quantized(decoder: Decoder) -> Decoder:
-    quantize(decoder.weights, "int8", CPU)
+    convert = quantizer("int8")
+    assert convert is not None
+    for layer in decoder.weights.layers:
+        convert(layer)
     return Decoder(decoder.architecture, decoder.weights)
 
 
@@ -106,9 +109,7 @@ def test_scores_stay_near(tmp_path: Path) -> None:
     assert weight_bytes(int8.weights) < size / 3
 
 
-def test_other_kinds_are_refused(tmp_path: Path) -> None:
-    decoder = decoder_of(make(tmp_path, Shape()))
-    quantize(decoder.weights, "none", CPU)
-    assert type(decoder.weights.layers[0].qkv) is Linear
-    with pytest.raises(ConfigurationError, match="quantization 'fp8' is not available on cpu; allowed are"):
-        quantize(decoder.weights, "fp8", CPU)
+def test_other_kinds_are_refused() -> None:
+    assert quantizer("none") is None
+    with pytest.raises(ConfigurationError, match="quantization 'fp8' is not available; allowed are"):
+        quantizer("fp8")
