@@ -37,13 +37,16 @@ class Int8Linear(Linear):
         weight, scale = _rounded(linear.weight.float())
         return cls(weight, scale[:, 0].contiguous(), linear.bias)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[rows, in] to [rows, out], in the dtype of `x`."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[rows, in] to [rows, out], in the dtype of `x`; into `out` if it is given."""
         codes, scale = _rounded(x.float())
-        out = _int_matmul(codes, self.weight).float().mul_(scale).mul_(self.scale)
+        target = out if out is not None and out.dtype is torch.float32 else None
+        products = torch.mul(_int_matmul(codes, self.weight), scale, out=target).mul_(self.scale)
         if self.bias is not None:
-            out += self.bias
-        return out.to(x.dtype)
+            products += self.bias
+        if target is not None or out is None:
+            return products.to(x.dtype)
+        return out.copy_(products)
 
     def add_to(self, x: Tensor, y: Tensor) -> None:
         """Add the product with `y` to `x` in place."""
