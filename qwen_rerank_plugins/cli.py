@@ -65,7 +65,7 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 Family = Annotated[str | None, typer.Option(help="Prompt family: auto, a name, or a file of one.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Quantization = Annotated[str | None, typer.Option(help="none, int8 or fp8.")]
+Quantization = Annotated[str | None, typer.Option(help="none or int8.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

@@ -95,8 +95,8 @@ class RerankConfig(BaseModel):
         default="auto",
         description="The type that the model computes in; `auto` takes the fastest exact enough on the device.",
     )
-    quantization: Literal["none", "int8", "fp8"] = Field(
-        default="none", description="The type of the linear layers' weights: int8 on CPU and GPU, fp8 on GPU."
+    quantization: Literal["none", "int8"] = Field(
+        default="none", description="The linear layers' number format: as computed, or 8-bit integers."
     )
     instruction: str | None = Field(
         default=None, description="What relevance means; None for the family's default."

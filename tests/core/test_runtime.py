@@ -217,11 +217,6 @@ def test_every_number_format_of_the_cpu_scores(tiny: Path, dtype: Any, quantizat
     scorer.close()
 
 
-def test_fp8_is_not_for_cpus(tiny: Path) -> None:
-    with pytest.raises(ConfigurationError, match="'fp8' is not available on cpu"):
-        load_runtime(settings(tiny, quantization="fp8"))
-
-
 # --------------------------------------------------------------------------------------------- sharing
 
 
