@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up everything on a fresh machine and ranks the shipped example: bash start.sh [--model NAME] [--help] ...
+# Sets up everything on a fresh machine and starts service and workbench on port 8501: bash start.sh [--model NAME] [--help] ...
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
-setup_environment start --editable '.[local]'
+setup_environment start --editable '.[local,server]'
 exec "$PYTHON" scripts/first_run.py "$@"

@@ -6,4 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
 setup_environment test --editable '.[all]' --group test --group lint
+command -v chromium >/dev/null || apt_install chromium ||
+  say "no Chromium on the PATH: the workbench's tests will fail (Debian: apt-get install chromium)"
 exec "$PYTHON" scripts/run_suites.py "$@"

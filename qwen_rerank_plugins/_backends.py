@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.errors import ConfigurationError, MissingDependencyError
+from qwen_rerank_plugins.errors import MissingDependencyError
 from qwen_rerank_plugins.types import Scorer
 
 LOCAL_MODULES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface_hub")
@@ -18,7 +18,7 @@ def build_scorer(config: RerankConfig, *, shared: bool = False) -> Scorer:
 
     Raises:
         MissingDependencyError: The local backend's packages are not installed.
-        ConfigurationError: The backend does not exist yet.
+        ConfigurationError: The settings contradict what the backend can do.
         CheckpointError: The model cannot be used.
     """
     if config.backend == "lexical":
@@ -26,7 +26,9 @@ def build_scorer(config: RerankConfig, *, shared: bool = False) -> Scorer:
 
         return LexicalScorer()
     if config.backend == "remote":
-        raise ConfigurationError("backend is not available: 'remote'; it comes with a later version")
+        from qwen_rerank_plugins.remote import RemoteScorer
+
+        return RemoteScorer.from_config(config)
     try:
         from qwen_rerank_plugins.core.local import LocalScorer
     except ModuleNotFoundError as error:

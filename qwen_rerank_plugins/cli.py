@@ -8,21 +8,26 @@ import enum
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from qwen_rerank_plugins import __version__
+from qwen_rerank_plugins._terminal import (
+    OutputFormat,
+    make_console,
+    print_facts,
+    print_result,
+    rank_with_progress,
+    show_status,
+)
 from qwen_rerank_plugins.errors import ConfigurationError, InputError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from qwen_rerank_plugins._files import DocumentFile
     from qwen_rerank_plugins.config import LoadedConfig, RerankConfig
-    from qwen_rerank_plugins.types import RerankResult
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -31,14 +36,6 @@ DEMO_NOTICE = (
     "THIS IS THE DEMO MODEL: a tiny one, bundled to try the software without a download. "
     "It ranks far worse than Qwen3-Reranker; choose a real one with --model."
 )
-
-
-class OutputFormat(enum.StrEnum):
-    """What `rank` prints."""
-
-    TABLE = "table"
-    JSON = "json"
-    JSONL = "jsonl"
 
 
 class InputKind(enum.StrEnum):
@@ -146,8 +143,54 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         loaded = _load(config, overrides)
         documents = _read(file, input_format, text_field)
         _announce(loaded.config)
-        result = _rank_with_progress(loaded.config, query, documents.texts)
-        _print_result(result, documents, output)
+        result = rank_with_progress(loaded.config, query, documents.texts)
+        print_result(result, documents, output)
+
+
+@app.command()
+def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
+    host: Annotated[str | None, typer.Option(help="Address; 127.0.0.1 left out, 0.0.0.0 for all.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 8501 left out, 0 takes a free one.")] = None,
+    api_keys_file: Annotated[
+        str | None, typer.Option(help="File with the keys that clients may use, one a line.", metavar="FILE")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or text.")] = None,
+    backend: Backend = None,
+    model: Model = None,
+    revision: Revision = None,
+    family: Family = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    config: Config = None,
+    debug: Debug = False,
+) -> None:
+    r"""Serve rerank APIs and the workbench over HTTP until Ctrl-C.
+
+    Cohere, Jina, vLLM, TEI, Voyage and DashScope clients reach it by changing a URL; the page is at the address
+    itself. Everything else is set in the section `service` of the configuration, or by QWEN_RERANK_SERVICE_*.
+
+    \b
+    Examples:
+      qwen-rerank serve
+      qwen-rerank serve --model demo --port 8600
+      qwen-rerank serve --host 0.0.0.0 --api-keys-file keys.txt
+      QWEN_RERANK_SERVICE_MAX_DOCUMENTS=200 qwen-rerank serve --config qwen-rerank.yaml
+    """
+    overrides = {
+        "backend": backend,
+        "model": model,
+        "revision": revision,
+        "family": family,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+    own = {"host": host, "port": port, "api_keys_file": api_keys_file, "log_format": log_format}
+    with _told(debug=debug):
+        loaded = _load(config, overrides)
+        status = _serve(loaded.config, {name: value for name, value in own.items() if value is not None})
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -178,9 +221,9 @@ def doctor(
 
         loaded = _load(config, overrides)
         _announce(loaded.config)
-        with _status("examining"):
+        with show_status("examining"):
             facts = collect(loaded, load_model=not no_model)
-        _print_facts(facts, as_json=as_json)
+        print_facts(facts, as_json=as_json)
         if facts["problems"]:
             raise typer.Exit(EXIT_FAILED)
 
@@ -221,11 +264,11 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
 
         loaded = _load(config, overrides)
         _announce(loaded.config)
-        with _status("measuring") as on_step:
+        with show_status("measuring") as on_step:
             figures = benchmark.run(
                 loaded.config, num_documents=documents, num_words=tokens, repeat=repeat, on_step=on_step
             )
-        _console(stderr=True).print(facts_table(benchmark.for_people(figures)))
+        make_console(stderr=True).print(facts_table(benchmark.for_people(figures)))
         typer.echo(to_json(figures))
 
 
@@ -278,96 +321,30 @@ def _read(path: str, kind: InputKind | None, text_field: str | None) -> Document
     return documents
 
 
+def _serve(config: RerankConfig, own: dict[str, Any]) -> int:
+    try:
+        from qwen_rerank_plugins.service.server import serve
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("qwen_rerank_plugins"):
+            raise
+        message = f"serving needs {error.name!r}: pip install 'qwen-rerank-plugins[server]'"
+        raise MissingDependencyError(message) from error
+    from qwen_rerank_plugins._serving import Announcer
+    from qwen_rerank_plugins.service.settings import ServiceSettings
+
+    settings = ServiceSettings.from_config(config, **own)
+    console = make_console(stderr=True)
+    announcer = Announcer(
+        config, settings, lambda text, style: console.print(text, style=style, soft_wrap=True)
+    )
+    return serve(config, settings, announce=announcer)
+
+
 def _announce(config: RerankConfig) -> None:
     from qwen_rerank_plugins.config import DEMO_MODEL
 
     if config.backend == "local" and config.model == DEMO_MODEL:
-        _console(stderr=True).print(DEMO_NOTICE, style="bold yellow", highlight=False)
-
-
-def _rank_with_progress(config: RerankConfig, query: str, texts: Sequence[str]) -> RerankResult:
-    """Rank at once, or in slices under a progress bar where somebody watches and there is enough to watch."""
-    from qwen_rerank_plugins._progress import SLICE, ProgressScorer
-    from qwen_rerank_plugins.reranker import Reranker
-
-    if not (sys.stderr.isatty() and len(texts) > SLICE and config.enabled):
-        with Reranker(config) as reranker:
-            return reranker.rank(query, texts)
-    from qwen_rerank_plugins._backends import build_scorer
-
-    with _status("loading the model"):
-        scorer = build_scorer(config)
-    try:
-        with _progress_bar(len(texts)) as advance:
-            return Reranker(config, scorer=ProgressScorer(scorer, advance)).rank(query, texts)
-    finally:
-        scorer.close()
-
-
-@contextmanager
-def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(stderr=True), transient=True) as progress:
-        task = progress.add_task("scoring", total=total)
-        yield lambda done: progress.advance(task, done)
-
-
-@contextmanager
-def _status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being done, on a terminal only; the function that is given changes the text."""
-    console = _console(stderr=True)
-    with console.status(text) if console.is_terminal else nullcontext() as status:
-        yield lambda step: status.update(step) if status else None
-
-
-def _print_result(result: RerankResult, documents: DocumentFile, output: OutputFormat) -> None:
-    from qwen_rerank_plugins._output import result_object, result_table, row_objects, to_json
-
-    if result.status != "ranked":
-        reason = f": {result.error}" if result.error else " (enabled is false)"
-        typer.echo(f"not ranked, in the order of the input{reason}", err=True)
-    if output is OutputFormat.JSON:
-        typer.echo(
-            to_json(result_object(result, documents.records, num_blank_lines=documents.num_blank_lines))
-        )
-    elif output is OutputFormat.JSONL:
-        for row in row_objects(result, documents.records):
-            typer.echo(to_json(row))
-    elif result.results:
-        _console().print(result_table(result, documents.texts))
-    else:
-        typer.echo("no documents" if not documents.texts else "no document reaches the threshold", err=True)
-
-
-def _print_facts(facts: dict[str, Any], *, as_json: bool) -> None:
-    from qwen_rerank_plugins._output import facts_table, one_line, settings_table, to_json
-
-    if as_json:
-        typer.echo(to_json(facts))
-        return
-    console = _console()
-    for section, content in facts.items():
-        if section == "problems":
-            continue
-        console.print(section, style="bold underline", highlight=False)
-        console.print(settings_table(content) if section == "settings" else facts_table(content))
-        console.print()
-    for problem in facts["problems"]:
-        console.print(f"PROBLEM: {one_line(problem)}", style="bold red", markup=False, highlight=False)
-    if not facts["problems"]:
-        console.print("no problems found", style="bold green", highlight=False)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    """Give a console that writes what its stream can encode, and takes no text for markup."""
-    from rich.console import Console
-
-    stream: Any = sys.stderr if stderr else sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")
-    return Console(file=stream, markup=False, emoji=False, highlight=False)
+        make_console(stderr=True).print(DEMO_NOTICE, style="bold yellow", highlight=False)
 
 
 if __name__ == "__main__":

@@ -160,11 +160,15 @@ class RerankConfig(BaseModel):
         default=None,
         description="Address of the service of the `remote` backend, http or https, without credentials.",
     )
-    dialect: Literal["qwen-rerank", "cohere", "jina", "vllm", "tei", "voyage"] = Field(
-        default="qwen-rerank", description="What that service speaks."
+    dialect: Literal["qwen", "cohere", "jina", "vllm", "tei", "voyage"] = Field(
+        default="qwen", description="What that service speaks; `qwen` is the service of this package."
     )
     template: Literal["server", "client"] = Field(
         default="server", description="Who wraps query and document in the model's template."
+    )
+    max_batch_documents: Count | None = Field(
+        default=None,
+        description="Documents in one call to the service; None for what its dialect usually allows.",
     )
     api_key: Annotated[SecretStr, AfterValidator(checks.secret_key)] | None = Field(
         default=None,
@@ -176,7 +180,10 @@ class RerankConfig(BaseModel):
     api_key_file: PathText | None = Field(
         default=None, description="File that holds the key and nothing else."
     )
-    timeout_s: Seconds = Field(default=60.0, description="Seconds that one call to the service may take.")
+    timeout_s: Seconds = Field(
+        default=60.0,
+        description="Seconds that one call to the service may take, new attempts and waits included.",
+    )
     retries: CountOrZero = Field(default=2, description="New attempts after a call that may be repeated.")
     max_concurrency: Count = Field(default=8, description="Calls to the service at the same time.")
 

@@ -1,7 +1,8 @@
-"""What `bash start.sh` runs once the environment stands: chooses a model that can be had, and ranks the example.
+"""What `bash start.sh` runs once the environment stands: chooses a model that can be had, and starts the service.
 
-Without `--model` that is the default model if it lies in the hub's local cache or the hub answers within five seconds,
-else the bundled demo checkpoint, said loudly. A model that was named is never replaced by another.
+A model that is named, by `--model`, by QWEN_RERANK_MODEL or in the configuration file, is never replaced by another.
+Where none is named, that is the default model if it lies in the hub's local cache or the hub answers within five seconds,
+else the bundled demo checkpoint, said loudly. All arguments go to `qwen-rerank serve`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import argparse
 import os
 import sys
 import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from qwen_rerank_plugins.config import DEFAULT_MODEL, DEMO_MODEL
+from qwen_rerank_plugins.config import DEFAULT_MODEL, DEMO_MODEL, load_config_with_sources
 from qwen_rerank_plugins.errors import RerankError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,8 +24,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 DEMO_NOTICE = """\
 *********************************************************************************************
-  The DEMO checkpoint is ranking, because this model is neither in the local hub cache nor to
-  be had from the hub: {default}
+  The DEMO checkpoint is going to rank, because this model is neither in the local hub cache
+  nor to be had from the hub: {default}
 
   The demo is a very small model that shows how everything works. Its judgement is poor: do
   not measure quality with it. With a connection to the hub, or with a folder of weights:
@@ -34,27 +35,30 @@ DEMO_NOTICE = """\
 *********************************************************************************************"""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Choose the model and hand every argument to the example; an error of the package's becomes one line."""
-    sys.path.insert(0, str(ROOT))
-    from examples.rank_documents import argument_parser
-    from examples.rank_documents import main as rank_documents
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Become `qwen-rerank serve` with every argument, and with a model where none is named."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = [sys.executable, "-m", "qwen_rerank_plugins", "serve", *given]
+    if wants_choice(given):
+        command += ["--model", choose_model()]
+    sys.stdout.flush()
+    os.execv(command[0], command)
 
-    parser = argument_parser()
-    parser.prog, parser.description = "start.sh", __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.set_defaults(model=None)
-    given = sys.argv[1:] if arguments is None else arguments
-    model = parser.parse_args(given).model or choose_model()
-    say(f"loading {model}")
-    started = time.monotonic()
+
+def wants_choice(arguments: Sequence[str]) -> bool:
+    """Whether nobody has said which model it shall be, or that scores come from elsewhere."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--model", "--config", "--backend"):
+        parser.add_argument(name)
+    parser.add_argument("-h", "--help", action="store_true")
+    options, _ = parser.parse_known_args(list(arguments))
+    if options.help or options.model or options.backend not in {None, "local"}:
+        return False
     try:
-        rank_documents([*given, "--model", model])
-    except RerankError as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    say(f"loaded and ranked in {time.monotonic() - started:.1f} s")
-    return 0
+        config, sources = load_config_with_sources(options.config)
+    except RerankError:
+        return False  # the command itself tells what is wrong
+    return config.backend == "local" and sources["model"] == "default"
 
 
 def choose_model() -> str:
@@ -111,4 +115,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

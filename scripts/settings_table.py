@@ -1,7 +1,7 @@
-"""Writes the table of settings in docs/configuration.md from the settings themselves.
+"""Writes the tables of settings in docs/configuration.md and docs/operations.md from the settings themselves.
 
-python scripts/settings_table.py            # write it
-python scripts/settings_table.py --check    # fail when it is not the one that would be written
+python scripts/settings_table.py            # write them
+python scripts/settings_table.py --check    # fail when they are not those that would be written
 """
 
 from __future__ import annotations
@@ -11,20 +11,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qwen_rerank_plugins.config import RerankConfig
+from pydantic import BaseModel
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.service.settings import ServiceSettings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN = "<!-- settings: written by scripts/settings_table.py -->"
 END = "<!-- end of settings -->"
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
 def settings_table() -> str:
-    """The table, one row a setting, in the order in which they are declared."""
+    """The table of the reranker's settings."""
+    return table_of(RerankConfig)
+
+
+def service_table() -> str:
+    """The table of the service's settings."""
+    return table_of(ServiceSettings)
+
+
+def table_of(model: type[BaseModel]) -> str:
+    """One row a setting, in the order in which they are declared."""
     rows = ["| setting | values | default | meaning |", "| --- | --- | --- | --- |"]
-    properties = RerankConfig.model_json_schema()["properties"]
+    properties = model.model_json_schema()["properties"]
     for name, schema in properties.items():
-        default = RerankConfig.model_fields[name].get_default(call_default_factory=True)
+        default = model.model_fields[name].get_default(call_default_factory=True)
         cells = (f"`{name}`", values_of(schema), shown(default), str(schema.get("description", "")))
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
@@ -36,7 +49,7 @@ def values_of(schema: Mapping[str, Any]) -> str:
         return " or ".join(values_of(one) for one in schema["anyOf"])
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
-    names = {"string": "text", "boolean": "true, false", "null": "none", "object": "section"}
+    names = {"string": "text", "boolean": "true, false", "null": "none", "object": "section", "array": "list"}
     kind = names.get(schema.get("type", ""), schema.get("type", "any"))
     limits = [f"{sign} {schema[key]:g}" for key, sign in LIMITS.items() if key in schema]
     return " ".join([kind, *limits])
@@ -48,28 +61,29 @@ def shown(default: Any) -> str:
         return "none"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    return "empty" if default == {} else f"`{default}`"
+    return "empty" if default in ({}, ()) else f"`{default}`"
 
 
-def with_table(text: str) -> str:
+def with_table(text: str, table: str) -> str:
     """The document with its table written anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{settings_table()}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
 def main(arguments: list[str]) -> int:
-    """Write the table, or with `--check` say whether it is up to date."""
-    written = DOCUMENT.read_text(encoding="utf-8")
-    wanted = with_table(written)
-    if arguments == ["--check"]:
-        if written != wanted:
-            print(
-                "docs/configuration.md is out of date: run python scripts/settings_table.py", file=sys.stderr
-            )
-        return int(written != wanted)
-    DOCUMENT.write_text(wanted, encoding="utf-8")
-    return 0
+    """Write the tables, or with `--check` say whether they are up to date."""
+    outdated = 0
+    for name, table in (("configuration.md", settings_table()), ("operations.md", service_table())):
+        document = DOCS / name
+        written = document.read_text(encoding="utf-8")
+        wanted = with_table(written, table)
+        if arguments != ["--check"]:
+            document.write_text(wanted, encoding="utf-8")
+        elif written != wanted:
+            outdated += 1
+            print(f"docs/{name} is out of date: run python scripts/settings_table.py", file=sys.stderr)
+    return min(outdated, 1)
 
 
 if __name__ == "__main__":

@@ -193,9 +193,10 @@ def test_the_lexical_backend_needs_nothing_else() -> None:
     assert reranker.info() == {"backend": "lexical", **LexicalScorer().info()}
 
 
-def test_the_remote_backend_is_not_there_yet() -> None:
-    with pytest.raises(ConfigurationError, match="backend is not available: 'remote'"):
-        Reranker(backend="remote", base_url="http://localhost:8501").score("query", ["a"])
+def test_the_remote_backend_needs_nothing_else_and_asks_nobody_before_it_has_to() -> None:
+    with Reranker(backend="remote", base_url="http://localhost:8501") as reranker:
+        assert (reranker.info()["backend"], reranker.info()["dialect"]) == ("remote", "qwen")
+        assert reranker.rank("query", []).status == "ranked"
 
 
 def test_without_its_packages_the_local_backend_names_the_line_that_installs_them(

@@ -75,6 +75,7 @@ class Device:
         num_sequences: Prompts that were computed.
         num_tokens: Tokens that were computed, shared segments once a batch.
         num_oom_splits: Batches that were cut in two because memory ran out.
+        compute_s: Seconds that the engine computed.
         tokens_per_s: Recent speed; 0 before the first batch.
     """
 
@@ -85,6 +86,7 @@ class Device:
         self.num_sequences = 0
         self.num_tokens = 0
         self.num_oom_splits = 0
+        self.compute_s = 0.0
         self.tokens_per_s = 0.0
         self._max_batch_tokens = max_batch_tokens
 
@@ -143,6 +145,7 @@ class Device:
         self.num_batches += 1
         self.num_sequences += len(piece)
         self.num_tokens += tokens
+        self.compute_s += seconds
         if tokens * 2 >= self.budget_tokens:  # a small batch says nothing about memory
             growth = max(1, int(self._max_batch_tokens * _REGROWTH))
             self.budget_tokens = min(self._max_batch_tokens, self.budget_tokens + growth)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -55,6 +56,7 @@ class LocalScorer:
         self._uses_cache = config.cache_entries > 0 or config.cache_path is not None
         self._has_disk = config.cache_path is not None
         self._keys = _key_maker(runtime, self._limits)
+        self._encode_s = 0.0
         self._closed = threading.Event()
         self._finalizer = weakref.finalize(self, _give_back, runtime, self._cache)
 
@@ -113,7 +115,8 @@ class LocalScorer:
         limits = {
             name: value for name, value in asdict(self._limits).items() if not name.startswith("chunk_")
         }
-        return {**self._runtime.info(), **limits, "cache": {**asdict(stats), "hit_rate": stats.hit_rate}}
+        own = {**limits, "encode_s": round(self._encode_s, 6)}
+        return {**self._runtime.info(), **own, "cache": {**asdict(stats), "hit_rate": stats.hit_rate}}
 
     def close(self) -> None:
         """Give the model back; later calls raise `ClosedError`."""
@@ -128,7 +131,9 @@ class LocalScorer:
         if self._uses_cache:
             known = self._cache.get_many(keys)
         todo = [request for request, score in zip(requests, known, strict=True) if score is None]
+        started = time.perf_counter()
         encoded = self._encoder.encode(todo)
+        self._encode_s += time.perf_counter() - started  # without a lock, which a fork could leave taken
         prompts = [prompt for pair in encoded for prompt in pair.prompts]
         deadline_s = self._deadline_s if deadline_s is None else deadline_s
         return _Job(keys, known, encoded, self._runtime.scheduler.submit(prompts, deadline_s=deadline_s))

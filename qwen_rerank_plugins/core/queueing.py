@@ -52,6 +52,8 @@ class Request:
         due: Virtual time at which the current packet should be done.
         packet_left: Tokens of the current packet that are not yet taken.
         is_open: Whether somebody still waits for the result.
+        arrived: Reading of the monotonic clock when it came.
+        has_started: Whether one of its prompts went into a batch.
     """
 
     number: int
@@ -67,6 +69,8 @@ class Request:
     due: float = field(init=False, default=0.0)
     packet_left: int = field(init=False, default=0)
     is_open: bool = field(init=False, default=True)
+    arrived: float = field(init=False, default=0.0)
+    has_started: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         counter = TokenCounter()

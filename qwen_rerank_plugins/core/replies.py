@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Literal, NamedTuple
 
-from qwen_rerank_plugins.errors import DeadlineExceededError, RerankError
+from qwen_rerank_plugins.errors import DeadlineExceededError, RerankError, WorkerDiedError
 
-__all__ = ["Reply", "ScoreFuture", "Waiter", "deliver"]
+__all__ = ["Reply", "ScoreFuture", "Waiter", "death", "deliver", "too_late"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,23 @@ class Reply(NamedTuple):
         if isinstance(self.answer, list):
             return "completed"
         return "expired" if isinstance(self.answer, DeadlineExceededError) else "failed"
+
+
+def too_late() -> DeadlineExceededError:
+    """The answer to a request whose time is over."""
+    return DeadlineExceededError("The request's deadline passed before its result was there")
+
+
+def death(name: str, error: BaseException) -> WorkerDiedError:
+    """The answer to requests whose worker died.
+
+    Args:
+        name: The worker's device.
+        error: What it died of.
+    """
+    died = WorkerDiedError(f"The worker of {name!r} died of {type(error).__name__}")
+    died.__cause__ = error
+    return died
 
 
 def deliver(replies: Iterable[Reply]) -> None:

@@ -18,6 +18,7 @@ class DeviceStats:
         sequences: Prompts that it computed.
         computed_tokens: Tokens that it computed, shared segments once a batch.
         oom_splits: Batches that were cut in two because memory ran out.
+        compute_s: Seconds that it computed.
         tokens_per_s: Its recent speed; 0 before the first batch.
         restarts: How often its worker was restarted.
         is_alive: False once its worker died too often.
@@ -29,6 +30,7 @@ class DeviceStats:
     sequences: int
     computed_tokens: int
     oom_splits: int
+    compute_s: float
     tokens_per_s: float
     restarts: int
     is_alive: bool
@@ -47,6 +49,8 @@ class SchedulerStats:
         sequences: Prompts that were computed.
         computed_tokens: Tokens that were computed, shared segments once a batch.
         oom_splits: Batches that were cut in two because memory ran out.
+        queue_s: Seconds that requests waited until the first of their prompts was computed, summed.
+        compute_s: Seconds that the devices computed, summed.
         worker_restarts: Workers that were replaced.
         completed: Requests whose scores were all computed before anybody gave up.
         failed: Requests that got an error other than the following.
@@ -64,6 +68,8 @@ class SchedulerStats:
     sequences: int
     computed_tokens: int
     oom_splits: int
+    queue_s: float
+    compute_s: float
     worker_restarts: int
     completed: int
     failed: int

@@ -21,11 +21,10 @@ from typing import Literal
 
 from qwen_rerank_plugins.core.execution import Answers, Device, TokenEngine
 from qwen_rerank_plugins.core.queueing import FairQueue, Item, Request
-from qwen_rerank_plugins.core.replies import Reply, ScoreFuture, Waiter, deliver
+from qwen_rerank_plugins.core.replies import Reply, ScoreFuture, Waiter, death, deliver, too_late
 from qwen_rerank_plugins.core.stats import DeviceStats, SchedulerStats
 from qwen_rerank_plugins.errors import (
     ClosedError,
-    DeadlineExceededError,
     OverloadedError,
     RerankError,
     WorkerDiedError,
@@ -38,9 +37,7 @@ logger = logging.getLogger(__name__)
 Admission = Literal["wait", "reject"]
 """What happens to a request when the queue is full: it stands in line, or it is refused."""
 
-_MAX_RESTARTS = (
-    3  # of one device's worker within the window; then something is wrong that a restart does not mend
-)
+_MAX_RESTARTS = 3  # of a device's worker within the window; then something is wrong that no restart mends
 _RESTART_WINDOW_S = 60.0
 _MAX_SLEEP_S = 3600.0  # below threading.TIMEOUT_MAX everywhere
 _MIN_RETRY_AFTER_S, _MAX_RETRY_AFTER_S = 0.1, 60.0
@@ -85,6 +82,7 @@ class _Slot:
             sequences=device.num_sequences,
             computed_tokens=device.num_tokens,
             oom_splits=device.num_oom_splits,
+            compute_s=device.compute_s,
             tokens_per_s=device.tokens_per_s,
             restarts=self.num_restarts,
             is_alive=self.is_alive,
@@ -122,6 +120,7 @@ class Workers:
         self._waiters: dict[Request, Waiter] = {}
         self._futures: weakref.WeakSet[ScoreFuture] = weakref.WeakSet()
         self._counts: Counter[str] = Counter()
+        self._queue_s = 0.0
         self._closed = False
         self._watcher: threading.Thread | None = None
         self._alarm_at = math.inf  # when the watcher wakes by itself
@@ -138,6 +137,7 @@ class Workers:
     def enter(self, request: Request, *, owner: object) -> Future[list[float]]:
         """Queue a request; see `Scheduler.submit`."""
         future = ScoreFuture()
+        request.arrived = time.monotonic()
         with self._lock:
             self._refuse_if_unable(request)
             self._waiters[request] = Waiter(future, owner)
@@ -174,6 +174,8 @@ class Workers:
                 sequences=sum(device.sequences for device in devices),
                 computed_tokens=sum(device.computed_tokens for device in devices),
                 oom_splits=sum(device.oom_splits for device in devices),
+                queue_s=self._queue_s,
+                compute_s=sum(device.compute_s for device in devices),
                 worker_restarts=sum(device.restarts for device in devices),
                 completed=self._counts["completed"],
                 failed=self._counts["failed"],
@@ -234,7 +236,7 @@ class Workers:
         if not request.order:
             return self._settle(request, [])
         if not request.is_live(time.monotonic()):
-            return self._settle(request, _too_late())
+            return self._settle(request, too_late())
         if self._admission == "reject":
             self._queue.add_at_once(request)
         else:
@@ -292,6 +294,7 @@ class Workers:
                 replies = self._expire()
                 if not self._closed:
                     slot.in_flight = self._queue.take(slot.device.budget_tokens)
+                    self._note_waits(slot.in_flight)
                 if not (slot.in_flight or replies or self._closed):
                     self._work.wait()
             deliver(replies)
@@ -328,7 +331,9 @@ class Workers:
         with self._lock:
             doomed = {item.request for item in slot.in_flight}
             slot.in_flight = ()
-            replies = [reply for request in doomed for reply in self._settle(request, _death(slot, error))]
+            replies = [
+                reply for request in doomed for reply in self._settle(request, death(slot.name, error))
+            ]
             if not self._closed:
                 replies += self._replace(slot, error)
         deliver(replies)
@@ -345,9 +350,16 @@ class Workers:
         logger.error("%s is out of service", slot.name)
         if any(other.is_alive for other in self._slots):
             return []
-        return self._settle_all(lambda: _death(slot, error))
+        return self._settle_all(lambda: death(slot.name, error))
 
     # ------------------------------------------------------------------------------------ books, in the lock
+
+    def _note_waits(self, batch: Sequence[Item]) -> None:
+        now = time.monotonic()
+        for item in batch:
+            if not item.request.has_started:
+                item.request.has_started = True
+                self._queue_s += now - item.request.arrived
 
     def _record(self, answers: Answers) -> list[Reply]:
         replies: list[Reply] = []
@@ -363,7 +375,7 @@ class Workers:
 
     def _expire(self) -> list[Reply]:
         late = self._queue.expired(time.monotonic())
-        return [reply for request in late for reply in self._settle(request, _too_late())]
+        return [reply for request in late for reply in self._settle(request, too_late())]
 
     def _settle_all(self, make_error: Callable[[], RerankError]) -> list[Reply]:
         return [reply for request in list(self._waiters) for reply in self._settle(request, make_error())]
@@ -377,16 +389,6 @@ class Workers:
         reply = Reply(waiter, answer)
         self._counts[reply.outcome] += 1
         return [reply]
-
-
-def _too_late() -> DeadlineExceededError:
-    return DeadlineExceededError("The request's deadline passed before its result was there")
-
-
-def _death(slot: _Slot, error: BaseException) -> WorkerDiedError:
-    died = WorkerDiedError(f"The worker of {slot.name!r} died of {type(error).__name__}")
-    died.__cause__ = error
-    return died
 
 
 def _forget_if_cancelled(

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import math
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -283,3 +284,18 @@ def test_impossible_settings_are_refused(
     settings: dict[str, Any] = {"max_batch_tokens": 10, "max_queue_tokens": 10} | changes
     with pytest.raises(ConfigurationError, match=message):
         Scheduler(engines, **settings)
+
+
+def test_waiting_and_computing_are_timed() -> None:
+    """While one request is computed for a while, the next one waits as long; each waits once, whatever its batches."""
+    engine = FakeEngine(blocked=True)
+    with Scheduler([engine], max_batch_tokens=20, max_queue_tokens=10_000) as scheduler:
+        first = scheduler.submit(prompts([1]))
+        assert engine.entered.acquire(timeout=SAFETY_S)
+        second = scheduler.submit(prompts([2, 3, 4]))
+        time.sleep(0.2)
+        engine.gate.set()
+        assert (first.result(SAFETY_S), second.result(SAFETY_S)) == ([1.0], [2.0, 3.0, 4.0])
+        stats = scheduler.stats()
+    assert 0.2 <= stats.compute_s == stats.devices[0].compute_s < SAFETY_S
+    assert 0.2 <= stats.queue_s < 2 * stats.compute_s

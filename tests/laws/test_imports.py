@@ -16,14 +16,17 @@ HEAVY = (
     "fastapi",
     "huggingface_hub",
     "numpy",
+    "opentelemetry",
+    "prometheus_client",
     "safetensors",
     "starlette",
     "tokenizers",
     "torch",
     "transformers",
+    "uvicorn",
 )
 # What even a light import of the package leaves for later: half a second on a slow machine.
-LATER = ("httpx", "pydantic", "pydantic_settings", "rich", "typer", "yaml")
+LATER = ("httpx", "pydantic", "rich", "tenacity", "typer", "yaml")
 HELP_CPU_S = 0.5
 
 
@@ -57,7 +60,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert loaded_after("import qwen_rerank_plugins", HEAVY + LATER) == []
 
 
-@pytest.mark.parametrize("module", ["errors", "types", "config", "lexical", "reranker", "cli"])
+@pytest.mark.parametrize("module", ["errors", "types", "config", "lexical", "reranker", "remote", "cli"])
 def test_a_module_of_the_base_loads_nothing_of_the_local_extra(module: str) -> None:
     assert loaded_after(f"import qwen_rerank_plugins.{module}", HEAVY) == []
 

@@ -121,7 +121,7 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     metadata = Parser().parsestr(wheel.read(info + "METADATA").decode())
     required = metadata.get_all("Requires-Dist") or []
     base = sorted(re.split(r"[<>=!~;\[ ]", line)[0] for line in required if "extra ==" not in line)
-    assert base == ["pydantic", "pyyaml", "rich", "typer"]
-    assert sorted(metadata.get_all("Provides-Extra") or []) == ["all", "local"]
+    assert base == ["httpx", "pydantic", "pyyaml", "rich", "tenacity", "typer"]
+    assert sorted(metadata.get_all("Provides-Extra") or []) == ["all", "local", "otel", "server"]
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "qwen-rerank = qwen_rerank_plugins.cli:main" in wheel.read(info + "entry_points.txt").decode()

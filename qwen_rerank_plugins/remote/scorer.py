@@ -1,0 +1,286 @@
+"""The remote side of the `Scorer` protocol: pairs to calls, calls to scores, in input order or not at all.
+
+What a service of some kind wants stands in `dialects`, what it may answer in `answers`. Nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, Self
+
+import httpx
+from pydantic import SecretStr
+
+from qwen_rerank_plugins.config import RerankConfig, resolve_api_key
+from qwen_rerank_plugins.errors import ClosedError, ConfigurationError, DeadlineExceededError, InputError
+from qwen_rerank_plugins.remote import failures, prompts
+from qwen_rerank_plugins.remote.answers import AnswerError, Scored, read_answer
+from qwen_rerank_plugins.remote.batching import Batch, make_batches
+from qwen_rerank_plugins.remote.channel import Answer, Channel, Link, OversizedError
+from qwen_rerank_plugins.remote.dialects import DIALECTS, Dialect
+from qwen_rerank_plugins.remote.loop import LoopThread
+from qwen_rerank_plugins.remote.retries import attempts
+from qwen_rerank_plugins.types import PairScore, ScoreRequest
+
+__all__ = ["RemoteScorer"]
+
+_KEY = re.compile(r"[\x21-\x7e]+")
+# An answer may repeat the texts, escaped, and tell a few figures of each; more than that is no answer.
+_ANSWER_BASE_BYTES = 1_000_000
+_ANSWER_BYTES_PER_BYTE = 8
+_ANSWER_BYTES_PER_DOCUMENT = 2_000
+
+
+class RemoteScorer:
+    """Score pairs by asking a service.
+
+    Safe to call from several threads, several event loops and forked children. Blocking and asynchronous calls take
+    the same path, on an event loop of the scorer's own: `max_concurrency` bounds all of them together.
+    """
+
+    def __init__(
+        self,
+        config: RerankConfig,
+        *,
+        api_key: SecretStr | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Create a scorer; nothing is sent yet, and neither environment nor files are read.
+
+        Args:
+            config: The settings, with a `base_url`.
+            api_key: The service's key; None for that of the settings.
+            transport: What carries requests in place of the network, for tests.
+
+        Raises:
+            ConfigurationError: The settings contradict what the dialect can do.
+        """
+        self._config = config
+        self._dialect = DIALECTS[config.dialect]
+        self._key = _checked_key(config.api_key if api_key is None else api_key)
+        self._url = self._dialect.url(_checked_base_url(config))
+        _check_template(config, self._dialect)
+        self._model: str | None = None
+        key = None if self._key is None else SecretStr(self._key)
+        link = Link(self._url, key, config.timeout_s, config.max_concurrency, transport)
+        self._thread = LoopThread(functools.partial(Channel, link), name="qwen-rerank-remote")
+
+    @classmethod
+    def from_config(cls, config: RerankConfig) -> Self:
+        """Create the scorer that a configuration means; its key is looked up where the configuration says.
+
+        Raises:
+            ConfigurationError: The settings are contradictory, or the key cannot be had.
+        """
+        return cls(config, api_key=resolve_api_key(config))
+
+    @property
+    def model(self) -> str:
+        """The name that the service gave the model in its last answer; before that, the configured one."""
+        return self._config.model if self._model is None else self._model
+
+    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+        """Score every pair, in input order.
+
+        Args:
+            requests: The pairs.
+            deadline_s: Seconds after which the scores are worthless; None for the time that the calls take.
+
+        Raises:
+            InputError: A request has an instruction that the dialect cannot carry.
+            RemoteError: The service could not be reached, refused, or gave an answer that cannot be used.
+            DeadlineExceededError: The scores did not come in time.
+            ClosedError: The scorer was closed, before or meanwhile.
+        """
+        pairs = tuple(requests)
+        if self._nothing_to_do(pairs):
+            return []
+        future = self._begin(pairs, deadline_s)
+        try:
+            return future.result()
+        except BaseException:  # an interrupt: nobody waits for the answer any more
+            future.cancel()
+            raise
+
+    async def ascore(
+        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+    ) -> list[PairScore]:
+        """Score every pair as `score` does; a cancelled call is cancelled at the service too."""
+        pairs = tuple(requests)
+        if self._nothing_to_do(pairs):
+            return []
+        return await asyncio.wrap_future(self._begin(pairs, deadline_s))
+
+    def info(self) -> dict[str, Any]:
+        """What is asked and how, as plain JSON types; the service is not asked for it."""
+        return {
+            "model": self.model,
+            "base_url": self._config.base_url,
+            "url": self._url,
+            "dialect": self._dialect.name,
+            "template": self._config.template,
+            "max_batch_documents": self._max_documents,
+            "max_concurrency": self._config.max_concurrency,
+            "timeout_s": self._config.timeout_s,
+            "retries": self._config.retries,
+        }
+
+    def close(self) -> None:
+        """Close all connections; calls that are under way, and later ones, raise `ClosedError`."""
+        self._thread.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._thread.closed else ""
+        return f"RemoteScorer({self._url!r}, dialect={self._dialect.name!r}{state})"
+
+    @property
+    def _max_documents(self) -> int:
+        return self._config.max_batch_documents or self._dialect.max_documents
+
+    # On the caller's side.
+
+    def _nothing_to_do(self, requests: tuple[ScoreRequest, ...]) -> bool:
+        if self._thread.closed:
+            raise ClosedError("the scorer was closed")
+        can_carry = self._dialect.takes_instruction or self._config.template == "client"
+        if not can_carry and any(request.instruction is not None for request in requests):
+            raise InputError(_no_instruction(self._dialect))
+        return not requests
+
+    def _begin(self, requests: tuple[ScoreRequest, ...], deadline_s: float | None) -> Future[list[PairScore]]:
+        until = None if deadline_s is None else time.monotonic() + deadline_s  # what a loop's clock shows
+        return self._thread.submit(functools.partial(self._score_all, requests, deadline_s, until))
+
+    # On the scorer's own loop.
+
+    async def _score_all(
+        self,
+        requests: tuple[ScoreRequest, ...],
+        deadline_s: float | None,
+        until: float | None,
+        channel: Channel,
+    ) -> list[PairScore]:
+        batches = make_batches(requests, max_documents=self._max_documents, max_bytes=self._dialect.max_bytes)
+        try:
+            async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._score_batch(channel, batch, until)) for batch in batches]
+        except TimeoutError:
+            message = f"no answer of {self._url!r} within the deadline: deadline_s is {deadline_s!r}"
+            raise DeadlineExceededError(message) from None
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        scores: list[PairScore | None] = [None] * len(requests)
+        for batch, task in zip(batches, tasks, strict=True):
+            for position, score in zip(batch.positions, task.result().scores, strict=True):
+                scores[position] = score
+        self._model = tasks[-1].result().model or self._model
+        return [score for score in scores if score is not None]
+
+    async def _score_batch(self, channel: Channel, batch: Batch, until: float | None) -> Scored:
+        async with channel.places:
+            texts = self._texts(batch)
+            answer = await self._ask(channel, batch, texts, until)
+        try:
+            return read_answer(self._dialect, answer.body, batch.documents)
+        except AnswerError as error:
+            raise self._protocol_error(str(error), answer.body, texts) from None
+
+    async def _ask(
+        self, channel: Channel, batch: Batch, texts: tuple[str, ...], until: float | None
+    ) -> Answer:
+        """Call until there is an answer of success, within `timeout_s` and the deadline."""
+        body = self._body(batch, texts)
+        timeout_s = self._config.timeout_s
+        budget_s = timeout_s if until is None else min(timeout_s, until - time.monotonic())
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for attempt in attempts(retries=self._config.retries, budget_s=budget_s):
+                    with attempt:
+                        number = attempt.retry_state.attempt_number
+                        return await self._ask_once(channel, body, texts, number)
+        except TimeoutError:
+            raise failures.timeout_error(self._url, timeout_s) from None
+        raise AssertionError("the attempts end with an answer or an error")
+
+    async def _ask_once(self, channel: Channel, body: bytes, texts: tuple[str, ...], attempt: int) -> Answer:
+        max_bytes = _ANSWER_BASE_BYTES + _ANSWER_BYTES_PER_BYTE * len(body)
+        try:
+            answer = await channel.post(body, max_bytes=max_bytes + _ANSWER_BYTES_PER_DOCUMENT * len(texts))
+        except httpx.HTTPError as error:
+            raise failures.connection_error(self._url, error, attempt) from error
+        except OversizedError as error:
+            raise self._protocol_error(str(error), b"", texts) from None
+        if not answer.is_success:
+            raise failures.status_error(self._url, answer, texts, self._key)
+        return answer
+
+    def _protocol_error(self, reason: str, body: bytes, texts: tuple[str, ...]) -> Exception:
+        return failures.protocol_error(
+            self._url, self._dialect.name, reason, body=body, texts=texts, key=self._key
+        )
+
+    def _texts(self, batch: Batch) -> tuple[str, ...]:
+        """What is sent of the caller's: the query first, then the documents, then the instruction if it is apart."""
+        query, documents = prompts.clean(batch.query), [prompts.clean(one) for one in batch.documents]
+        instruction = None if batch.instruction is None else prompts.clean(batch.instruction)
+        if self._config.template == "client":
+            wrapped = [prompts.document_part(document) for document in documents]
+            return (prompts.query_part(query, instruction), *wrapped)
+        return (query, *documents, *([] if instruction is None else [instruction]))
+
+    def _body(self, batch: Batch, texts: tuple[str, ...]) -> bytes:
+        end = 1 + len(batch.documents)
+        body = self._dialect.body(
+            texts[0],
+            texts[1:end],
+            model=self._config.model,
+            instruction=texts[end] if len(texts) > end else None,
+            template=self._config.template,
+        )
+        return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _checked_base_url(config: RerankConfig) -> str:
+    if config.base_url is None:
+        raise ConfigurationError(
+            "base_url is missing: None; the remote backend needs the address of a service"
+        )
+    return config.base_url
+
+
+def _checked_key(key: SecretStr | None) -> str | None:
+    """The key, if it can stand in a header; the message must not show it."""
+    if key is None:
+        return None
+    text = key.get_secret_value()
+    if not _KEY.fullmatch(text):
+        raise ConfigurationError("the API key is not valid: (hidden); allowed: visible ASCII characters")
+    return text
+
+
+def _check_template(config: RerankConfig, dialect: Dialect) -> None:
+    if config.template == "server":
+        if config.instruction is not None and not dialect.takes_instruction:
+            raise ConfigurationError(_no_instruction(dialect))
+        return
+    if dialect.has_template:
+        raise ConfigurationError(
+            f"template is not valid: 'client'; allowed with dialect {dialect.name!r}: 'server', which applies its own"
+        )
+    if config.family not in {"auto", "qwen3"}:
+        message = f"family is not valid: {config.family!r}; allowed with template 'client': 'auto' or 'qwen3'"
+        raise ConfigurationError(message)
+
+
+def _no_instruction(dialect: Dialect) -> str:
+    able = ", ".join(repr(one.name) for one in DIALECTS.values() if one.takes_instruction)
+    return (
+        f"instruction cannot be sent: dialect {dialect.name!r} has no field for it; allowed: no instruction, "
+        f"one of the dialects {able}, or template 'client' where the service applies no template"
+    )

@@ -1,0 +1,271 @@
+"""The engine's life under the service: loading, ready, failing and mending, draining.
+
+A request never waits for a probe: probes run only while loading and after a failure. Nothing here knows HTTP; it prints
+nothing, and tells what happens as events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from qwen_rerank_plugins.errors import (
+    ClosedError,
+    EngineError,
+    OverloadedError,
+    RemoteError,
+    RerankError,
+    WorkerDiedError,
+)
+from qwen_rerank_plugins.reranker import Reranker
+from qwen_rerank_plugins.service.problems import ProblemError, unavailable
+
+__all__ = ["Event", "Lifecycle", "State"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PROBE_EVERY_S = 2.0
+MAX_PROBE_EVERY_S = 30.0
+PROBE_TIMEOUT_S = 60.0
+PROBES_BEFORE_REBUILD = 3
+CLOSE_S = 15.0  # for batches that are being computed
+LOADING_CLOSE_S = 0.5
+
+State = Literal["loading", "ready", "failing", "broken", "draining"]
+"""`broken`: the model could not be loaded, or the process is about to end because the engine died."""
+
+_DEAD = (WorkerDiedError, ClosedError)
+_SUSPECT = (EngineError, ClosedError, RemoteError)
+
+_MESSAGES = {
+    "loading": "the model is loading; try again later",
+    "failing": "the engine failed and is being mended; try again later",
+    "broken": "the model could not be loaded",
+    "draining": "the service is shutting down",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that whoever runs the service wants to know.
+
+    Attributes:
+        kind: What happened.
+        seconds: How long it took, where that is known.
+        info: What is loaded, for "loaded".
+        error: What went wrong, for "failed".
+        address: Host and port, for "listening".
+    """
+
+    kind: Literal["listening", "loading", "loaded", "failing", "recovered", "failed", "draining", "stopped"]
+    seconds: float | None = None
+    info: Mapping[str, Any] | None = None
+    error: Exception | None = None
+    address: tuple[str, int] | None = None
+
+
+class Lifecycle:
+    """Owns the reranker and knows whether it answers.
+
+    Args:
+        build: Makes a reranker; nothing is loaded by that.
+        can_rebuild: Whether a new one would have another engine.
+        on_engine_failure: What a dead engine means.
+        announce: Is told of events, on the event loop's thread.
+        probe_every_s: Seconds between the first probes after a failure.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], Reranker],
+        *,
+        can_rebuild: bool,
+        on_engine_failure: Literal["recover", "exit"],
+        announce: Callable[[Event], None],
+        probe_every_s: float = PROBE_EVERY_S,
+    ) -> None:
+        self.reranker = build()
+        self.on_fatal: Callable[[Exception], None] = lambda _: None
+        self.announce = announce
+        self._build, self._can_rebuild = build, can_rebuild
+        self._exits = on_engine_failure == "exit"
+        self._probe_every_s = probe_every_s
+        self._state: State = "loading"
+        self._draining = False
+        self._loaded_info: dict[str, Any] = {}
+        self._numbers = itertools.count()
+        self._task: asyncio.Task[None] | None = None
+        self._aborted: asyncio.Future[None] | None = None
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return "draining" if self._draining else self._state
+
+    @property
+    def loaded_info(self) -> Mapping[str, Any]:
+        """What was loaded, as it was then; empty before."""
+        return self._loaded_info
+
+    @property
+    def aborted(self) -> asyncio.Future[None]:
+        """Done when requests that are still open must end now."""
+        if self._aborted is None:
+            self._aborted = asyncio.get_running_loop().create_future()
+        return self._aborted
+
+    def check_ready(self) -> None:
+        """Refuse a request that cannot be served now.
+
+        Raises:
+            ProblemError: With status 503.
+        """
+        if self.state != "ready":
+            raise ProblemError(unavailable(_MESSAGES[self.state], reason=self.state))
+
+    def live_info(self) -> dict[str, Any]:
+        """What the scorer tells of itself now; empty when it cannot."""
+        if self._state != "ready":
+            return {}
+        try:
+            return self.reranker.info()
+        except RerankError:
+            return {}
+
+    async def start(self) -> None:
+        """Begin to load, beside the event loop."""
+        self._task = asyncio.create_task(self._load())
+
+    async def stop(self) -> None:
+        """Let go of everything."""
+        if self._task is not None:
+            self._task.cancel()
+        try:
+            # A model that is still loading cannot be stopped; its thread does not keep the process alive.
+            async with asyncio.timeout(LOADING_CLOSE_S if self._state == "loading" else CLOSE_S):
+                await _in_thread(self.reranker.close)
+        except TimeoutError:
+            logger.warning("the service ends while its engine is still busy")
+        self.announce(Event("stopped"))
+
+    def drain(self) -> None:
+        """Say no from now on; what was accepted goes on. Safe in a signal's handler."""
+        self._draining = True
+
+    def abort(self) -> None:
+        """End what is still open."""
+        if not self.aborted.done():
+            self.aborted.set_result(None)
+
+    def note(self, error: BaseException) -> None:
+        """Take note of a request's failure: if it is the engine's, find out whether it is still there."""
+        if self._state != "ready" or self._draining or not isinstance(error, _SUSPECT):
+            return
+        if isinstance(error, _DEAD):
+            self._fail(error)
+            if self._exits:
+                self._give_up(error)
+                return
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._recover())
+
+    async def _load(self) -> None:
+        self.announce(Event("loading"))
+        start = time.perf_counter()
+        try:
+            await self._open()
+        except (RemoteError, EngineError) as error:
+            logger.warning("the engine does not answer yet: %s", type(error).__name__)
+            self._fail(error)
+            await self._recover()
+        except Exception as error:  # noqa: BLE001 (whatever it is, there is no model)
+            self._give_up(error)
+        else:
+            self._state = "ready"
+            self.announce(Event("loaded", seconds=time.perf_counter() - start, info=self._loaded_info))
+
+    async def _open(self) -> None:
+        """Build the scorer and let it answer once, which also warms it up."""
+        self._loaded_info = await _in_thread(self.reranker.info)
+        await self._probe()
+
+    async def _probe(self) -> None:
+        text = f"probe {next(self._numbers)} {time.time_ns()}"  # new each time: not to be found in a cache
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await self.reranker.ascore("probe", [text])
+        except OverloadedError:
+            return  # who refuses is alive
+        except TimeoutError:
+            raise EngineError("the engine does not answer") from None
+
+    async def _recover(self) -> None:
+        """Probe until the engine answers; build another one when it seems to be gone for good."""
+        for attempt in itertools.count(1):
+            try:
+                await self._mend(attempt)
+            except Exception as error:  # noqa: BLE001 (whatever it is, it does not answer)
+                self._fail(error)
+                if self._exits and not isinstance(error, RemoteError):
+                    self._give_up(error)
+                    return
+                await asyncio.sleep(min(self._probe_every_s * 1.5 ** (attempt - 1), MAX_PROBE_EVERY_S))
+            else:
+                break
+        if self._state != "ready":
+            self._state = "ready"
+            self.announce(Event("recovered", info=self._loaded_info))
+
+    async def _mend(self, attempt: int) -> None:
+        if self._can_rebuild and attempt > PROBES_BEFORE_REBUILD:
+            logger.warning("the engine is built anew")
+            await _in_thread(self.reranker.close)
+            self.reranker = self._build()
+        await self._open()
+
+    def _fail(self, error: Exception) -> None:
+        if self._state != "failing":
+            self._state = "failing"
+            logger.error("the engine failed: %s", type(error).__name__)
+            self.announce(Event("failing", error=error))
+
+    def _give_up(self, error: Exception) -> None:
+        self._state = "broken"
+        logger.error("the service cannot score: %s", type(error).__name__)
+        self.announce(Event("failed", error=error))
+        self.on_fatal(error)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread that does not keep the process alive, as one of a pool would."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 (it is raised where it is awaited)
+            failure = error
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, name="qwen-rerank-loading", daemon=True).start()
+    return await future

@@ -1,0 +1,54 @@
+"""Traces of requests by OpenTelemetry, where its packages are installed. Spans hold addresses and statuses, no bodies."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from qwen_rerank_plugins import __version__
+from qwen_rerank_plugins.errors import MissingDependencyError
+
+__all__ = ["instrument"]
+
+UNTRACED = "/health,/ready,/ping,/metrics,/.well-known,/static"
+SERVICE_NAME = "qwen-rerank"
+
+
+def instrument(app: FastAPI) -> None:
+    """Wrap an app so that each request is a span; must come last, to be outermost.
+
+    Spans go where the process's tracer provider sends them. If it has none, one is set up that sends them by OTLP, as the
+    standard variables `OTEL_EXPORTER_OTLP_ENDPOINT` and `OTEL_SERVICE_NAME` say.
+
+    Raises:
+        MissingDependencyError: OpenTelemetry is not installed.
+    """
+    try:
+        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+        from opentelemetry.util.http import parse_excluded_urls
+
+        _ensure_provider()
+    except ModuleNotFoundError as error:
+        message = f"tracing needs {error.name!r}: pip install 'qwen-rerank-plugins[otel]'"
+        raise MissingDependencyError(message) from error
+    app.add_middleware(
+        OpenTelemetryMiddleware,
+        excluded_urls=parse_excluded_urls(UNTRACED),
+        exclude_spans=["receive", "send"],
+    )
+
+
+def _ensure_provider() -> None:
+    from opentelemetry import trace
+
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    # Variables of the environment are laid over these.
+    resource = Resource.create({"service.name": SERVICE_NAME, "service.version": __version__})
+    provider = TracerProvider(resource=resource)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)

@@ -1,0 +1,114 @@
+/**
+ * The page put together: each part is set up here and told of the others by a function, so that no part knows another.
+ */
+
+import { ServiceProblem } from "./api.js";
+import { byId, debounced } from "./dom.js";
+import { setUpFiles } from "./files.js";
+import { language, onLanguage, preferredLanguage, setLanguage, t } from "./i18n.js";
+import { setUpInputs } from "./inputs.js";
+import { setUpProblem } from "./problem.js";
+import { setUpResults } from "./results.js";
+import { setUpRun } from "./run.js";
+import { loadKey, loadPreferences, saveKey, savePreferences } from "./state.js";
+import { watchStatus } from "./status.js";
+
+const STALE_PAUSE_MS = 150;
+const NARROW = matchMedia("(max-width: 899px)");
+
+await setLanguage(preferredLanguage(loadPreferences().language));
+
+const checkStale = debounced(() => results.markStale(run.isStale()), STALE_PAUSE_MS);
+const inputs = setUpInputs({ onChange: () => checkStale() });
+const files = setUpFiles({ onDocuments: inputs.addDocuments });
+const results = setUpResults({ onFind: inputs.find, onMissing: () => tellOffline() });
+const problem = setUpProblem(() => run.run());
+const run = setUpRun({
+  read: inputs.read,
+  key: loadKey,
+  limits: () => status.limits(),
+  onStart: problem.close,
+  onOutcome: (outcome) => {
+    results.show(outcome);
+    bringIntoView();
+  },
+  onProblem: (reason) => {
+    if (reason.kind === "unauthorized" || reason.kind === "badKey") askForKey(true);
+    problem.show(reason);
+    bringIntoView();
+  },
+});
+const status = watchStatus({ key: loadKey, onKeyNeeded: () => askForKey(false) });
+
+setUpKey();
+setUpTheme();
+byId("language").addEventListener("click", async () => {
+  const wanted = language() === "zh" ? "en" : "zh";
+  try {
+    await setLanguage(wanted);
+    savePreferences({ language: wanted });
+  } catch {
+    tellOffline();
+  }
+});
+onLanguage(() => {
+  for (const part of [inputs, files, results, problem, status]) part.refresh();
+  byId("run-note").textContent = "";
+  showThemeName();
+});
+results.refresh();
+inputs.refresh();
+
+/** A part of the page itself could not be had. */
+function tellOffline() {
+  problem.show(new ServiceProblem("offline"));
+}
+
+/** In one column the results lie below the fields. */
+function bringIntoView() {
+  if (!NARROW.matches) return;
+  const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  byId("results").scrollIntoView({ behavior: isCalm ? "auto" : "smooth", block: "start" });
+}
+
+function setUpKey() {
+  const field = byId("key");
+  field.value = loadKey();
+  byId("key-form").hidden = field.value === "";
+  byId("key-form").addEventListener("submit", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    saveKey(field.value.trim());
+    status.check();
+  });
+  byId("key-forget").addEventListener("click", () => {
+    field.value = "";
+    saveKey("");
+    status.check();
+  });
+}
+
+/** @param {boolean} focus whether somebody is waiting for it */
+function askForKey(focus) {
+  byId("key-form").hidden = false;
+  if (focus) byId("key").focus();
+}
+
+function setUpTheme() {
+  showThemeName();
+  byId("theme").addEventListener("click", () => {
+    const theme = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    savePreferences({ theme });
+    showThemeName();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showThemeName);
+}
+
+function isDark() {
+  const { theme } = document.documentElement.dataset;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function showThemeName() {
+  byId("theme").textContent = t(isDark() ? "themeLight" : "themeDark");
+}

@@ -1,0 +1,125 @@
+/**
+ * The ranking as cards, best first. Knows rows and how to show them, not where they come from.
+ */
+
+import { element } from "./dom.js";
+import { number, score, t } from "./i18n.js";
+import { showPaged } from "./paging.js";
+import { excerptRange, utf16Offset } from "./text.js";
+
+/** @typedef {import("./ranking.js").Row} Row */
+
+const PAGE_SIZE = 50;
+const EXCERPT_LENGTH = 320;
+
+/**
+ * @param {HTMLElement} panel
+ * @param {Row[]} rows best first
+ * @param {(index: number) => void} onFind asked to show a document in the input
+ */
+export function showCards(panel, rows, onFind) {
+  const list = element("ol", { class: "cards" });
+  const foot = showPaged({ container: list, items: rows, build: (row) => card(row, onFind), pageSize: PAGE_SIZE });
+  panel.replaceChildren(list, foot);
+}
+
+/**
+ * @param {Row} row
+ * @param {(index: number) => void} onFind
+ */
+function card(row, onFind) {
+  const find = element(
+    "button",
+    { type: "button", class: "link", title: t("showInInput", { n: row.index + 1 }), click: () => onFind(row.index) },
+    t("original", { n: row.index + 1 }),
+  );
+  const facts = element("p", { class: "facts" }, find, movement(row.moved), ...marks(row));
+  if (row.logOdds !== null) facts.append(element("span", {}, t("logOdds", { value: row.logOdds.toFixed(2) })));
+  return element(
+    "li",
+    { class: row.rank === 1 ? "card first" : "card" },
+    element("span", { class: "rank" }, number(row.rank)),
+    element("div", { class: "card-body" }, ...documentText(row), facts),
+    element("div", { class: "card-score" }, element("span", { class: "score" }, score(row.score)), scoreBar(row.score)),
+  );
+}
+
+/** @param {number} moved */
+function movement(moved) {
+  if (moved === 0) return element("span", { class: "moved" }, t("movedNot"));
+  const key = moved > 0 ? "movedUp" : "movedDown";
+  const arrow = element("span", { "aria-hidden": "true" }, moved > 0 ? "↑ " : "↓ ");
+  return element("span", { class: moved > 0 ? "moved up" : "moved down" }, arrow, t(key, { n: Math.abs(moved) }));
+}
+
+/** @param {Row} row */
+function marks(row) {
+  const mark = (/** @type {string} */ key) => element("span", { class: "tag", title: t(`${key}Tip`) }, t(key));
+  return [
+    ...(row.span ? [mark("passage")] : []),
+    ...(row.truncated ? [mark("truncated")] : []),
+    ...(row.queryTruncated ? [mark("queryTruncated")] : []),
+  ];
+}
+
+/** @param {number} value */
+export function scoreBar(value) {
+  const fill = element("span", { class: "fill" });
+  // The policy forbids style attributes, not the style object.
+  fill.style.width = `${Math.min(1, Math.max(0, value)) * 100}%`;
+  return element("span", { class: "bar", "aria-hidden": "true" }, fill);
+}
+
+/**
+ * The text, folded when it is long, with the best passage marked.
+ * @param {Row} row
+ */
+function documentText(row) {
+  const passage = passageOf(row);
+  const folded = excerptRange(row.text, EXCERPT_LENGTH, passage);
+  const paragraph = element("p", { class: "text", dir: "auto" });
+  const show = (/** @type {{start: number, end: number}} */ range) =>
+    paragraph.replaceChildren(...pieces(row.text, range, passage));
+  show(folded);
+  if (folded.end - folded.start === row.text.length) return [paragraph];
+
+  const button = element("button", { type: "button", class: "link fold", "aria-expanded": "false" });
+  const label = (/** @type {boolean} */ open) => {
+    button.textContent = open ? t("collapse") : t("expand", { n: row.text.length });
+    button.setAttribute("aria-expanded", String(open));
+  };
+  button.addEventListener("click", () => {
+    const open = button.getAttribute("aria-expanded") !== "true";
+    show(open ? { start: 0, end: row.text.length } : folded);
+    label(open);
+  });
+  label(false);
+  return [paragraph, button];
+}
+
+/**
+ * @param {Row} row
+ * @returns {[number, number] | null} in UTF-16 units
+ */
+function passageOf({ span, text }) {
+  if (!span || span[1] <= span[0]) return null;
+  return [utf16Offset(text, span[0]), utf16Offset(text, span[1])];
+}
+
+/**
+ * The part of a text in a range, cut at the borders of the passage.
+ * @param {string} text
+ * @param {{start: number, end: number}} range
+ * @param {[number, number] | null} passage
+ */
+function pieces(text, { start, end }, passage) {
+  const from = Math.min(end, Math.max(start, passage?.[0] ?? end));
+  const to = Math.min(end, Math.max(from, passage?.[1] ?? end));
+  return [
+    ...(start > 0 ? ["…"] : []),
+    text.slice(start, from),
+    ...(to > from ? [element("mark", {}, text.slice(from, to))] : []),
+    text.slice(to, end),
+    ...(end < text.length ? ["…"] : []),
+  ];
+}

@@ -1,0 +1,101 @@
+/**
+ * The right column: what the last run gave, in the view that is chosen. A view is built, and its code loaded, when it
+ * is first looked at. Knows no service and no input fields.
+ */
+
+import { byId, element } from "./dom.js";
+import { t } from "./i18n.js";
+import { setUpTabs } from "./tabs.js";
+
+/** @typedef {import("./ranking.js").Row} Row */
+/** @typedef {{rows: Row[], model: string, seconds: number, numTokens: number}} Outcome */
+
+/** @typedef {(panel: HTMLElement, rows: Row[], onFind: (index: number) => void) => void} View */
+
+/** @type {Record<string, () => Promise<View>>} by panel */
+const VIEWS = {
+  "panel-cards": async () => (await import("./cards.js")).showCards,
+  "panel-table": async () => (await import("./grid.js")).showGrid,
+  "panel-chart": async () => (await import("./chart.js")).showChart,
+};
+
+/**
+ * @param {object} options
+ * @param {(index: number) => void} options.onFind asked to show a document in the input
+ * @param {() => void} options.onMissing a view's code could not be loaded
+ */
+export function setUpResults({ onFind, onMissing }) {
+  /** @type {Outcome | null} */
+  let outcome = null;
+  let isStale = false;
+  const outdated = new Set(Object.keys(VIEWS));
+
+  const build = async (/** @type {HTMLElement} */ panel) => {
+    if (!outdated.delete(panel.id)) return;
+    if (!outcome) return panel.replaceChildren(emptyNote());
+    const wanted = outcome;
+    panel.setAttribute("aria-busy", "true");
+    const show = await VIEWS[panel.id]().catch(() => null);
+    panel.removeAttribute("aria-busy");
+    if (show === null) {
+      outdated.add(panel.id);
+      onMissing();
+    } else if (outcome === wanted) {
+      show(panel, outcome.rows, onFind);
+    }
+  };
+  const visiblePanel = setUpTabs(byId("results").querySelector('[role="tablist"]'), build);
+
+  const refresh = () => {
+    for (const id of Object.keys(VIEWS)) outdated.add(id);
+    build(visiblePanel());
+    showSummary();
+  };
+  const showSummary = () => {
+    const box = byId("summary");
+    box.hidden = outcome === null;
+    if (outcome) box.replaceChildren(...summaryParts(outcome, isStale));
+  };
+  return {
+    refresh,
+    /** @param {Outcome} latest */
+    show(latest) {
+      outcome = latest;
+      isStale = false;
+      refresh();
+    },
+    /** @param {boolean} stale whether the input has changed since */
+    markStale(stale) {
+      if (stale === isStale) return;
+      isStale = stale;
+      showSummary();
+    },
+    clear() {
+      outcome = null;
+      isStale = false;
+      refresh();
+    },
+  };
+}
+
+function emptyNote() {
+  return element(
+    "div",
+    { class: "empty" },
+    element("p", { class: "empty-title" }, t("emptyTitle")),
+    element("p", { class: "muted" }, t("emptyText")),
+  );
+}
+
+/**
+ * @param {Outcome} outcome
+ * @param {boolean} isStale
+ */
+function summaryParts({ rows, model, seconds, numTokens }, isStale) {
+  return [
+    ...(model ? [element("strong", {}, model)] : []),
+    element("span", {}, t("summary", { n: rows.length, seconds: seconds.toFixed(2) })),
+    ...(numTokens ? [element("span", {}, t("summaryTokens", { n: numTokens }))] : []),
+    ...(isStale ? [element("span", { class: "tag stale" }, t("stale"))] : []),
+  ];
+}

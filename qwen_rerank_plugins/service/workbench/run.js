@@ -1,0 +1,140 @@
+/**
+ * One run at a time: from the fields to the service to the results, with progress, cancelling and problems in words.
+ */
+
+import { Cancelled, scoreAll, ServiceProblem } from "./api.js";
+import { byId } from "./dom.js";
+import { t } from "./i18n.js";
+import { ranked } from "./ranking.js";
+import { documentsOf } from "./text.js";
+
+const CLOCK_MS = 100;
+
+/** @typedef {{query: string, instruction: string, documents: string[]}} Task */
+
+/**
+ * @param {object} options
+ * @param {() => import("./state.js").Input} options.read
+ * @param {() => string} options.key
+ * @param {() => import("./api.js").Limits} options.limits
+ * @param {(outcome: import("./results.js").Outcome) => void} options.onOutcome
+ * @param {(problem: ServiceProblem) => void} options.onProblem
+ * @param {() => void} options.onStart
+ */
+export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
+  /** @type {AbortController | null} */
+  let running = null;
+  /** @type {Task | null} what the shown results are for */
+  let answered = null;
+
+  const run = async () => {
+    if (running) return;
+    const task = taskOf(read());
+    const missing = missingField(task);
+    if (missing) return ask(missing);
+    running = new AbortController();
+    const startedMs = performance.now();
+    const clock = showProgress(task.documents.length, startedMs);
+    onStart();
+    try {
+      const { signal } = running;
+      const options = { key: key(), limits: limits(), signal, onProgress: clock.done };
+      const { scored, ...rest } = await scoreAll(task, options);
+      const seconds = elapsed(startedMs);
+      answered = task;
+      onOutcome({ rows: ranked(scored, task.documents), seconds, ...rest });
+      say(t("finished", { n: scored.length, seconds: seconds.toFixed(2) }));
+    } catch (error) {
+      tellFailure(error, startedMs);
+    } finally {
+      clock.stop();
+      running = null;
+    }
+  };
+  const tellFailure = (/** @type {unknown} */ error, /** @type {number} */ startedMs) => {
+    if (error instanceof Cancelled) return say(t("cancelled", { seconds: elapsed(startedMs).toFixed(1) }));
+    if (!(error instanceof ServiceProblem)) throw error;
+    say("");
+    return onProblem(error);
+  };
+  const cancel = () => running?.abort();
+
+  byId("run").addEventListener("click", run);
+  byId("cancel").addEventListener("click", cancel);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
+      event.preventDefault();
+      run();
+    }
+    if (event.key === "Escape" && running && !event.isComposing) cancel();
+  });
+  return { run, isStale: () => answered !== null && JSON.stringify(taskOf(read())) !== JSON.stringify(answered) };
+}
+
+/**
+ * @param {import("./state.js").Input} input
+ * @returns {Task}
+ */
+function taskOf({ query, instruction, documents }) {
+  return { query: query.trim(), instruction: instruction.trim(), documents: documentsOf(documents).documents };
+}
+
+/** @param {Task} task */
+function missingField(task) {
+  if (task.query === "") return { id: "query", message: "missingQuery" };
+  return task.documents.length ? null : { id: "documents", message: "missingDocuments" };
+}
+
+/** @param {{id: string, message: string}} missing */
+function ask({ id, message }) {
+  say(t(message));
+  byId(id).focus();
+}
+
+/** @param {string} sentence */
+function say(sentence) {
+  byId("run-note").textContent = sentence;
+}
+
+/** @param {number} startedMs */
+function elapsed(startedMs) {
+  return (performance.now() - startedMs) / 1000;
+}
+
+/**
+ * @param {number} numPairs
+ * @param {number} startedMs
+ */
+function showProgress(numPairs, startedMs) {
+  let numDone = 0;
+  const [bar, button] = [byId("progress"), byId("run")];
+  const tick = () => {
+    byId("progress-text").textContent = t("progress", { done: numDone, n: numPairs, seconds: elapsed(startedMs).toFixed(1) });
+  };
+  const setRunning = (/** @type {boolean} */ isRunning) => {
+    byId("progress-box").hidden = !isRunning;
+    byId("cancel").hidden = !isRunning;
+    // Not `disabled`: the button would lose the focus that started the run.
+    button.setAttribute("aria-disabled", String(isRunning));
+    byId("results").setAttribute("aria-busy", String(isRunning));
+  };
+  // Without a value the bar shows that something goes on, not how much.
+  bar.removeAttribute("value");
+  bar.max = numPairs;
+  setRunning(true);
+  say(t("started", { n: numPairs }));
+  tick();
+  const timer = setInterval(tick, CLOCK_MS);
+  return {
+    done(/** @type {number} */ count) {
+      numDone = count;
+      bar.value = count;
+      tick();
+    },
+    stop() {
+      clearInterval(timer);
+      if (document.activeElement === byId("cancel")) button.focus();
+      setRunning(false);
+    },
+  };
+}

@@ -1,0 +1,96 @@
+/**
+ * What outlives a reload: the input and the preferences in this browser, the key only in this tab.
+ * Storage may be switched off or full; then the page works without it. Knows no elements.
+ */
+
+const INPUT = "qwen-rerank.input";
+const PREFERENCES = "qwen-rerank.preferences";
+const KEY = "qwen-rerank.key";
+
+/** @typedef {{query: string, instruction: string, documents: string}} Input */
+/** @typedef {{language?: "zh" | "en", theme?: "light" | "dark"}} Preferences */
+
+/** @returns {Input | null} */
+export function loadInput() {
+  const saved = read(INPUT);
+  if (saved === null) return null;
+  return { query: text(saved.query), instruction: text(saved.instruction), documents: text(saved.documents) };
+}
+
+/**
+ * @param {Input} input
+ * @returns {boolean} whether it was kept; too much text is not
+ */
+export function saveInput(input) {
+  return write(INPUT, input);
+}
+
+/** Forget the input. */
+export function clearInput() {
+  try {
+    localStorage.removeItem(INPUT);
+  } catch {
+    // Nothing was stored.
+  }
+}
+
+/** @returns {Preferences} */
+export function loadPreferences() {
+  const { language, theme } = read(PREFERENCES) ?? {};
+  return {
+    ...(language === "zh" || language === "en" ? { language } : {}),
+    ...(theme === "light" || theme === "dark" ? { theme } : {}),
+  };
+}
+
+/** @param {Preferences} change */
+export function savePreferences(change) {
+  write(PREFERENCES, { ...loadPreferences(), ...change });
+}
+
+/** The service's key, as long as the tab is open. */
+export function loadKey() {
+  try {
+    return sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+/** @param {string} key empty to forget it */
+export function saveKey(key) {
+  try {
+    if (key) sessionStorage.setItem(KEY, key);
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // It is then asked for again after a reload.
+  }
+}
+
+/** @param {string} name */
+function read(name) {
+  try {
+    const value = JSON.parse(localStorage.getItem(name) ?? "null");
+    return value !== null && typeof value === "object" ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * @param {string} name
+ * @param {unknown} value
+ */
+function write(name, value) {
+  try {
+    localStorage.setItem(name, JSON.stringify(value));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** @param {unknown} value */
+function text(value) {
+  return typeof value === "string" ? value : "";
+}

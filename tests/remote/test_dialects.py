@@ -1,0 +1,264 @@
+"""What is sent to each kind of service, and where."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, ScoreRequest
+from qwen_rerank_plugins.remote import RemoteScorer, prompts
+from qwen_rerank_plugins.remote.dialects import DIALECTS
+from tests.remote.servers import answer, logit, mocked, serving
+
+NAMES = sorted(DIALECTS)
+REQUESTS = [ScoreRequest("which?", text) for text in ("0.3 fox", "0.9 whale", "0.6 fox", "0.3 fox")]
+SCORES = [0.3, 0.9, 0.6, 0.3]
+
+
+def config_of(dialect: str, **settings: Any) -> RerankConfig:
+    return RerankConfig.model_validate(
+        {"backend": "remote", "base_url": "http://service.test", "dialect": dialect, **settings}
+    )
+
+
+def sent_by(config: RerankConfig, requests: list[ScoreRequest]) -> list[httpx.Request]:
+    """The requests that a scorer makes, answered as the dialect wants it."""
+    sent: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> tuple[int, Any]:
+        sent.append(request)
+        return answer(config.dialect, request.url.path, json.loads(request.content))
+
+    scorer = RemoteScorer(config, transport=mocked(handle))
+    try:
+        scorer.score(requests)
+    finally:
+        scorer.close()
+    return sent
+
+
+def body_of(config: RerankConfig, instruction: str | None = None) -> dict[str, Any]:
+    sent = sent_by(config, [ScoreRequest("q", text, instruction) for text in ("0.1 a", "0.2 b")])
+    assert len(sent) == 1
+    body: dict[str, Any] = json.loads(sent[0].content)
+    return body
+
+
+def test_the_configuration_names_every_dialect() -> None:
+    assert sorted(get_args(RerankConfig.model_fields["dialect"].annotation)) == NAMES
+
+
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    ("dialect", "base_url", "url"),
+    [
+        ("qwen", "http://h:8501", "http://h:8501/rerank"),
+        ("qwen", "http://h:8501/", "http://h:8501/rerank"),
+        ("qwen", "http://h:8501/api", "http://h:8501/api/rerank"),
+        ("qwen", "http://h:8501/v1", "http://h:8501/v1/rerank"),
+        ("qwen", "http://h:8501/api/rerank/", "http://h:8501/api/rerank"),
+        ("cohere", "https://h", "https://h/v2/rerank"),
+        ("cohere", "https://h/v2", "https://h/v2/rerank"),
+        ("cohere", "https://h/v1", "https://h/v1/rerank"),
+        ("cohere", "https://h/v1/rerank", "https://h/v1/rerank"),
+        ("cohere", "https://h/api", "https://h/api/v2/rerank"),
+        ("jina", "https://h", "https://h/v1/rerank"),
+        ("jina", "https://h/v1/", "https://h/v1/rerank"),
+        ("voyage", "https://h/v1", "https://h/v1/rerank"),
+        ("vllm", "http://h:8000", "http://h:8000/rerank"),
+        ("vllm", "http://h:8000/v1", "http://h:8000/v1/rerank"),
+        ("tei", "http://h:8080", "http://h:8080/rerank"),
+        ("tei", "http://[::1]:8080/rerank", "http://[::1]:8080/rerank"),
+        ("qwen", "http://rerank", "http://rerank/rerank"),
+    ],
+)
+def test_the_path_is_added_unless_the_address_has_it(dialect: str, base_url: str, url: str) -> None:
+    assert DIALECTS[dialect].url(base_url) == url
+
+
+# Bodies.
+
+
+@pytest.mark.parametrize(
+    ("dialect", "settings", "body"),
+    [
+        (
+            "qwen",
+            {},
+            {"query": "q", "documents": ["0.1 a", "0.2 b"], "return_documents": False, "return_pairs": True},
+        ),
+        (
+            "cohere",
+            {"model": "rerank-v3.5"},
+            {"query": "q", "documents": ["0.1 a", "0.2 b"], "model": "rerank-v3.5", "top_n": 2},
+        ),
+        (
+            "jina",
+            {"model": "jina-reranker-v3"},
+            {
+                "query": "q",
+                "documents": ["0.1 a", "0.2 b"],
+                "model": "jina-reranker-v3",
+                "top_n": 2,
+                "return_documents": False,
+            },
+        ),
+        ("vllm", {}, {"query": "q", "documents": ["0.1 a", "0.2 b"]}),
+        (
+            "tei",
+            {"model": "never/sent"},
+            {
+                "query": "q",
+                "texts": ["0.1 a", "0.2 b"],
+                "raw_scores": True,
+                "return_text": False,
+                "truncate": True,
+            },
+        ),
+        (
+            "voyage",
+            {"model": "rerank-2.5"},
+            {
+                "query": "q",
+                "documents": ["0.1 a", "0.2 b"],
+                "model": "rerank-2.5",
+                "return_documents": False,
+                "truncation": True,
+            },
+        ),
+    ],
+)
+def test_the_body_is_the_vendor_s(dialect: str, settings: dict[str, Any], body: dict[str, Any]) -> None:
+    assert body_of(config_of(dialect, **settings)) == body
+
+
+@pytest.mark.parametrize("dialect", ["qwen", "vllm"])
+def test_a_model_that_was_chosen_is_named_and_the_default_is_not(dialect: str) -> None:
+    assert "model" not in body_of(config_of(dialect))
+    assert body_of(config_of(dialect, model="mine"))["model"] == "mine"
+
+
+@pytest.mark.parametrize("dialect", ["cohere", "jina", "voyage"])
+def test_services_that_require_a_model_are_told_the_default_too(dialect: str) -> None:
+    assert body_of(config_of(dialect))["model"] == "Qwen/Qwen3-Reranker-0.6B"
+
+
+def test_headers_say_what_is_sent_and_what_is_wanted() -> None:
+    headers = sent_by(config_of("qwen", api_key="s3cret"), REQUESTS)[0].headers
+    assert headers["authorization"] == "Bearer s3cret"
+    assert (headers["content-type"], headers["accept-encoding"]) == ("application/json", "identity")
+    assert headers["user-agent"].startswith("qwen-rerank-plugins/")
+    assert "authorization" not in sent_by(config_of("qwen"), REQUESTS)[0].headers
+
+
+def test_a_lone_surrogate_is_replaced_because_json_has_no_bytes_for_it() -> None:
+    sent = sent_by(config_of("qwen"), [ScoreRequest("q\ud800", "0.1 \udfff中")])
+    body = json.loads(sent[0].content.decode())
+    assert (body["query"], body["documents"]) == ("q\ufffd", ["0.1 \ufffd中"])
+
+
+# Instructions.
+
+
+@pytest.mark.parametrize("dialect", ["qwen", "vllm"])
+def test_an_instruction_is_sent_where_there_is_a_field(dialect: str) -> None:
+    assert body_of(config_of(dialect), "mine")["instruction"] == "mine"
+    assert "instruction" not in body_of(config_of(dialect))
+
+
+@pytest.mark.parametrize("dialect", ["cohere", "jina", "tei", "voyage"])
+def test_an_instruction_is_refused_where_there_is_none(dialect: str) -> None:
+    message = f"instruction cannot be sent: dialect '{dialect}' has no field for it"
+    with pytest.raises(ConfigurationError, match=message):
+        RemoteScorer(config_of(dialect, instruction="mine"))
+    with pytest.raises(InputError, match=message):
+        sent_by(config_of(dialect), [ScoreRequest("q", "0.1"), ScoreRequest("q", "0.1", "mine")])
+
+
+# The template on the client's side.
+
+
+@pytest.mark.parametrize("dialect", ["cohere", "jina", "tei", "vllm", "voyage"])
+@pytest.mark.parametrize("instruction", [None, "mine"])
+def test_with_template_client_the_prompt_is_in_the_texts(dialect: str, instruction: str | None) -> None:
+    body = body_of(config_of(dialect, template="client"), instruction)
+    wanted = instruction or prompts.DEFAULT_INSTRUCTION
+    assert body["query"] == f"{prompts.PREFIX}<Instruct>: {wanted}\n<Query>: q\n"
+    assert body["texts" if dialect == "tei" else "documents"] == [
+        f"<Document>: {text}{prompts.SUFFIX}" for text in ("0.1 a", "0.2 b")
+    ]
+    assert "instruction" not in body
+
+
+@pytest.mark.parametrize(("dialect", "field"), [("tei", "truncate"), ("voyage", "truncation")])
+def test_with_template_client_the_service_must_not_cut(dialect: str, field: str) -> None:
+    """It would cut the end of the prompt, which is where the score is read, and say nothing."""
+    assert body_of(config_of(dialect, template="client"))[field] is False
+
+
+def test_our_own_service_applies_its_template_itself() -> None:
+    with pytest.raises(
+        ConfigurationError, match="template is not valid: 'client'; allowed with dialect 'qwen'"
+    ):
+        RemoteScorer(config_of("qwen", template="client"))
+
+
+def test_only_qwen_s_prompt_can_be_applied_here() -> None:
+    with pytest.raises(ConfigurationError, match="family is not valid: 'zerank'"):
+        RemoteScorer(config_of("tei", template="client", family="zerank"))
+    RemoteScorer(config_of("tei", template="client", family="qwen3")).close()
+
+
+# Over the wire.
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("dialect", NAMES)
+@pytest.mark.parametrize("template", ["server", "client"])
+def test_every_dialect_gives_scores_in_input_order(dialect: str, template: str) -> None:
+    if DIALECTS[dialect].has_template and template == "client":
+        template = "server"
+    with serving(dialect) as service:
+        scorer = RemoteScorer(config_of(dialect, template=template, base_url=service.url))
+        scores = scorer.score(REQUESTS)
+        scorer.close()
+    assert [one.relevance_score for one in scores] == pytest.approx(SCORES, abs=1e-12)
+    told = dialect in {"qwen", "tei"}
+    assert [one.log_odds for one in scores] == (
+        pytest.approx([logit(score) for score in SCORES]) if told else [None] * 4
+    )
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("dialect", NAMES)
+def test_more_documents_than_a_service_takes_go_in_several_calls(dialect: str) -> None:
+    documents = [f"0.{number:03}1" for number in range(1, 101)]
+    with serving(dialect) as service:
+        scorer = RemoteScorer(config_of(dialect, base_url=service.url, max_batch_documents=30))
+        scores = scorer.score([ScoreRequest("q", document) for document in documents])
+        scorer.close()
+    assert [one.relevance_score for one in scores] == pytest.approx([float(text) for text in documents])
+    field = "texts" if dialect == "tei" else "documents"
+    assert sorted(len(seen.body[field]) for seen in service.seen) == [10, 30, 30, 30]
+
+
+@pytest.mark.loopback
+def test_without_a_setting_the_limit_is_the_dialect_s() -> None:
+    requests = [ScoreRequest("q", f"0.{number:03}1") for number in range(1, 101)]
+    with serving("tei") as service:
+        scorer = RemoteScorer(config_of("tei", base_url=service.url))
+        assert len(scorer.score(requests)) == 100
+        scorer.close()
+    assert sorted(len(seen.body["texts"]) for seen in service.seen) == [4, 32, 32, 32]
+
+
+def test_the_double_refuses_what_a_real_service_would() -> None:
+    assert answer("cohere", "/v2/rerank", {"query": "q", "documents": []})[0] == 422
+    assert answer("tei", "/rerank", {"query": "q", "texts": ["a"] * 33})[0] == 422
+    assert answer("voyage", "/rerank", {})[0] == 404
+    assert answer("jina", "/v1/rerank", {"query": "q", "documents": [], "model": "m", "texts": []})[0] == 422

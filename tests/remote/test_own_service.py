@@ -1,0 +1,77 @@
+"""Both ends of the wire: what the remote scorer asks in each dialect, answered by our own service's dialects."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from qwen_rerank_plugins import LexicalScorer, PairScore, RerankConfig, Reranker, ScoreRequest
+from qwen_rerank_plugins.remote import RemoteScorer
+from qwen_rerank_plugins.remote.dialects import DIALECTS
+from qwen_rerank_plugins.service.dialects import read_request
+from qwen_rerank_plugins.service.exchange import Outcome, Route
+from qwen_rerank_plugins.types import Scorer
+from tests.doubles import FakeScorer
+from tests.remote.servers import mocked
+
+REQUESTS = [
+    ScoreRequest(query, document)
+    for query in ("blue whale", "中文 检索")
+    for document in ("a red fox", "the blue whale sings", "", "中文检索系统", "the blue whale sings")
+]
+
+
+def remote_over(scorer: Scorer, dialect: str, instructions: list[str | None] | None = None) -> RemoteScorer:
+    """A remote scorer whose service ranks with another scorer."""
+
+    def handle(request: httpx.Request) -> tuple[int, Any]:
+        exchange = read_request(Route.RERANK, json.loads(request.content))
+        if instructions is not None:
+            instructions.append(exchange.instruction)
+        results = Reranker(scorer=scorer).rank_many(
+            exchange.queries, exchange.documents, top_n=exchange.top_n, instruction=exchange.instruction
+        )
+        return 200, exchange.render(Outcome(results, scorer.model, "r-1", 1))
+
+    config = {"backend": "remote", "base_url": "http://service.test", "dialect": dialect}
+    return RemoteScorer(RerankConfig.model_validate(config), transport=mocked(handle))
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+def test_scores_over_the_wire_are_the_scores(dialect: str) -> None:
+    remote = remote_over(LexicalScorer(), dialect)
+    scores, expected = remote.score(REQUESTS), LexicalScorer().score(REQUESTS)
+    remote.close()
+    wanted = pytest.approx([one.relevance_score for one in expected], rel=1e-11)
+    assert [one.relevance_score for one in scores] == wanted
+    if dialect in {"qwen", "tei"}:
+        assert [one.log_odds for one in scores] == pytest.approx(
+            [one.log_odds for one in expected], rel=1e-11
+        )
+
+
+def test_our_own_dialect_loses_nothing() -> None:
+    known = {
+        "a": PairScore(0.75, 1.0986122886681098, truncated=True, num_tokens=7),
+        "bcd": PairScore(0.5, 0.0, query_truncated=True, span=(1, 3), num_tokens=9),
+        "c": PairScore(1.0, 44.5),
+        "d": PairScore(0.25, None),
+    }
+    remote = remote_over(FakeScorer(lambda request: known[request.document]), "qwen")
+    scores = remote.score([ScoreRequest("q", document) for document in known])
+    remote.close()
+    assert scores[1:] == list(known.values())[1:]
+    assert scores[0].log_odds == pytest.approx(1.0986122886681098, rel=1e-11)
+    assert (scores[0].truncated, scores[0].num_tokens, remote.model) == (True, 7, "fake")
+
+
+@pytest.mark.parametrize("dialect", ["qwen", "vllm"])
+def test_an_instruction_arrives(dialect: str) -> None:
+    instructions: list[str | None] = []
+    remote = remote_over(LexicalScorer(), dialect, instructions)
+    remote.score([ScoreRequest("q", "d", "mine"), ScoreRequest("q", "d", None)])
+    remote.close()
+    assert sorted(instructions, key=str) == [None, "mine"]

@@ -1,0 +1,49 @@
+"""What a JSON schema cannot say of a request: lists that belong together have as many entries.
+
+Loaded by Schemathesis itself (SCHEMATHESIS_HOOKS). Bodies that break this rule alone are answered with status 422, which
+`tests/service/dialects` shows; here they would count as valid ones that were refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+
+
+def belongs_together(body: Any) -> bool:
+    """Whether the lists of a body have the same number of entries, or are not lists at all."""
+    if not isinstance(body, dict):
+        return True
+    if isinstance(body.get("queries"), list) and isinstance(body.get("documents"), list):
+        nested = all(isinstance(one, list) for one in body["documents"])
+        several = len(body["queries"]) > 1
+        if len(body["queries"]) != len(body["documents"]) and (nested or several):
+            return False
+    return all(
+        _pairs(body.get(left), body.get(right))
+        for left, right in (
+            ("text_1", "text_2"),
+            ("data_1", "data_2"),
+            ("queries", "documents"),
+            ("queries", "items"),
+        )
+    )
+
+
+def _pairs(left: Any, right: Any) -> bool:
+    if not isinstance(left, list) or len(left) < 2 or right is None:
+        return True
+    return len(left) == (len(right) if isinstance(right, list) else 1)
+
+
+@schemathesis.hook
+def filter_body(context: Any, body: Any) -> bool:
+    """Keep what the schema can judge."""
+    return belongs_together(body)
+
+
+@schemathesis.hook
+def filter_case(context: Any, case: Any) -> bool:
+    """The same for cases that are not drawn but enumerated."""
+    return belongs_together(case.body)

@@ -1,0 +1,49 @@
+"""Serves as its one argument, a JSON object, says; tells events as JSON lines on standard output. See servers.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from qwen_rerank_plugins import RerankConfig
+from qwen_rerank_plugins.errors import WorkerDiedError
+from qwen_rerank_plugins.service.lifecycle import Event
+from qwen_rerank_plugins.service.server import serve
+from qwen_rerank_plugins.service.settings import ServiceSettings
+from tests.service.doubles import SteeredScorer
+
+
+def main(orders: dict[str, Any]) -> int:
+    scorer = None
+    if orders["scorer"] is not None:
+        dies = orders["scorer"].pop("dies_after", None)
+        scorer = (
+            MortalScorer(dies, **orders["scorer"]) if dies is not None else SteeredScorer(**orders["scorer"])
+        )
+    settings = ServiceSettings(**orders["settings"])
+    return serve(RerankConfig(**orders["config"]), settings, announce=tell, scorer=scorer)
+
+
+class MortalScorer(SteeredScorer):
+    """Dies after so many requests."""
+
+    def __init__(self, lives: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._lives = lives
+
+    async def ascore(self, requests: Any, *, deadline_s: float | None = None) -> Any:
+        if self.started >= self._lives:
+            raise WorkerDiedError("the worker died")
+        return await super().ascore(requests, deadline_s=deadline_s)
+
+
+def tell(event: Event) -> None:
+    print(
+        json.dumps({"kind": event.kind, "address": event.address, "error": str(event.error or "")}),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))

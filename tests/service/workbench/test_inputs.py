@@ -1,0 +1,244 @@
+"""Getting documents into the page, and keeping them there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.service.workbench.pages import Workbench
+
+pytestmark = pytest.mark.loopback
+
+
+def paste(bench: Workbench, text: str) -> None:
+    """Put text on the real clipboard and press the keys."""
+    bench.page.evaluate("(text) => navigator.clipboard.writeText(text)", text)
+    bench.documents.press("Control+v")
+
+
+def drop(page: Page, selector: str, name: str, content: bytes) -> None:
+    """Drop a file on an element."""
+    transfer = page.evaluate_handle(
+        """([name, bytes]) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([Uint8Array.from(bytes)], name));
+          return transfer;
+        }""",
+        [name, list(content)],
+    )
+    page.dispatch_event(selector, "dragover", {"dataTransfer": transfer})
+    page.dispatch_event(selector, "drop", {"dataTransfer": transfer})
+
+
+# ------------------------------------------------------------------------------------------------- pasting
+
+
+def test_a_cell_of_several_lines_stays_one_document(workbench: Workbench) -> None:
+    workbench.documents.focus()
+    paste(workbench, '\ufeffplain\r\n"first line\nsecond ""line"""\r\n\r\n苹果\tAPPLE\r\n')
+    expect(workbench.documents).to_have_value('plain\nfirst line second "line"\n苹果 | APPLE')
+    expect(workbench.count).to_have_text("3 条")
+    expect(workbench.note).to_have_text("已粘贴 3 条；1 条的单元格内换行已改为空格；略去 1 个空行")
+
+
+def test_pasted_cells_stand_on_lines_of_their_own_and_can_be_undone(workbench: Workbench) -> None:
+    workbench.documents.fill("before\nafter")
+    workbench.documents.evaluate("node => node.setSelectionRange(3, 3)")
+    paste(workbench, "one\r\ntwo\r\n")
+    expect(workbench.documents).to_have_value("bef\none\ntwo\nore\nafter")
+    workbench.documents.press("Control+z")
+    expect(workbench.documents).to_have_value("before\nafter")
+
+
+def test_pasting_a_piece_of_a_line_is_left_to_the_browser(workbench: Workbench) -> None:
+    workbench.documents.fill("ab")
+    workbench.documents.evaluate("node => node.setSelectionRange(1, 1)")
+    paste(workbench, '"quoted"')
+    expect(workbench.documents).to_have_value('a"quoted"b')
+
+
+def test_a_large_paste_is_whole(workbench: Workbench) -> None:
+    lines = [f"document number {number} of many" for number in range(20_000)]
+    workbench.documents.focus()
+    paste(workbench, "\r\n".join(lines))
+    expect(workbench.count).to_have_text("20,000 条")
+    assert workbench.documents.input_value() == "\n".join(lines)
+    workbench.page.locator("#undo").click()
+    expect(workbench.documents).to_have_value("")
+
+
+def test_the_count_follows_what_is_typed(workbench: Workbench) -> None:
+    expect(workbench.count).to_have_text("0 条")
+    workbench.documents.fill("a\n\n \nb\n")
+    expect(workbench.count).to_have_text("2 条 · 忽略 2 个空行")
+
+
+# --------------------------------------------------------------------------------------------------- files
+
+
+def test_a_dropped_text_file_gives_a_document_a_line(workbench: Workbench) -> None:
+    drop(workbench.page, "#documents", "notes.txt", "苹果，很甜\r\n\r\n梨, 多汁\r\n".encode("gb18030"))
+    expect(workbench.documents).to_have_value("苹果，很甜\n梨, 多汁")
+    expect(workbench.note).to_have_text("已从 notes.txt 导入 2 条（GB18030）；略去 1 个空行")
+
+
+def test_a_table_asks_which_column_and_takes_it(workbench: Workbench) -> None:
+    table = 'id,内容,来源\r\n1,"苹果很甜，\n产自陕西",a.md\r\n2,"他说 ""好""",b.md\r\n'
+    drop(workbench.page, "#documents", "table.csv", table.encode("utf-8-sig"))
+    column = workbench.page.locator("#column")
+    expect(column).to_be_focused()
+    expect(column).to_have_value("1")
+    expect(workbench.page.locator("#column-header")).to_be_checked()
+    expect(workbench.page.locator("#column-preview li")).to_have_text(["苹果很甜， 产自陕西", '他说 "好"'])
+    workbench.page.locator("#column-import").click()
+    expect(workbench.documents).to_have_value('苹果很甜， 产自陕西\n他说 "好"')
+    expect(workbench.documents).to_be_focused()
+    expect(workbench.page.locator("#column-choice")).to_be_hidden()
+
+
+def test_all_columns_can_be_joined_and_the_head_kept(workbench: Workbench) -> None:
+    drop(workbench.page, "#documents", "t.tsv", b"name\ttext\nx\ta longer sentence here\n")
+    workbench.page.locator("#column").select_option("all")
+    workbench.page.locator("#column-header").uncheck()
+    expect(workbench.page.locator("#column")).to_have_value("all")
+    workbench.page.locator("#column-import").click()
+    expect(workbench.documents).to_have_value("name | text\nx | a longer sentence here")
+
+
+def test_a_file_is_added_to_what_is_there(workbench: Workbench, tmp_path: Path) -> None:
+    path = tmp_path / "more.csv"
+    path.write_text('"two, quoted"\nthree\n', encoding="utf-16")
+    workbench.documents.fill("one\n")
+    workbench.page.locator("#file").set_input_files(path)
+    expect(workbench.documents).to_have_value("one\ntwo, quoted\nthree")
+    expect(workbench.note).to_contain_text("UTF-16")
+    workbench.page.locator("#undo").click()
+    expect(workbench.documents).to_have_value("one\n")
+
+
+def test_leaving_the_choice_of_a_column_changes_nothing(workbench: Workbench) -> None:
+    drop(workbench.page, "#documents", "t.csv", b"a,b\n1,2\n")
+    workbench.page.locator("#column-cancel").click()
+    expect(workbench.page.locator("#column-choice")).to_be_hidden()
+    expect(workbench.documents).to_have_value("")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("book.xlsx", b"PK\x03\x04rest", "book.xlsx 是 Excel 工作簿"),
+        ("picture.csv", b"\x89PNG\r\n\x1a\n\x00\x00\x00", "picture.csv 不是文本文件"),
+        ("empty.txt", b"\r\n  \r\n", "empty.txt 里没有文档"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_with_what_to_do(
+    workbench: Workbench, name: str, content: bytes, words: str
+) -> None:
+    drop(workbench.page, "#documents", name, content)
+    expect(workbench.note).to_contain_text(words)
+    expect(workbench.documents).to_have_value("")
+
+
+def test_a_file_that_is_too_large_is_told(workbench: Workbench, tmp_path: Path) -> None:
+    path = tmp_path / "huge.txt"
+    path.write_bytes(b"line\n" * (21 * 2**20 // 5))
+    workbench.page.locator("#file").set_input_files(path)
+    expect(workbench.note).to_contain_text("huge.txt 超过 20 MB")
+
+
+def test_a_file_dropped_beside_the_field_does_not_leave_the_page(workbench: Workbench) -> None:
+    drop(workbench.page, "#results", "notes.txt", b"a line")
+    expect(workbench.documents).to_have_value("")
+    assert workbench.page.url.rstrip("/") == workbench.base_url
+
+
+# ------------------------------------------------------------------------------------------------- keeping
+
+
+def test_the_input_outlives_a_reload_and_clearing_forgets_it(workbench: Workbench) -> None:
+    workbench.page.locator("#instruction-box summary").click()
+    workbench.instruction.fill("only fruit")
+    workbench.fill("苹果", ["一", "二"])
+    stored = "localStorage.getItem('qwen-rerank.input') ?? ''"
+    workbench.wait_until(f"({stored}).includes('二')")
+    workbench.page.reload()
+    expect(workbench.query).to_have_value("苹果")
+    expect(workbench.documents).to_have_value("一\n二")
+    expect(workbench.instruction).to_have_value("only fruit")
+    expect(workbench.instruction).to_be_visible()
+    expect(workbench.count).to_have_text("2 条")
+
+    workbench.page.locator("#clear").click()
+    expect(workbench.query).to_have_value("")
+    expect(workbench.query).to_be_focused()
+    workbench.wait_until(f"!({stored}).includes('苹果')")
+    workbench.page.reload()
+    expect(workbench.query).to_have_value("")
+    expect(workbench.documents).to_have_value("")
+
+
+def test_a_reload_right_after_typing_loses_nothing(workbench: Workbench) -> None:
+    workbench.query.fill("typed just now")
+    workbench.page.reload()
+    expect(workbench.query).to_have_value("typed just now")
+
+
+def test_clearing_can_be_undone(workbench: Workbench) -> None:
+    workbench.fill("q", ["a", "b"])
+    workbench.page.locator("#clear").click()
+    workbench.page.locator("#undo").click()
+    expect(workbench.query).to_have_value("q")
+    expect(workbench.documents).to_have_value("a\nb")
+
+
+def test_what_is_too_much_to_keep_is_told_and_still_works(workbench: Workbench) -> None:
+    # A browser keeps about 5 million characters an origin; leave room for a few thousand.
+    workbench.page.evaluate(
+        "for (let size = 1 << 22; size > 2048; size >>= 1) {"
+        " try { localStorage.setItem(`filler-${size}`, 'x'.repeat(size)); } catch { /* too much */ } }"
+    )
+    workbench.documents.fill("an apple a day " * 1000)
+    expect(workbench.note).to_have_text("内容太大，刷新页面后不会保留。")
+    workbench.documents.fill("small")
+    expect(workbench.note).to_have_text("")
+
+
+@pytest.mark.parametrize("stored", ["{", "null", "[]", '"text"', '{"query": 5, "documents": null}'])
+def test_damaged_storage_is_no_obstacle(workbench: Workbench, stored: str) -> None:
+    workbench.page.evaluate(
+        "(text) => { for (const n of ['input', 'preferences']) localStorage.setItem(`qwen-rerank.${n}`, text); }",
+        stored,
+    )
+    workbench.open()
+    expect(workbench.query).to_have_value("")
+    workbench.rank("a", ["a", "b"])
+
+
+def test_without_storage_the_page_works(page: Page, workbench: Workbench) -> None:
+    page.add_init_script(
+        "for (const name of ['localStorage', 'sessionStorage'])"
+        " Object.defineProperty(window, name, { get() { throw new DOMException('no', 'SecurityError'); } });"
+    )
+    workbench.open()
+    workbench.rank("a", ["a", "b"])
+
+
+def test_every_example_fills_the_fields_and_runs(workbench: Workbench) -> None:
+    chips = workbench.page.locator("#examples button")
+    names = chips.all_text_contents()
+    assert len(names) >= 3
+    for name in names:
+        workbench.page.get_by_role("button", name=name, exact=True).click()
+        assert workbench.query.input_value()
+        workbench.run_button.click()
+        workbench.wait_done()
+        assert workbench.cards.count() == len(workbench.documents.input_value().splitlines())
+
+
+def test_an_example_does_not_lose_what_was_there(workbench: Workbench) -> None:
+    workbench.fill("mine", ["a"])
+    workbench.page.locator("#examples button").first.click()
+    workbench.page.locator("#undo").click()
+    expect(workbench.query).to_have_value("mine")
