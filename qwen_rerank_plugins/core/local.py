@@ -103,7 +103,12 @@ class LocalScorer:
         self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
     ) -> list[PairScore]:
         """Score every pair without blocking the event loop. Cancelling takes the pairs out of the queue."""
-        job = await asyncio.to_thread(self._submit, requests, deadline_s)
+        submitting = asyncio.ensure_future(asyncio.to_thread(self._submit, requests, deadline_s))
+        try:
+            job = await asyncio.shield(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_withdraw)  # the thread goes on, and what it queues is not wanted
+            raise
         log_odds = await asyncio.wrap_future(job.future)
         if self._has_disk:
             return await asyncio.to_thread(self._finish, job, log_odds)
@@ -161,6 +166,12 @@ class LocalScorer:
         return [
             _pair_score(score, cached=old is not None) for score, old in zip(scores, job.known, strict=True)
         ]
+
+
+def _withdraw(submitting: asyncio.Future[_Job]) -> None:
+    """Take out of the queue what was put there after its caller had left."""
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().future.cancel()
 
 
 def _limits(config: RerankConfig, runtime: Runtime) -> TokenLimits:

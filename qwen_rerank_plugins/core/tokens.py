@@ -140,8 +140,9 @@ class PromptEncoder:
 
     def _head(self, query: str, instruction: str | None) -> _Head:
         if instruction is not None and not self.family.takes_instruction:
+            length = len(instruction)  # not the text itself: messages of input errors reach logs and clients
             raise InputError(
-                f"the prompt family {self.family.name!r} takes no instruction, got {instruction!r}"
+                f"the prompt family {self.family.name!r} takes no instruction, got one of {length} characters"
             )
         query = _clean(query).strip() if self.family.strip else _clean(query)
         query, query_truncated = self._capped(query)

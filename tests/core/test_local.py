@@ -302,6 +302,37 @@ def test_a_cancelled_request_leaves_the_queue(own: LocalScorer, monkeypatch: pyt
     assert own.score(REQUESTS)
 
 
+def test_a_request_that_is_cancelled_while_it_is_tokenised_is_never_computed(
+    own: LocalScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that tokenises cannot be stopped; what it queues afterwards must leave the queue again."""
+    gate = Gate(own, monkeypatch)
+    tokenising, go_on = threading.Event(), threading.Event()
+    encode = own._encoder.encode
+
+    def slow_encode(requests: Sequence[ScoreRequest]) -> Any:
+        tokenising.set()
+        assert go_on.wait(30)
+        return encode(requests)
+
+    async def cancel_early() -> None:
+        blocker = asyncio.ensure_future(own.ascore(REQUESTS[:1]))
+        await asyncio.to_thread(gate.entered.wait, 30)
+        monkeypatch.setattr(own._encoder, "encode", slow_encode)
+        request = asyncio.ensure_future(own.ascore(REQUESTS[1:4]))
+        await asyncio.to_thread(tokenising.wait, 30)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        go_on.set()
+        while own._runtime.scheduler.stats().cancelled < 1:  # noqa: ASYNC110 (a figure, not an event)
+            await asyncio.sleep(0.01)
+        gate.opened.set()
+        assert len(await blocker) == 1
+
+    asyncio.run(asyncio.wait_for(cancel_early(), 60))
+    assert gate.sequences == 1
+
+
 def test_a_deadline_that_passes_is_an_error(own: LocalScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(own, monkeypatch)
     with ThreadPoolExecutor(1) as pool:

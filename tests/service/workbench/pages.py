@@ -68,6 +68,7 @@ class Workbench:
     def wait_done(self) -> None:
         """Wait until a result is shown."""
         expect(self.run_note).to_contain_text("完成")
+        expect(self.page.locator("#results [aria-busy=true]")).to_have_count(0)
 
     def tab(self, name: str) -> Locator:
         """Choose a tab by its id's end, and give its panel."""
