@@ -80,7 +80,7 @@ find_uv() {
 # Changes whenever the environment has to be filled anew.
 fingerprint() {
   {
-    cat pyproject.toml constraints.txt scripts/setup.sh
+    cat pyproject.toml integrations/*/pyproject.toml constraints.txt scripts/setup.sh
     grep '^__version__' qwen_rerank_plugins/__init__.py
     "$PYTHON" --version
     printf '%s\n' "$@"
