@@ -21,7 +21,7 @@ __all__ = ["Gate", "Speed", "check_exchange", "estimate_tokens"]
 
 BYTES_PER_TOKEN = 4  # English text; JSON of Chinese text has about as many bytes a token, escaped ones more
 REQUEST_TOKENS = 32  # what a request costs beside its text
-HALF_LIFE_S = 20.0
+HALF_LIFE_S = 5.0
 MIN_BUSY_S = 0.5  # of observation, before a speed is believed
 
 
@@ -31,7 +31,9 @@ def estimate_tokens(num_bytes: int) -> int:
 
 
 class Speed:
-    """Tokens a second while there is work, as of late: older observations count half every 20 seconds.
+    """Tokens a second while there is work, as of late.
+
+    Older observations count half every few seconds, so that a stall is soon forgotten.
 
     Args:
         clock: Gives seconds.
