@@ -44,6 +44,10 @@ SUITES = (
             ("ruff", "format", "--check", "."),
             ("ruff", "check", "."),
             ("mypy",),
+            *(
+                ("mypy", "--config-file", str(path))
+                for path in sorted(Path("integrations").glob("*/pyproject.toml"))
+            ),
             (
                 "shellcheck",
                 "-x",
@@ -62,9 +66,18 @@ SUITES = (
     Suite("service", paths=("tests/service/test_*.py", "tests/service/dialects", "tests/service/contract")),
     Suite("clients", paths=("tests/service/clients",)),
     Suite("workbench", paths=("tests/service/workbench",)),
+    Suite("langchain", paths=("tests/integrations/langchain",)),
+    Suite("llama_index", paths=("tests/integrations/llama_index",)),
     Suite("examples", paths=("tests/examples",)),
     Suite("benchmarks", paths=("tests/benchmarks",)),
-    Suite("lowest", checks=(("scripts/check_lowest.sh",),)),
+    Suite(
+        "lowest",
+        checks=(
+            ("scripts/check_lowest.sh",),
+            ("scripts/check_langchain_versions.sh",),
+            ("scripts/check_llama_index_versions.sh",),
+        ),
+    ),
 )
 
 

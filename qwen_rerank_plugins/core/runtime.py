@@ -21,6 +21,7 @@ from qwen_rerank_plugins.core.checkpoint import Checkpoint, fingerprint, open_ch
 from qwen_rerank_plugins.core.devices import (
     choose_dtype,
     default_batch_tokens,
+    keep_freed_memory,
     resolve_devices,
     set_num_threads,
 )
@@ -132,6 +133,7 @@ def load_runtime(config: RerankConfig) -> Runtime:
     start = time.perf_counter()
     devices = resolve_devices(config.devices)
     set_num_threads(config.num_threads)
+    keep_freed_memory()
     checkpoint = open_checkpoint(config.model, config.revision)
     vocabulary = Vocabulary.from_folder(checkpoint.folder)
     family = _family(config.family, checkpoint, vocabulary)

@@ -25,6 +25,10 @@ _IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 _NAMES_SHOWN = 5
 
 
+BLOCK_BYTES = 32 << 20
+"""Bytes of a large tensor that are read at once; the embedding of the 0.6B shape has ten times as many."""
+
+
 def load_weights(
     checkpoint: Checkpoint,
     answers: tuple[int, int | None],
@@ -229,10 +233,16 @@ class _Reader:
                     self._open[path] = _opened(path, str(self._device))
                 target.copy_(self._open[path].get_tensor(stored))
             else:
-                with _opened(path, str(self._device)) as file:
-                    target.copy_(file.get_tensor(stored))
+                self._copy_in_blocks(target, path, stored)
         except (OSError, SafetensorError) as error:
             raise CheckpointFormatError(f"{name} in {path.name!r} cannot be read: {error}") from error
+
+    def _copy_in_blocks(self, target: Tensor, path: Path, stored: str) -> None:
+        """Copy a tensor a few rows at a time, and give the file's pages back after each block."""
+        rows = max(1, BLOCK_BYTES // max(1, target[:1].nbytes))
+        for part, first in zip(target.split(rows), range(0, len(target), rows), strict=True):
+            with _opened(path, str(self._device)) as file:
+                part.copy_(file.get_slice(stored)[first : first + len(part)])
 
     def tensor(self, name: str, dtype: torch.dtype) -> Tensor:
         target = self.empty(name, dtype)

@@ -21,15 +21,15 @@ __all__ = ["Gatekeeper", "HostNames", "KeyRing", "is_open"]
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset(
-    ["/", "/health", "/ready", "/ping", "/.well-known/ready", "/.well-known/live", "/favicon.ico"]
-)
+PROBES = ("/health", "/ready", "/ping", "/.well-known/ready", "/.well-known/live")
+PAGES = ("/", "/favicon.ico", "/docs", "/docs.css", "/openapi.json")  # a link to one carries no key
+OPEN_PATHS = frozenset([*PROBES, *PAGES])
 OPEN_FOLDER = "/static/"
 LOOPBACK_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
 
 
 def is_open(path: str) -> bool:
-    """Whether an address needs no key: the probes, and the page, which holds no data."""
+    """Whether an address needs no key: the probes, and the pages, which hold no data."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 

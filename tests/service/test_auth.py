@@ -22,7 +22,10 @@ from tests.service.test_bodies import assert_problem
 KEYS = ("first-key", "second-key")
 OPEN = {
     "/",
+    "/docs",
+    "/docs.css",
     "/favicon.ico",
+    "/openapi.json",
     "/health",
     "/ping",
     "/ready",

@@ -22,7 +22,10 @@ def shared_reranker(config: RerankConfig | None, settings: dict[str, Any]) -> Re
     Raises:
         ConfigurationError: A setting is unknown or wrong.
     """
-    return Reranker.shared(config, **_with_key_read_again(settings))
+    chosen = RerankConfig() if config is None else config
+    if settings and isinstance(chosen, RerankConfig):  # anything else is refused below
+        chosen = chosen.replace(**_with_key_read_again(settings))
+    return Reranker.shared(chosen)
 
 
 def checked_reranker(reranker: object, config: RerankConfig | None, settings: dict[str, Any]) -> Reranker:

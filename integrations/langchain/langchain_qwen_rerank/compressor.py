@@ -25,8 +25,6 @@ from qwen_rerank_plugins import ConfigurationError, RerankConfig, Reranker, Rera
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
 
-    from langchain_qwen_rerank.runnable import RerankInput
-
 __all__ = ["OPTIONS", "QwenRerank"]
 
 OPTIONS = {"rerank_instruction": "instruction", "rerank_top_n": "top_n", "rerank_min_score": "min_score"}
@@ -196,7 +194,7 @@ class QwenRerank(BaseDocumentCompressor):
         texts = candidate_texts(documents, self.metadata_fields)
         return _indices(await self._reranker.arank(query, texts, **_explicit(top_n, instruction)))
 
-    def as_runnable(self) -> Runnable[RerankInput, list[Document]]:
+    def as_runnable(self) -> Runnable[Mapping[str, Any], list[Document]]:
         """Give a runnable for chains: `{"query": ..., "documents": ...}` in, documents out.
 
         Its options can be set for each call: `invoke(..., {"configurable": {"rerank_top_n": 3}})`; so can
@@ -267,7 +265,9 @@ class QwenRerank(BaseDocumentCompressor):
     @classmethod
     def _split(cls, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Tell a compressor's own fields from the reranker's settings."""
-        own = {name: value for name, value in keywords.items() if name in cls.model_fields}
+        own = {
+            name: value for name, value in keywords.items() if name in cls.model_fields.keys() - {"config"}
+        }
         return own, {name: value for name, value in keywords.items() if name not in own}
 
     def _own_fields_set(self) -> list[str]:
@@ -294,6 +294,9 @@ class QwenRerank(BaseDocumentCompressor):
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         own = [(name, getattr(self, name)) for name in self._own_fields_set()]
         return [*self.config.__repr_args__(), *own]
+
+    def __str__(self) -> str:
+        return repr(self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QwenRerank) or type(self) is not type(other):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 from langchain_core.documents import Document
 from langchain_core.runnables import ConfigurableField, Runnable, RunnableConfig, RunnableSerializable
 from pydantic import ConfigDict
+from typing_extensions import TypedDict  # pydantic takes typing's from Python 3.12 on only
 
 from langchain_qwen_rerank.compressor import OPTIONS, QwenRerank
 from qwen_rerank_plugins import InputTypeError
@@ -22,13 +23,18 @@ _NAMES = {
 
 
 class RerankInput(TypedDict):
-    """What the runnable takes."""
+    """What the runnable takes.
+
+    Attributes:
+        query: What is searched for; not blank.
+        documents: What was retrieved.
+    """
 
     query: str
     documents: Sequence[Document]
 
 
-class QwenRerankRunnable(RunnableSerializable[RerankInput, list[Document]]):
+class QwenRerankRunnable(RunnableSerializable[Mapping[str, Any], list[Document]]):
     """Rerank as a step of a chain: `{"query": ..., "documents": ...}` in, documents out, best first.
 
     Attributes:
@@ -45,6 +51,11 @@ class QwenRerankRunnable(RunnableSerializable[RerankInput, list[Document]]):
     top_n: int | None
     min_score: float | None
 
+    @property
+    def InputType(self) -> Any:  # noqa: N802 (the base class names it)
+        """What goes in, for schemas; any mapping of that form will do."""
+        return RerankInput
+
     @classmethod
     def of(cls, compressor: QwenRerank) -> Self:
         """Create a runnable with a compressor's own options."""
@@ -53,7 +64,7 @@ class QwenRerankRunnable(RunnableSerializable[RerankInput, list[Document]]):
 
     def invoke(
         self,
-        input: RerankInput,  # noqa: A002 (the base class names it)
+        input: Mapping[str, Any],  # noqa: A002 (the base class names it)
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> list[Document]:
@@ -67,18 +78,18 @@ class QwenRerankRunnable(RunnableSerializable[RerankInput, list[Document]]):
 
     async def ainvoke(
         self,
-        input: RerankInput,  # noqa: A002 (the base class names it)
+        input: Mapping[str, Any],  # noqa: A002 (the base class names it)
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> list[Document]:
         """Rank as `invoke` does, without blocking the event loop."""
         return await self._acall_with_config(self._aranked, input, config, **kwargs)
 
-    def _ranked(self, given: RerankInput) -> list[Document]:
+    def _ranked(self, given: Mapping[str, Any]) -> list[Document]:
         documents, query = _parts(given)
         return self.compressor._rank(documents, query, self._options()).documents  # noqa: SLF001 (its other face)
 
-    async def _aranked(self, given: RerankInput) -> list[Document]:
+    async def _aranked(self, given: Mapping[str, Any]) -> list[Document]:
         documents, query = _parts(given)
         ranked = await self.compressor._arank(documents, query, self._options())  # noqa: SLF001 (its other face)
         return ranked.documents
@@ -87,7 +98,7 @@ class QwenRerankRunnable(RunnableSerializable[RerankInput, list[Document]]):
         return {option: getattr(self, option) for option in OPTIONS.values()}
 
 
-def configurable_runnable(compressor: QwenRerank) -> Runnable[RerankInput, list[Document]]:
+def configurable_runnable(compressor: QwenRerank) -> Runnable[Mapping[str, Any], list[Document]]:
     """Give a compressor's runnable, whose options a run's configuration may set."""
     fields = {
         option: ConfigurableField(id=name, name=name, description=_NAMES[option])

@@ -25,9 +25,14 @@ class Plain(BaseDocumentCompressor):
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
-        step = RunnableLambda(lambda given: self.ranked(given["documents"], given["query"]))
-        named = step.with_config(run_name="Plain")
-        return named.invoke({"query": query, "documents": documents}, {"callbacks": callbacks})
+        def ranked(given: dict[str, Any]) -> Sequence[Document]:
+            return self.ranked(given["documents"], given["query"])
+
+        named: Any = RunnableLambda(ranked).with_config(run_name="Plain")
+        found: Sequence[Document] = named.invoke(
+            {"query": query, "documents": documents}, {"callbacks": callbacks}
+        )
+        return found
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -35,8 +40,10 @@ class Plain(BaseDocumentCompressor):
         async def ranked(given: dict[str, Any]) -> Sequence[Document]:
             return self.ranked(given["documents"], given["query"])
 
-        named = RunnableLambda(ranked).with_config(run_name="Plain")
-        return await named.ainvoke({"query": query, "documents": documents}, {"callbacks": callbacks})
+        named: Any = RunnableLambda(ranked).with_config(run_name="Plain")
+        given = {"query": query, "documents": documents}
+        found: Sequence[Document] = await named.ainvoke(given, {"callbacks": callbacks})
+        return found
 
     def ranked(self, documents: Sequence[Document], query: str) -> list[Document]:
         scores = [self.score(one.page_content, query) for one in documents]

@@ -42,19 +42,23 @@ def test_every_law_has_a_compressor_that_breaks_it() -> None:
 @pytest.mark.parametrize("law", _laws())
 def test_a_law_catches_the_compressor_that_breaks_it(law: str) -> None:
     getattr(_suite(Plain), law)()
-    with pytest.raises(Exception, match=r"(?s).*"):
+    with pytest.raises((Exception, pytest.fail.Exception)):
         getattr(_suite(BREAKS[law]), law)()
 
 
 def test_laws_about_what_a_compressor_does_not_promise_are_skipped() -> None:
-    own = {"compressor_class": Plain, "score_key": None, "top_n_name": None, "is_traced": False}
-    suite: Any = type("Suite", (DocumentCompressorTests,), {**own, "is_picklable": False})()
+    promises = {
+        "compressor_params": {"top_n": None},
+        "score_key": None,
+        "top_n_name": None,
+        "is_traced": False,
+    }
+    own = {"compressor_class": Plain, "is_picklable": False, **promises}
+    suite: Any = type("Suite", (DocumentCompressorTests,), own)()
     skipped = []
     for law in _laws():
         try:
             getattr(suite, law)()
         except pytest.skip.Exception:
             skipped.append(law)
-        except AssertionError:
-            assert law == "test_every_document_comes_back_once"  # Plain cuts unless it is told otherwise
     assert len(skipped) == 9

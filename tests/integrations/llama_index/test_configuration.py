@@ -50,6 +50,7 @@ def test_keywords_go_over_a_given_configuration() -> None:
         ({"topn": 5}, "unknown setting 'topn'.*top_n"),
         ({"modle": "demo"}, "model"),
         ({"trust_remote_code": True}, "unknown setting 'trust_remote_code'"),
+        ({"scorer": FakeScorer()}, "unknown setting 'scorer'"),
         ({"top_n": 0}, "top_n is not valid: 0"),
         ({"config": {"model": "demo"}}, "config has the wrong type"),
         ({"config": "demo"}, "config has the wrong type: 'demo'.*model=..."),
@@ -98,6 +99,8 @@ def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
     path.write_text('modle = "demo"\n')
     with pytest.raises(ConfigurationError, match=r"modle.*model"):
         QwenRerank.from_config(path)
+    with pytest.raises(ConfigurationError, match="unknown setting 'config'"):
+        QwenRerank.from_env(config=RerankConfig())
 
 
 def test_nothing_is_loaded_before_the_first_list(tmp_path: Path) -> None:

@@ -182,15 +182,15 @@ def test_cuts_and_log_odds_are_told() -> None:
 
 
 TEXT = "  a field of wheat \n"
-WHOLE = "title: Farm\n\na field of wheat"
+WHOLE = "title: Farm\n\n  a field of wheat"
 
 
 @pytest.mark.parametrize(
     ("mode", "span", "passage", "in_content"),
     [
         ("none", (4, 9), "field", (4, 9)),
-        ("embed", (15, 20), "field", (4, 9)),
-        ("embed", (7, 20), "Farm\n\na field", (0, 9)),
+        ("embed", (17, 22), "field", (4, 9)),
+        ("embed", (7, 22), "Farm\n\n  a field", (0, 9)),
         ("embed", (7, 11), "Farm", None),
     ],
 )

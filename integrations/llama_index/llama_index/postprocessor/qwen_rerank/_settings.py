@@ -21,9 +21,10 @@ def shared_reranker(config: object, settings: Mapping[str, Any]) -> Reranker:
     Raises:
         ConfigurationError: A setting is unknown or wrong.
     """
-    if config is not None:
-        _check_kind("config", config, RerankConfig)
-    return Reranker.shared(config, **unmasked(settings))  # type: ignore[arg-type] # checked above
+    chosen = RerankConfig() if config is None else config
+    if not isinstance(chosen, RerankConfig):
+        raise _wrong_kind("config", chosen, RerankConfig)
+    return Reranker.shared(chosen.replace(**unmasked(settings)) if settings else chosen)
 
 
 def checked_reranker(reranker: object, config: object, settings: Mapping[str, Any]) -> Reranker:
@@ -32,12 +33,12 @@ def checked_reranker(reranker: object, config: object, settings: Mapping[str, An
     Raises:
         ConfigurationError: It is none, or other settings came with it, which it would not follow.
     """
-    _check_kind("reranker", reranker, Reranker)
+    if not isinstance(reranker, Reranker):
+        raise _wrong_kind("reranker", reranker, Reranker)
     beside = [*(["config"] if config is not None else []), *settings]
     if beside:
         names = ", ".join(map(repr, beside))
         raise ConfigurationError(f"settings beside a ready reranker: {names}; allowed: none, it has its own")
-    assert isinstance(reranker, Reranker)
     return reranker
 
 
@@ -65,7 +66,6 @@ def unmasked(settings: Mapping[str, Any], *, env: Mapping[str, str] = os.environ
     return {**settings, "api_key": key}
 
 
-def _check_kind(name: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        hint = "; a model is named by model=..." if isinstance(value, str) else ""
-        raise ConfigurationError(f"{name} has the wrong type: {value!r}; allowed: a {kind.__name__}{hint}")
+def _wrong_kind(name: str, value: object, kind: type) -> ConfigurationError:
+    hint = "; a model is named by model=..." if isinstance(value, str) else ""
+    return ConfigurationError(f"{name} has the wrong type: {value!r}; allowed: a {kind.__name__}{hint}")

@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from llama_index.core.bridge.pydantic import (
-    ConfigDict,
     Field,
     PrivateAttr,
     SerializationInfo,
@@ -64,8 +63,6 @@ class QwenRerank(BaseNodePostprocessor):
         metadata_mode: Which metadata are judged with a node's content; by default those that are embedded with it.
         metadata_fields: The metadata keys that are judged with it, in place of a `metadata_mode`.
     """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
     config: RerankConfig = Field(frozen=True)
     metadata_mode: MetadataMode = Field(default=MetadataMode.EMBED, frozen=True)
@@ -265,7 +262,8 @@ class QwenRerank(BaseNodePostprocessor):
 
     @classmethod
     def _loaded(cls, path: str | os.PathLike[str] | None, settings: dict[str, Any]) -> Self:
-        own = {name: settings.pop(name) for name in list(settings) if name in cls.model_fields}
+        fields = cls.model_fields.keys() - {"config"}
+        own = {name: settings.pop(name) for name in list(settings) if name in fields}
         return cls(config=load_config(path, overrides=settings), **own)
 
     @model_serializer(mode="wrap")
