@@ -139,7 +139,13 @@ def read_port(process: subprocess.Popen[str]) -> int:
 
 def drain(stream: Any) -> None:
     """Keep the pipe empty, or the service would stand still on its log."""
-    threading.Thread(target=lambda: [None for _ in stream], daemon=True).start()
+
+    def read() -> None:
+        with stream:
+            for _ in stream:
+                pass
+
+    threading.Thread(target=read, daemon=True).start()
 
 
 def wait_until_ready(port: int, process: subprocess.Popen[str]) -> None:

@@ -16,7 +16,7 @@ from qwen_rerank_plugins.config import DEFAULT_MODEL
 from scripts import first_run
 from tests.laws.sources import ROOT, plain_environment
 
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted((ROOT / "examples").glob("[!_]*.py"))
 
 
 def run_script(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

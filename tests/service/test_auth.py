@@ -75,7 +75,7 @@ def test_an_address_is_closed_without_a_key_unless_it_is_listed(
         "/static/../info",
         "/static/%2e%2e/info",
         "/health/../info",
-        "/docs/",
+        "/info/",
     ],
 )
 def test_no_spelling_of_an_address_goes_round_the_key(service: RunningService, path: str) -> None:
