@@ -6,8 +6,10 @@ python examples/langchain_rag.py --base-url http://gpu-machine:8501    # qwen-re
 python examples/langchain_rag.py --generator-url http://localhost:8000/v1 --generator-model qwen3
 python examples/langchain_rag.py --generator-folder path/to/Qwen3-0.6B  # a language model in this process
 
-Without a language model the last step is an echo that repeats the first passage of its prompt: it shows what a model would be
-given, and answers nothing.
+The shipped questions are ones that embeddings get wrong: codes that look alike, and Chinese, which the embedding model cannot
+read. The demo reranker looks for a question's words and no more; on English questions in general the embeddings alone rank
+better than it does. Without a language model the last step is an echo that repeats the first passage of its prompt: it shows
+what a model would be given, and answers nothing.
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ class QwenRerank(BaseDocumentCompressor):
         own = {name: getattr(self, name) for name in self._own_fields_set()} | own
         if self._is_lent:
             return type(self)(reranker=self._reranker, **settings, **own)
-        return type(self)(config=self.config, **settings, **own)
+        return type(self)(config=self.config.replace(**settings), **own)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 (pydantic's)
         """Copy as pydantic does, but check what is changed; settings are frozen, so no copy needs to be deep."""

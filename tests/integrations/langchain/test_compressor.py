@@ -99,6 +99,12 @@ def test_what_is_no_list_of_documents_is_refused(documents: Any) -> None:
         _compressor().compress_documents(documents, "q")
 
 
+def test_a_single_document_is_not_taken_for_a_list_of_its_fields() -> None:
+    alone: Any = Document("alone")
+    with pytest.raises(InputTypeError, match="documents has the wrong type: Document; allowed: a list"):
+        _compressor().compress_documents(alone, "q")
+
+
 def test_many_documents_are_scored_in_one_call() -> None:
     scorer = FakeScorer()
     _compressor(scorer).compress_documents(_documents(*["0.5"] * 300), "q")

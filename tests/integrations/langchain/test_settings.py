@@ -133,6 +133,8 @@ def test_a_copy_with_changes_leaves_the_original() -> None:
 def test_a_copy_checks_what_is_changed() -> None:
     with pytest.raises(ConfigurationError, match="nearest known one is 'top_n'"):
         QwenRerank().model_copy(update={"tpo_n": 3})
+    with pytest.raises(ConfigurationError, match="unknown setting 'config'"):
+        QwenRerank().replace(config=RerankConfig())
     with pytest.raises(ConfigurationError, match="settings beside a ready reranker"):
         QwenRerank(reranker=Reranker(scorer=FakeScorer())).replace(top_n=3)
 
@@ -171,6 +173,7 @@ def test_a_subclass_with_fields_of_its_own_keeps_them() -> None:
     compressor = Named(**settings)
     assert (compressor.label, compressor.config.backend) == ("mine", "lexical")
     assert compressor.replace(top_n=2).label == "mine"
+    assert compressor.replace(label="other").label == "other"
     assert Named(**compressor.model_dump()) == compressor
 
 

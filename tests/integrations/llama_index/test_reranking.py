@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import pickle
 from typing import Any
 
 import pytest
@@ -204,6 +206,21 @@ def test_the_best_passage_is_told_with_its_place_in_the_nodes_own_text(
     assert (given.rerank_passage, given.rerank_passage_span) == (passage, in_content)
     if in_content and in_content[0]:
         assert TEXT[slice(*in_content)] == passage
+
+
+def test_what_comes_back_can_be_written_and_pickled() -> None:
+    """Scores of other number types than Python's cannot be written; JSON is for reading, as of any `NodeWithScore`."""
+    given = only(faked().postprocess_nodes(some_nodes("0.5", scores=[0.25]), query_str="q"))
+    written = json.loads(given.to_json())
+    told = {name: written[name] for name in ("class_name", "score", "first_stage_score", "rerank_status")}
+    assert told == {
+        "class_name": "RerankedNode",
+        "score": 0.5,
+        "first_stage_score": 0.25,
+        "rerank_status": "ranked",
+    }
+    assert written["node"]["text"] == "0.5"
+    assert pickle.loads(pickle.dumps(given)) == given  # noqa: S301 (our own)
 
 
 # What is judged.

@@ -30,29 +30,13 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.schema import (
     MetadataMode,
-    NodeRelationship,
     NodeWithScore,
     QueryBundle,
-    RelatedNodeInfo,
-    TextNode,
 )
+from llama_index.postprocessor.qwen_rerank._cases import TEXTS, make_nodes, near, node_of, shown
 from llama_index.postprocessor.qwen_rerank._recording import CallbackRecorder, recorded_events
 
 __all__ = ["RerankerContract"]
-
-Shown = list[tuple[str, float | None]]
-
-TOLERANCE = 1e-4
-"""How far scores of the same pair may lie apart: batches of other sizes round otherwise."""
-
-TEXTS = (
-    "Night trains to the coast leave from platform four at a quarter past ten.",
-    "A kettle is descaled with vinegar and water, boiled together and left for an hour.",
-    "The library lends books for four weeks.",
-    "To descale a kettle, boil water with citric acid.",
-    "Vinegar keeps for years when the bottle is closed.",
-    "A bicycle tube is patched with rubber solution.",
-)
 
 
 class RerankerContract(ABC):
@@ -209,8 +193,11 @@ class RerankerContract(ABC):
 
     def test_the_event_loop_goes_on_during_the_asynchronous_call(self) -> None:
         """Other tasks get their turn while nodes are scored."""
-        stall = asyncio.run(self._longest_stall())
-        require(stall <= self.max_stall_s, f"the event loop stood still for {stall:.3f} s")
+        for _ in range(5):  # one that blocks does so each time; a machine is busy now and then
+            stall = asyncio.run(self._longest_stall())
+            if stall <= self.max_stall_s:
+                return
+        require(held=False, message=f"the event loop stood still for {stall:.3f} s")
 
     def test_threads_and_tasks_get_their_own_results(self) -> None:
         """One postprocessor serves several callers at once."""
@@ -363,38 +350,3 @@ def require(held: bool, message: str) -> None:  # noqa: FBT001 (reads as a sente
     """
     if not held:
         raise AssertionError(message)
-
-
-def shown(nodes: Sequence[NodeWithScore]) -> Shown:
-    """Give id and score of each node."""
-    return [(one.node_id, one.score) for one in nodes]
-
-
-def near(one: Shown, other: Shown) -> bool:
-    """Whether two results have the same nodes, and scores as near as two batches of one model agree."""
-    return [node_id for node_id, _ in one] == [node_id for node_id, _ in other] and all(
-        left == right or (left is not None and right is not None and abs(left - right) <= TOLERANCE)
-        for (_, left), (_, right) in zip(one, other, strict=True)
-    )
-
-
-def node_of(text: str, node_id: str, score: float | None) -> NodeWithScore:
-    """Make a node with metadata, of which some are hidden from the language model and some from the embedding."""
-    node = TextNode(
-        text=text,
-        id_=node_id,
-        metadata={"title": "Household", "shelf": 7, "checksum": "c0ffee"},
-        excluded_llm_metadata_keys=["checksum"],
-        excluded_embed_metadata_keys=["shelf", "checksum"],
-        relationships={NodeRelationship.SOURCE: RelatedNodeInfo(node_id="handbook")},
-    )
-    return NodeWithScore(node=node, score=score)
-
-
-def make_nodes(scores: Sequence[float] | None = None) -> list[NodeWithScore]:
-    """Make a first stage's result, with the given first scores, or falling ones of which one is missing."""
-    falling = [0.9, 0.8, 0.7, None, 0.5, 0.4]
-    return [
-        node_of(text, f"node-{index}", score)
-        for index, (text, score) in enumerate(zip(TEXTS, scores or falling, strict=True))
-    ]
