@@ -16,6 +16,7 @@ import pytest
 from qwen_rerank_plugins import ConfigurationError, RerankConfig
 from qwen_rerank_plugins.service.server import bind, serve
 from qwen_rerank_plugins.service.settings import ServiceSettings
+from tests.laws.sources import run_fresh
 from tests.service.servers import RunningProcess, running_process, wait_for
 
 pytestmark = pytest.mark.loopback
@@ -135,3 +136,19 @@ def test_log_lines_can_be_text(tmp_path: Path) -> None:
         post(running)
         wait_for(lambda: 'route="/v1/rerank"' in running.log.read_text(encoding="utf-8"))
     assert "secret" not in running.log.read_text(encoding="utf-8")
+
+
+def test_what_was_loaded_is_kept_from_the_garbage_collector() -> None:
+    """A full collection over a model's objects would stop every thread, each time."""
+    ran = run_fresh(
+        "import gc, os, signal\n"
+        "from qwen_rerank_plugins import RerankConfig\n"
+        "from qwen_rerank_plugins.service.server import serve\n"
+        "from qwen_rerank_plugins.service.settings import ServiceSettings\n"
+        "def tell(event):\n"
+        "    if event.kind == 'loaded':\n"
+        "        print('frozen:', gc.get_freeze_count() > 1000)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "raise SystemExit(serve(RerankConfig(backend='lexical'), ServiceSettings(port=0), announce=tell))\n"
+    )
+    assert (ran.returncode, ran.stdout.strip()) == (0, "frozen: True"), ran.stderr
