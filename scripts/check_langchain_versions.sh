@@ -5,36 +5,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/setup.sh
+source scripts/check_versions.sh
 
-uv=$(find_uv)
-tests=tests/integrations/langchain
-
+integration=langchain
 # Older ones of langchain-classic have a BaseCrossEncoder of their own, in place of the core's.
-classic='langchain-classic>=1.0.3'
-
-# Runs the tests that need no torch with what `uv pip install $2...` resolves to.
-check() {
-  local name=$1 environment=.test-results/langchain-$1
-  shift
-  "$uv" venv --quiet --clear --python "$PYTHON" "$environment"
-  "$uv" pip install --quiet --python "$environment/bin/python" "$@" \
-    . ./integrations/langchain "$classic"
-  "$uv" pip install --quiet --python "$environment/bin/python" --constraint constraints.txt \
-    hatchling pytest pytest-timeout
-  "$uv" pip check --quiet --python "$environment/bin/python"
-  say "$name: $("$uv" pip freeze --quiet --python "$environment/bin/python" | grep -i '^langchain.*==' | tr '\n' ' ')"
-  # Old versions may warn about things that the pinned ones do not.
-  "$environment/bin/python" -m pytest --quiet -p no:cacheprovider --override-ini filterwarnings= \
-    --ignore "$tests/test_local_engine.py" --ignore "$tests/test_rag_example.py" \
-    "$tests"
-}
-
-case ${1:-both} in
-  lowest) check lowest --resolution lowest-direct ;;
-  newest) check newest ;;
-  both)
-    check lowest --resolution lowest-direct
-    check newest
-    ;;
-  *) fail "unknown argument $1; there are lowest, newest, both" ;;
-esac
+packages=('langchain-classic>=1.0.3')
+test_tools=()
+needs_model=(test_local_engine.py test_rag_example.py)
+shown='^langchain.*=='
+check_versions "${1:-both}"
