@@ -7,14 +7,26 @@ from __future__ import annotations
 import enum
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qwen_rerank_plugins import __version__
+from qwen_rerank_plugins._command import (
+    EXIT_FAILED,
+    Backend,
+    Config,
+    Debug,
+    Device,
+    Dtype,
+    Family,
+    Model,
+    Quantization,
+    Revision,
+    announce_demo,
+    load,
+    told,
+)
 from qwen_rerank_plugins._terminal import (
     OutputFormat,
     make_console,
@@ -23,19 +35,11 @@ from qwen_rerank_plugins._terminal import (
     rank_with_progress,
     show_status,
 )
-from qwen_rerank_plugins.errors import ConfigurationError, InputError, MissingDependencyError
+from qwen_rerank_plugins.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
     from qwen_rerank_plugins._files import DocumentFile
-    from qwen_rerank_plugins.config import LoadedConfig, RerankConfig
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-
-DEMO_NOTICE = (
-    "THIS IS THE DEMO MODEL: a tiny one, bundled to try the software without a download. "
-    "It ranks far worse than Qwen3-Reranker; choose a real one with --model."
-)
+    from qwen_rerank_plugins.config import RerankConfig
 
 
 class InputKind(enum.StrEnum):
@@ -54,16 +58,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Config = Annotated[str | None, typer.Option(help="YAML or TOML file with settings.", metavar="FILE")]
-Backend = Annotated[str | None, typer.Option(help="local, remote, or lexical (word overlap, no model).")]
-Model = Annotated[str | None, typer.Option(help="Hub id, folder, or demo (bundled, tiny).")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-Family = Annotated[str | None, typer.Option(help="Prompt family: auto, a name, or a file of one.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Quantization = Annotated[str | None, typer.Option(help="none or int8.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 def main() -> None:
@@ -139,10 +133,10 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "dtype": dtype,
         "quantization": quantization,
     }
-    with _told(debug=debug):
-        loaded = _load(config, overrides)
+    with told(debug=debug):
+        loaded = load(config, overrides)
         documents = _read(file, input_format, text_field)
-        _announce(loaded.config)
+        announce_demo(loaded.config)
         result = rank_with_progress(loaded.config, query, documents.texts)
         print_result(result, documents, output)
 
@@ -187,8 +181,8 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "quantization": quantization,
     }
     own = {"host": host, "port": port, "api_keys_file": api_keys_file, "log_format": log_format}
-    with _told(debug=debug):
-        loaded = _load(config, overrides)
+    with told(debug=debug):
+        loaded = load(config, overrides)
         status = _serve(loaded.config, {name: value for name, value in own.items() if value is not None})
     raise typer.Exit(status)
 
@@ -216,11 +210,11 @@ def doctor(
     """
     overrides = {"backend": backend, "model": model, "device": device, "dtype": dtype}
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface-hub is imported, which comes later
-    with _told(debug=debug):
+    with told(debug=debug):
         from qwen_rerank_plugins.doctor import collect
 
-        loaded = _load(config, overrides)
-        _announce(loaded.config)
+        loaded = load(config, overrides)
+        announce_demo(loaded.config)
         with show_status("examining"):
             facts = collect(loaded, load_model=not no_model)
         print_facts(facts, as_json=as_json)
@@ -258,56 +252,18 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "dtype": dtype,
         "quantization": quantization,
     }
-    with _told(debug=debug):
+    with told(debug=debug):
         from qwen_rerank_plugins import bench as benchmark
         from qwen_rerank_plugins._output import facts_table, to_json
 
-        loaded = _load(config, overrides)
-        _announce(loaded.config)
+        loaded = load(config, overrides)
+        announce_demo(loaded.config)
         with show_status("measuring") as on_step:
             figures = benchmark.run(
                 loaded.config, num_documents=documents, num_words=tokens, repeat=repeat, on_step=on_step
             )
         make_console(stderr=True).print(facts_table(benchmark.for_people(figures)))
         typer.echo(to_json(figures))
-
-
-@contextmanager
-def _told(*, debug: bool) -> Iterator[None]:
-    """Turn errors into one line on standard error and an exit code; a reader that went away is no error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes standard output once more at exit; it shall find something to write to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads it)
-        _fail(error, debug=debug)
-
-
-def _fail(error: Exception, *, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exception(error, file=sys.stderr)
-    expected = type(error).__module__.startswith("qwen_rerank_plugins.")
-    text = " ".join(str(error).split())
-    hint = "" if expected or debug else " (unexpected; --debug shows the traceback)"
-    typer.echo(
-        f"qwen-rerank: error: {text if expected else f'{type(error).__name__}: {text}'}{hint}", err=True
-    )
-    usage = isinstance(error, InputError | ConfigurationError) and not isinstance(
-        error, MissingDependencyError
-    )
-    raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILED) from None
-
-
-def _load(path: str | None, options: dict[str, Any]) -> LoadedConfig:
-    from qwen_rerank_plugins.config import load_config_with_sources
-
-    overrides = {name: value for name, value in options.items() if value is not None}
-    return load_config_with_sources(path, overrides=overrides)
 
 
 def _read(path: str, kind: InputKind | None, text_field: str | None) -> DocumentFile:
@@ -338,13 +294,6 @@ def _serve(config: RerankConfig, own: dict[str, Any]) -> int:
         config, settings, lambda text, style: console.print(text, style=style, soft_wrap=True)
     )
     return serve(config, settings, announce=announcer)
-
-
-def _announce(config: RerankConfig) -> None:
-    from qwen_rerank_plugins.config import DEMO_MODEL
-
-    if config.backend == "local" and config.model == DEMO_MODEL:
-        make_console(stderr=True).print(DEMO_NOTICE, style="bold yellow", highlight=False)
 
 
 if __name__ == "__main__":

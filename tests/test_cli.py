@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 import qwen_rerank_plugins
 import qwen_rerank_plugins.reranker as reranker_module
 from qwen_rerank_plugins import EngineError, PairScore, RerankConfig
-from qwen_rerank_plugins.cli import DEMO_NOTICE, app
+from qwen_rerank_plugins._command import DEMO_NOTICE
+from qwen_rerank_plugins.cli import app
 from tests.doubles import FakeScorer
 
 ROOT = Path(qwen_rerank_plugins.__file__).parent.parent
