@@ -1,7 +1,8 @@
-"""Runs the test suites one after the other and prints what each took; `bash test.sh` calls it in the environment.
+"""Runs the test suites and prints what each took; `bash test.sh` calls it in the environment.
 
 A suite is one line of `SUITES`: a name and its steps. Every suite runs even when an earlier one failed. A suite of
-pytest that runs no test has failed. The last line, `N passed, N failed, N skipped`, counts tests and checks.
+pytest that runs no test has failed. With two cores or more, two suites run side by side (`--jobs`), and the output of
+each is printed when it ends. The last line, `N passed, N failed, N skipped`, counts tests and checks.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test-results"
@@ -107,6 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="default: all, and the coverage report")
     parser.add_argument("--long", action="store_true", help="run the long sweeps too")
     parser.add_argument("--list", action="store_true", help="print the suites' names and stop")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="suites side by side; default: 2, on one core 1"
+    )
     parser.add_argument("-k", metavar="EXPRESSION", help="only tests that match, as pytest's -k")
     options = parser.parse_args(arguments)
     names = [suite.name for suite in SUITES]
@@ -121,26 +128,53 @@ def main(arguments: list[str] | None = None) -> int:
     extra = (["--long"] if options.long else []) + (["-k", options.k] if options.k else [])
     if not options.suites:
         shutil.rmtree(ROOT / ".coverage", ignore_errors=True)
-    outcomes = [run_suite(suite, extra) for suite in SUITES if suite.name in wanted]
+    outcomes = run_all(
+        [suite for suite in SUITES if suite.name in wanted],
+        extra,
+        jobs=options.jobs or min(2, os.cpu_count() or 1),
+    )
     if "coverage" in wanted:
         outcomes.append(report_coverage())
     return print_table(outcomes)
 
 
-def run_suite(suite: Suite, extra: list[str]) -> Outcome:
-    """Run a suite's checks and tests, whatever fails on the way."""
-    headline(suite.name)
+def run_all(suites: Sequence[Suite], extra: list[str], *, jobs: int) -> list[Outcome]:
+    """Run suites, `jobs` at a time; the outcomes in the order of the suites."""
+    if jobs == 1 or len(suites) <= 1:
+        return [run_suite(suite, extra) for suite in suites]
+    RESULTS.mkdir(exist_ok=True)
+    outcomes: dict[str, Outcome] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(run_into_log, suite, extra) for suite in suites]
+        for done in as_completed(running):
+            outcome = done.result()
+            outcomes[outcome.name] = outcome
+            print((RESULTS / f"{outcome.name}.log").read_text(encoding="utf-8", errors="replace"), end="")
+            print(f"<== {outcome.name}: {outcome.wall_s:.0f} s, {len(outcomes)} of {len(suites)}", flush=True)
+    return [outcomes[suite.name] for suite in suites]
+
+
+def run_into_log(suite: Suite, extra: list[str]) -> Outcome:
+    """Run a suite beside others: what it prints goes to a file."""
+    print(f"... {suite.name}", flush=True)
+    with (RESULTS / f"{suite.name}.log").open("w", encoding="utf-8") as log:
+        return run_suite(suite, extra, log=log)
+
+
+def run_suite(suite: Suite, extra: list[str], *, log: IO[str] | None = None) -> Outcome:
+    """Run a suite's checks and tests, whatever fails on the way; output goes to `log`, or where ours goes."""
+    headline(suite.name, log)
     outcome = Outcome(suite.name)
     started = time.monotonic()
     for check in suite.checks:
-        outcome.count(" ".join(check), ok=run(*check) == 0)
+        outcome.count(" ".join(check), ok=run(*check, log=log) == 0)
     if suite.paths:
-        run_pytest(suite, outcome, extra)
+        run_pytest(suite, outcome, extra, log)
     outcome.wall_s = time.monotonic() - started
     return outcome
 
 
-def run_pytest(suite: Suite, outcome: Outcome, extra: list[str]) -> None:
+def run_pytest(suite: Suite, outcome: Outcome, extra: list[str], log: IO[str] | None) -> None:
     """Run pytest under coverage and add its counts; a crash, or no test at all, counts as one failure."""
     paths = [str(path.relative_to(ROOT)) for pattern in suite.paths for path in sorted(ROOT.glob(pattern))]
     if not paths:
@@ -150,9 +184,8 @@ def run_pytest(suite: Suite, outcome: Outcome, extra: list[str]) -> None:
     report = RESULTS / f"{suite.name}.xml"
     report.unlink(missing_ok=True)
     (ROOT / ".coverage").mkdir(exist_ok=True)
-    status = run(
-        sys.executable, "-m", "coverage", "run", "-m", "pytest", "--durations=5", f"--junitxml={report}", *extra, *paths
-    )  # fmt: skip
+    options = ("--durations=5", f"--junitxml={report}", *extra)
+    status = run(sys.executable, "-m", "coverage", "run", "-m", "pytest", *options, *paths, log=log)
     ran = read_report(report, outcome) if report.exists() else 0
     if (status or not ran) and not outcome.failed:
         outcome.count(f"{suite.name}: pytest ended with {status} after {ran} tests", ok=False)
@@ -184,17 +217,23 @@ def report_coverage() -> Outcome:
     return outcome
 
 
-def headline(name: str) -> None:
+def headline(name: str, log: IO[str] | None = None) -> None:
     """Print where a suite begins."""
-    print(f"\n==> {name}", flush=True)
+    print(f"\n==> {name}", file=log, flush=True)
 
 
-def run(*command: str) -> int:
-    """Run a command at the root, its output where ours goes; its exit status."""
+def run(*command: str, log: IO[str] | None = None) -> int:
+    """Run a command at the root, its output to `log` or where ours goes; its exit status."""
     path = os.pathsep.join([str(BIN), os.environ.get("PATH", "")])
     environment = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "120"}
+    if log is not None:
+        # Two programs that spin at their barriers on the same cores slow each other down several times over.
+        environment["OMP_WAIT_POLICY"] = "passive"
     command = (shutil.which(command[0], path=path) or command[0], *command[1:])
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    sink = None if log is None else log.fileno()
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=sink, stderr=sink, check=False
+    ).returncode
 
 
 def print_table(outcomes: list[Outcome]) -> int:

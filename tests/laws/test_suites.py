@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts import run_suites
-from scripts.run_suites import SUITES, Outcome, Suite, print_table, run_suite
+from scripts.run_suites import SUITES, Outcome, Suite, print_table, run_all, run_suite
 from tests.laws.sources import ROOT, tracked_files
 
 
@@ -69,6 +69,21 @@ def test_a_suite_that_ran_nothing_has_failed(bare_repository: Path, content: str
 
 def test_a_suite_without_files_has_failed(bare_repository: Path) -> None:
     assert run_suite(Suite("gone", paths=("tests/gone",)), []).failed == 1
+
+
+def test_suites_side_by_side_keep_their_order_and_their_output_apart(
+    bare_repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The slow suite comes first in the table and last on the screen, each output in one piece."""
+    slow = Suite("slow", checks=(("bash", "-c", "echo one; sleep 1; echo two"),))
+    quick = Suite("quick", checks=(("bash", "-c", "echo three; false"),))
+    outcomes = run_all([slow, quick], [], jobs=2)
+    assert [(outcome.name, outcome.passed, outcome.failed) for outcome in outcomes] == [
+        ("slow", 1, 0),
+        ("quick", 0, 1),
+    ]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed.index("three") < printed.index("one") == printed.index("two") - 1
 
 
 def test_the_last_line_adds_up_and_the_status_tells(capsys: pytest.CaptureFixture[str]) -> None:
