@@ -47,7 +47,7 @@ def test_neighbours_share_about_the_overlap(qwen: Vocabulary, text: str) -> None
     spans = chunk_spans(text, qwen, 64, 16)
     shared = [len(qwen.encode([text[b:a]])[0]) for (_, a), (b, _) in itertools.pairwise(spans)]
     assert len(spans) > 5
-    assert all(6 <= tokens <= 18 for tokens in shared)
+    assert all(12 <= tokens <= 18 for tokens in shared)
 
 
 @pytest.mark.parametrize("text", [PROSE, CHINESE])
@@ -93,6 +93,10 @@ def test_a_clip_is_a_beginning_of_the_text(text: str, limit: int) -> None:
     clip = safe_clip(text, limit)
     assert text.startswith(clip)
     assert len(clip) <= limit or len(text) <= limit
+
+
+def test_a_clip_ends_at_the_last_safe_place() -> None:
+    assert safe_clip(PROSE, 100) == PROSE[:100].rpartition(" ")[0]
 
 
 @given(text=st.one_of(long_texts, st.text(alphabet="a .,²Ⅷ\u0301北\n0'")), limit=st.integers(1, 100))
