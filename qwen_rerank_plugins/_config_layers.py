@@ -17,7 +17,7 @@ from qwen_rerank_plugins.errors import ConfigurationError
 
 ENV_PREFIX = "QWEN_RERANK_"
 CONFIG_VARIABLE = "QWEN_RERANK_CONFIG"
-ENV_SECTIONS = ("service", "opensearch")
+ENV_SECTIONS = ("service", "opensearch", "batch")
 """Sections whose keys may come from variables: QWEN_RERANK_SERVICE_PORT is `port` in `service`."""
 
 _KUBERNETES_LINK = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)

@@ -1,6 +1,6 @@
 """The command line: parses, calls, prints. What is heavy is imported inside the commands, so that help is immediate."""
 
-# ruff: noqa: FBT002 (typer declares flags as defaults)
+# ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen_rerank_plugins import __version__
+from qwen_rerank_plugins._batch_command import batch
 from qwen_rerank_plugins._command import (
     EXIT_FAILED,
     Backend,
@@ -27,6 +28,7 @@ from qwen_rerank_plugins._command import (
     load,
     told,
 )
+from qwen_rerank_plugins._evaluate_command import evaluate
 from qwen_rerank_plugins._terminal import (
     OutputFormat,
     make_console,
@@ -107,7 +109,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    r"""Rank the documents of a file, or of standard input, by their relevance to QUERY.
+    """Rank the documents of a file, or of standard input, by their relevance to QUERY.
 
     Text files hold one document a line; .jsonl holds strings or objects with a text, .csv a column of texts.
 
@@ -159,7 +161,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    r"""Serve rerank APIs and the workbench over HTTP until Ctrl-C.
+    """Serve rerank APIs and the workbench over HTTP until Ctrl-C.
 
     Cohere, Jina, vLLM, TEI, Voyage and DashScope clients reach it by changing a URL; the page is at the address
     itself. Everything else is set in the section `service` of the configuration, or by QWEN_RERANK_SERVICE_*.
@@ -198,7 +200,7 @@ def doctor(
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    r"""Show what this machine has, every setting with its source, and whether the model works.
+    """Show what this machine has, every setting with its source, and whether the model works.
 
     Nothing is downloaded: a model that is not here yet is a problem that is told. Exits with 1 if there is one.
 
@@ -235,7 +237,7 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    r"""Measure latency, throughput and memory of this machine.
+    """Measure latency, throughput and memory of this machine.
 
     The table goes to standard error; the last line on standard output is the same as JSON.
 
@@ -264,6 +266,12 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
             )
         make_console(stderr=True).print(facts_table(benchmark.for_people(figures)))
         typer.echo(to_json(figures))
+
+
+app.command()(evaluate)
+
+
+app.command()(batch)
 
 
 def _read(path: str, kind: InputKind | None, text_field: str | None) -> DocumentFile:

@@ -370,3 +370,9 @@ def test_the_links_that_kubernetes_injects_for_a_service_of_our_name_are_ignored
 def test_any_valid_configuration_is_the_same_after_its_json(settings: dict[str, Any]) -> None:
     config = RerankConfig(**settings)
     assert RerankConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_environment_reaches_the_sections() -> None:
+    env = {"QWEN_RERANK_BATCH_TOP_N": "3", "QWEN_RERANK_OPENSEARCH_RECIPE": "simple"}
+    config = load_config(env=env)
+    assert (config.batch, config.opensearch) == ({"top_n": "3"}, {"recipe": "simple"})

@@ -1,0 +1,17 @@
+"""Files of queries and documents in, the same files with scores and ranks out. Knows no terminal and no service."""
+
+from __future__ import annotations
+
+from qwen_rerank_plugins.batch.formulas import escape_formula, unescape_formula
+from qwen_rerank_plugins.batch.job import run_batch
+from qwen_rerank_plugins.batch.options import BatchOptions
+from qwen_rerank_plugins.batch.progress import BatchProgress, BatchReport
+
+__all__ = [
+    "BatchOptions",
+    "BatchProgress",
+    "BatchReport",
+    "escape_formula",
+    "run_batch",
+    "unescape_formula",
+]

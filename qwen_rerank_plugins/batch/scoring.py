@@ -1,0 +1,281 @@
+"""The first half of a job: every pair of the input gets its score, and the journal keeps it. Writes no output.
+
+The calling thread reads ahead while others wait for the scorer: several calls are under way, so that it never idles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from qwen_rerank_plugins.batch.journal import Journal, ScoredPair
+from qwen_rerank_plugins.batch.options import BatchOptions
+from qwen_rerank_plugins.batch.progress import ProgressMeter
+from qwen_rerank_plugins.batch.rows import Chunk, Row
+from qwen_rerank_plugins.batch.sources import Source
+from qwen_rerank_plugins.errors import InputError, RerankError
+from qwen_rerank_plugins.reranker import Reranker
+from qwen_rerank_plugins.types import PairScore
+
+__all__ = ["Scoring", "call_concurrency"]
+
+CALL_CHARS = 256_000
+POLL_S = 0.1
+LOCAL_CALLS = 2
+
+Pair = tuple[Row, int, str]
+
+
+@dataclass(slots=True)
+class _Call:
+    """Pairs that are scored together; they have one instruction.
+
+    Attributes:
+        instruction: What relevance means, when rows say it; None for the job's.
+        groups: Each query with its pairs: row, position in its list, text.
+        share: Of the file, that one pair stands for.
+        rows_share: The same in rows.
+    """
+
+    instruction: str | None
+    groups: list[tuple[str, list[Pair]]] = field(default_factory=list)
+    share: float = 0.0
+    rows_share: float = 0.0
+    num_pairs: int = 0
+    num_chars: int = 0
+
+    def add(self, query: str, pair: Pair) -> None:
+        if not self.groups or self.groups[-1][0] != query:
+            self.groups.append((query, []))
+        self.groups[-1][1].append(pair)
+        self.num_pairs += 1
+        self.num_chars += len(pair[2])
+
+
+def call_concurrency(reranker: Reranker, options: BatchOptions) -> int:
+    """Calls at the same time: enough that the scorer has the next one when it is done with one."""
+    if options.concurrency is not None:
+        return options.concurrency
+    return reranker.config.max_concurrency if reranker.config.backend == "remote" else LOCAL_CALLS
+
+
+class Scoring:
+    """Score what the journal does not have yet.
+
+    Args:
+        source: The rows.
+        journal: Where scores are kept.
+        reranker: What scores.
+        options: How; a bad row stops the job or is set aside.
+        meter: Hears how far it is.
+        stop: Asked between calls; True ends the job where it is.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        journal: Journal,
+        reranker: Reranker,
+        options: BatchOptions,
+        *,
+        meter: ProgressMeter,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._source = source
+        self._journal = journal
+        self._reranker = reranker
+        self._options = options
+        self._meter = meter
+        self._stop = stop
+        self._num_calls = call_concurrency(reranker, options)
+        self._pending: dict[Future[list[PairScore]], _Call] = {}
+        self.num_resumed_pairs = journal.num_scored()
+        self.num_rows = 0
+        self.num_pairs = 0
+        self.stopped = False
+        self._num_set_aside = 0
+        self._rows_done = 0.0
+        self._fraction = 0.0
+        self._gained = 0.0
+
+    @property
+    def num_rows_done(self) -> int:
+        """Rows that need nothing more, as far as pairs tell."""
+        return round(self._rows_done)
+
+    def run(self) -> None:
+        """Score to the end, or until `stop` says so; what is under way is waited for and kept, errors or not.
+
+        Raises:
+            InputError: The input cannot be read, or a row cannot be ranked and bad rows stop the job.
+            RerankError: Scoring failed, or the journal cannot be written.
+        """
+        with ThreadPoolExecutor(self._num_calls, thread_name_prefix="qwen-rerank-batch") as pool:
+            self._meter.start_clock()
+            try:
+                self._submit_all(pool)
+                self._drain()
+            except BaseException:
+                self._withdraw()
+                raise
+        self._tell(force=True)
+
+    def _submit_all(self, pool: ThreadPoolExecutor) -> None:
+        start = 0.0
+        for chunk in self._source.chunks(only_needed=True):
+            for call in self._calls(chunk, chunk.fraction - start):
+                while len(self._pending) >= 2 * self._num_calls and not self._stop():
+                    self._collect()
+                if self._stop():
+                    self.stopped = True
+                    self._cancel()
+                    return
+                self._pending[pool.submit(self._score, call)] = call
+            start = chunk.fraction
+            self._tell()
+
+    # From rows to calls.
+
+    def _calls(self, chunk: Chunk, span: float) -> Iterator[_Call]:
+        self._set_aside([(row, row.problem) for row in chunk.rows if row.problem is not None])
+        groups, num_all = self._groups(chunk)
+        num_open = sum(map(len, groups.values()))
+        self.num_rows += len(chunk.rows)
+        self.num_pairs += num_all
+        share = span / num_all if num_all else 0.0
+        rows_share = len(chunk.rows) / num_all if num_all else 0.0
+        # What needs no call is done at once: a file that cannot be ranked, and what an earlier run scored.
+        self._advance(span - share * num_open, len(chunk.rows) - rows_share * num_open, gained=0.0)
+        call: _Call | None = None
+        for (instruction, query), pairs in sorted(groups.items(), key=lambda item: item[0][0] or ""):
+            for pair in pairs:
+                if call is None or call.instruction != instruction or self._is_full(call):
+                    if call is not None:
+                        yield call
+                    call = _Call(instruction, share=share, rows_share=rows_share)
+                call.add(query, pair)
+        if call is not None:
+            yield call
+
+    def _groups(self, chunk: Chunk) -> tuple[dict[tuple[str | None, str], list[Pair]], int]:
+        """The pairs without a score, by instruction and query, and how many there are with the others."""
+        known: set[tuple[int, int]] = set()
+        if self.num_resumed_pairs and chunk.rows:
+            known = self._journal.scored(chunk.rows[0].number, chunk.rows[-1].number)
+        groups: dict[tuple[str | None, str], list[Pair]] = {}
+        num_all = 0
+        for row in chunk.rows:
+            if row.problem is not None:
+                continue
+            num_all += len(row.texts)
+            pairs = [
+                (row, position, text)
+                for position, text in enumerate(row.texts)
+                if (row.number, position) not in known
+            ]
+            if pairs:
+                groups.setdefault((row.instruction, row.query), []).extend(pairs)
+        return groups, num_all
+
+    def _is_full(self, call: _Call) -> bool:
+        return call.num_pairs >= self._options.call_pairs or call.num_chars >= CALL_CHARS
+
+    def _set_aside(self, rows: Sequence[tuple[Row, str | None]]) -> None:
+        if rows and self._options.on_bad_row == "stop":
+            row, problem = rows[0]
+            hint = "--on-bad-row set_aside goes on without such rows"
+            raise InputError(f"line {row.line} (row {row.number + 1}): {problem}; {hint}")
+        self._num_set_aside += len(rows)
+        self._journal.add_rejected([(row.number, row.line, problem or "") for row, problem in rows])
+
+    # From calls to scores; this alone happens in other threads.
+
+    def _score(self, call: _Call) -> list[PairScore]:
+        instruction = self._options.instruction if call.instruction is None else call.instruction
+        results = self._reranker.rank_many(
+            [query for query, _ in call.groups],
+            [[text for _, _, text in pairs] for _, pairs in call.groups],
+            top_n=1,  # the ranks are those of the whole file
+            min_score=None,
+            instruction=instruction,
+        )
+        for result in results:
+            if result.status != "ranked":
+                raise RerankError(f"scoring gave no scores: status {result.status!r}; {result.error}")
+        return [score for result in results for score in result.scores]
+
+    # From scores to the journal.
+
+    def _collect(self) -> None:
+        done, _ = wait(self._pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            self._keep(self._pending.pop(future), future)
+        self._tell()
+
+    def _drain(self) -> None:
+        while self._pending:
+            self._collect()
+
+    def _cancel(self) -> None:
+        for future in list(self._pending):
+            if future.cancel():
+                del self._pending[future]
+
+    def _withdraw(self) -> None:
+        """After an error: keep what is done or under way; the first error is the one that is told."""
+        self._cancel()
+        while self._pending:
+            future, call = self._pending.popitem()
+            if future.exception() is None:
+                self._keep(call, future)
+
+    def _keep(self, call: _Call, future: Future[list[PairScore]]) -> None:
+        pairs = [pair for _, group in call.groups for pair in group]
+        try:
+            scores = future.result()
+        except InputError as error:
+            if call.instruction is None or self._options.on_bad_row == "stop":
+                raise
+            # The rows' own instruction is all that they share and that a scorer refuses.
+            rows = {row.number: row for row, _, _ in pairs}
+            self._set_aside([(row, str(error)) for row in rows.values()])
+        else:
+            self._journal.add_scores(self._scored(call, pairs, scores))
+            self._meter.num_new_pairs += len(pairs)
+        self._advance(call.share * len(pairs), call.rows_share * len(pairs), gained=call.share * len(pairs))
+
+    def _scored(
+        self, call: _Call, pairs: Sequence[Pair], scores: Sequence[PairScore]
+    ) -> Iterator[ScoredPair]:
+        by_query = self._source.layout.form == "pairs"
+        keys = {query: _key_of(call.instruction, query) for query, _ in call.groups} if by_query else {}
+        for (row, position, _), score in zip(pairs, scores, strict=True):
+            key = keys[row.query] if by_query else row.number
+            flags = score.truncated | score.query_truncated << 1
+            yield ScoredPair(row.number, position, key, score.relevance_score, score.log_odds, flags)
+
+    def _advance(self, fraction: float, rows: float, *, gained: float) -> None:
+        self._fraction += fraction
+        self._rows_done += rows
+        self._gained += gained
+
+    def _tell(self, *, force: bool = False) -> None:
+        self._meter.tell(
+            min(1.0, self._fraction),
+            gained=self._gained,
+            num_rows=self.num_rows_done,
+            num_pairs=self.num_resumed_pairs + self._meter.num_new_pairs,
+            num_set_aside=self._num_set_aside,
+            force=force,
+        )
+
+
+def _key_of(instruction: str | None, query: str) -> bytes:
+    """The same for pairs that are ranked together: those of one query and one instruction."""
+    first = (instruction or "").encode()
+    digest = hashlib.blake2b(len(first).to_bytes(8, "little"), digest_size=16)
+    digest.update(first)
+    digest.update(query.encode())
+    return digest.digest()
