@@ -78,7 +78,5 @@ def load(path: str | None, options: dict[str, Any]) -> LoadedConfig:
 
 def announce_demo(config: RerankConfig) -> None:
     """Say on standard error that the demo model answers, where it does."""
-    from qwen_rerank_plugins.config import DEMO_MODEL
-
-    if config.backend == "local" and config.model == DEMO_MODEL:
+    if config.is_demo:
         make_console(stderr=True).print(DEMO_NOTICE, style="bold yellow", highlight=False)

@@ -76,7 +76,7 @@ class Announcer:
         info = event.info or {}
         what = [str(info[key]) for key in ("model", "device", "dtype") if info.get(key)]
         lines = [(f"ready after {event.seconds or 0.0:.1f} s: {' · '.join(what)}", "bold green")]
-        if info.get("checkpoint") and info.get("model") == "demo":
+        if self._config.is_demo:
             lines.append((DEMO_READY, "bold yellow"))
         lines += [(f"  {label:<9}{url}", "bold") for label, url in addresses(*self._address)]
         if not self._settings.is_public:

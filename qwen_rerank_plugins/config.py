@@ -211,10 +211,8 @@ class RerankConfig(BaseModel):
             message = f"chunk_overlap is too large: {self.chunk_overlap!r}; allowed: less than chunk_tokens"
             raise ValueError(f"{message}, {self.chunk_tokens!r}")
         if self.max_query_tokens is not None and self.max_query_tokens >= self.max_length:
-            message = (
-                f"max_query_tokens is too large: {self.max_query_tokens!r}; allowed: less than max_length"
-            )
-            raise ValueError(f"{message}, {self.max_length!r}")
+            message = f"max_query_tokens is too large: {self.max_query_tokens!r}; allowed: less than"
+            raise ValueError(f"{message} max_length, {self.max_length!r}")
         if self.backend == "remote" and self.base_url is None:
             raise ValueError("base_url is missing: None; the remote backend needs the address of a service")
         given = [name for name in API_KEY_SETTINGS if getattr(self, name) is not None]
@@ -226,6 +224,11 @@ class RerankConfig(BaseModel):
     def devices(self) -> tuple[str, ...]:
         """The devices by name, for example `("cuda:0", "cuda:1")`."""
         return tuple(self.device.split(","))
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether scores come from the bundled demo model."""
+        return self.backend == "local" and self.model == DEMO_MODEL
 
     @classmethod
     def model_validate(cls, obj: Any, **kwargs: Any) -> Self:
@@ -326,15 +329,11 @@ def resolve_api_key(config: RerankConfig, *, env: Mapping[str, str] = os.environ
     if config.api_key is not None:
         return config.api_key
     if config.api_key_env is not None:
-        key, origin = (
-            env.get(config.api_key_env, "").strip(),
-            f"variable {config.api_key_env!r} (api_key_env)",
-        )
+        key = env.get(config.api_key_env, "").strip()
+        origin = f"variable {config.api_key_env!r} (api_key_env)"
     elif config.api_key_file is not None:
-        key, origin = (
-            checks.read_secret(Path(config.api_key_file)),
-            f"file {config.api_key_file!r} (api_key_file)",
-        )
+        key = checks.read_secret(Path(config.api_key_file))
+        origin = f"file {config.api_key_file!r} (api_key_file)"
     else:
         return None
     if not key:

@@ -32,7 +32,7 @@ from qwen_rerank_plugins.service.observe import Observer, context_of
 from qwen_rerank_plugins.service.openapi import openapi_document
 from qwen_rerank_plugins.service.parts import Service
 from qwen_rerank_plugins.service.problems import STATUSES, Problem, ProblemError
-from qwen_rerank_plugins.service.routes import Endpoint, endpoints, http_route
+from qwen_rerank_plugins.service.routes import Endpoint, endpoints, http_routes
 from qwen_rerank_plugins.service.settings import ServiceSettings, read_keys
 from qwen_rerank_plugins.service.static import StaticFiles, make_file
 from qwen_rerank_plugins.types import Scorer
@@ -62,9 +62,9 @@ def create_app(
     """
     settings = ServiceSettings.from_config(config) if settings is None else settings
     keys = KeyRing(read_keys(settings))
-    service = _service(config, settings, scorer, announce)
+    service = _service(config, settings, keys, scorer, announce)
     table = endpoints(settings)
-    document = openapi_document(table, has_keys=bool(keys), max_body_bytes=settings.max_body_bytes)
+    document = openapi_document(table, settings, has_keys=bool(keys))
     app = FastAPI(
         title="Qwen Rerank",
         version=__version__,
@@ -72,7 +72,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        routes=[*map(http_route, table), *_pages(document)],
+        routes=[*http_routes(table), *_pages(document)],
         middleware=_layers(service, keys),
         exception_handlers={HTTPException: _problem_of_router},
         lifespan=_lifespan,
@@ -89,6 +89,7 @@ def create_app(
 def _service(
     config: RerankConfig,
     settings: ServiceSettings,
+    keys: KeyRing,
     scorer: Scorer | None,
     announce: Callable[[Event], None] | None,
 ) -> Service:
@@ -104,16 +105,20 @@ def _service(
         on_engine_failure=settings.on_engine_failure,
         announce=announce or (lambda _: None),
     )
-    return Service(served, settings, lifecycle)
+    return Service(served, settings, lifecycle, keys)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.lifecycle.start()
+    if service.jobs is not None:
+        await service.jobs.start()
     try:
         yield
     finally:
+        if service.jobs is not None:
+            await service.jobs.stop()
         await service.lifecycle.stop()
         service.close()
 
@@ -126,9 +131,9 @@ def _layers(service: Service, keys: KeyRing) -> list[Middleware]:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", *(["DELETE"] if settings.jobs_folder is not None else [])],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
-            expose_headers=["Retry-After", "X-Request-Id"],
+            expose_headers=["Content-Disposition", "Location", "Retry-After", "X-Request-Id"],
         )
         layers.append(cors)
     return [*layers, Middleware(Gatekeeper, keys=keys, hosts=hosts)]
@@ -159,7 +164,7 @@ def _pages(document: Mapping[str, Any]) -> list[BaseRoute]:
         Endpoint("/docs.css", docs_css),
         Endpoint("/openapi.json", openapi_json),
     )
-    return [http_route(endpoint) for endpoint in table]
+    return http_routes(table)
 
 
 async def _problem_of_router(request: Request, error: Exception) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -40,17 +40,34 @@ def _operation(path: str, method: str, operation: Mapping[str, Any], document: M
         f"<tr><td>{escape(status)}</td><td>{escape(_resolve(answer, document)['description'])}</td></tr>"
         for status, answer in operation["responses"].items()
     )
-    body = ""
-    if "requestBody" in operation:
-        content = operation["requestBody"]["content"]["application/json"]["schema"]
-        shape = content["$ref"].rpartition("/")[2]
-        body = f"<h3>Body</h3><p>{escape(operation['requestBody']['description'])} "
-        body += f'Shape: <a href="#{escape(shape)}">{escape(shape)}</a>.</p>'
+    body = _parameters(operation.get("parameters", ())) + _body(operation.get("requestBody"))
     return (
         f"<details><summary><b>{escape(method.upper())}</b> <code>{escape(path)}</code> "
         f"— {escape(operation['summary'])}</summary><div>{body}<h3>Answers</h3>"
         f"<table><thead><tr><th>Status</th><th>Meaning</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
     )
+
+
+def _parameters(parameters: Sequence[Mapping[str, Any]]) -> str:
+    if not parameters:
+        return ""
+    rows = "".join(
+        f"<tr><td><code>{escape(one['name'])}</code></td><td>{escape(one['description'])} "
+        f"<code>{escape(json.dumps(one['schema'], ensure_ascii=False))}</code></td></tr>"
+        for one in parameters
+    )
+    head = "<thead><tr><th>Name</th><th>Meaning</th></tr></thead>"
+    return f"<h3>Parameters</h3><table>{head}<tbody>{rows}</tbody></table>"
+
+
+def _body(body: Mapping[str, Any] | None) -> str:
+    if body is None:
+        return ""
+    told = f"<h3>Body</h3><p>{escape(body['description'])} "
+    if "application/json" not in body["content"]:
+        return f"{told}Types: {escape(', '.join(body['content']))}.</p>"
+    shape = escape(body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2])
+    return f'{told}Shape: <a href="#{shape}">{shape}</a>.</p>'
 
 
 def _shape(name: str, schema: Any) -> str:

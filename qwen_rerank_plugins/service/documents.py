@@ -5,7 +5,8 @@ Knows no dialect: which documents a request holds, and which fields it wants ran
 A string is its own text. A list of fields is its non-empty items, one a line. An object is, in this order:
 
 1. with chosen fields (`rank_fields`), those it has, in the order chosen: one field as its bare value, several as
-   `name: value` lines; the text is empty when it has none of them;
+   `name: value` lines; the text is empty when it has none of them; a dotted name that is no field leads into nested
+   objects and lists of them;
 2. with `content` parts as vLLM takes them, `{"content": [{"type": "text", "text": ...}]}`, the parts' texts, one a
    line; parts that are no text (images, sound) are refused, since nothing here could judge them;
 3. its `text`;
@@ -112,12 +113,25 @@ def echo(document: Any, text: str) -> dict[str, Any]:
 def _object_text(document: Mapping[str, Any], place: str, rank_fields: Sequence[str]) -> str:
     parts = _content_texts(document.get("content"), place)
     if rank_fields:
-        chosen = {name: document[name] for name in rank_fields if name in document}
-        return _value_text(chosen.get(rank_fields[0]) if len(rank_fields) == 1 else chosen)
+        chosen = {name: _field(document, name) for name in rank_fields}
+        return _value_text(chosen[rank_fields[0]] if len(rank_fields) == 1 else chosen)
     if parts is not None:
         return "\n".join(part for part in parts if part)
     text = document.get("text")
     return _value_text(document if text is None else text)
+
+
+def _field(value: Any, name: str) -> Any:
+    """Give a field, or what a dotted name leads to, from lists as a list; None where there is nothing."""
+    if isinstance(value, list):
+        found = [_field(item, name) for item in value]
+        return [item for item in found if item is not None] or None
+    if not isinstance(value, dict):
+        return None
+    if value.get(name) is not None:
+        return value[name]
+    head, dot, rest = name.partition(".")
+    return _field(value.get(head), rest) if dot else None
 
 
 def _content_texts(content: Any, place: str) -> list[str] | None:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.service.bodies import dump_json
+from qwen_rerank_plugins.service.jobs.orders import formats
 from qwen_rerank_plugins.service.metrics import MEDIA_TYPE
 from qwen_rerank_plugins.service.parts import Service, service_of
 
@@ -90,6 +91,7 @@ def _info(service: Service) -> dict[str, Any]:
         "state": lifecycle.state,
         "is_demo": service.is_demo,
         "limits": _limits(service),
+        "jobs": _jobs(service),
         **{name: loaded[name] for name in _SHOWN if name in loaded},
     }
 
@@ -98,6 +100,20 @@ def _limits(service: Service) -> dict[str, Any]:
     names = ("max_body_bytes", "max_documents", "max_pairs", "max_query_chars", "max_document_chars")
     limits = {name: getattr(service.settings, name) for name in names}
     return limits | {"request_timeout_s": service.settings.request_timeout_s}
+
+
+def _jobs(service: Service) -> dict[str, Any] | None:
+    """Whether uploads are taken, and of what kind."""
+    if service.jobs is None:
+        return None
+    settings = service.settings
+    return {
+        "formats": list(formats()),
+        "max_upload_bytes": settings.jobs_max_upload_bytes,
+        "max_rows": settings.jobs_max_rows,
+        "max_jobs": settings.jobs_max_per_key,
+        "retention_s": settings.jobs_retention_s,
+    }
 
 
 async def metrics(request: Request) -> Response:

@@ -26,7 +26,7 @@ from qwen_rerank_plugins.errors import (
 from qwen_rerank_plugins.reranker import Reranker
 from qwen_rerank_plugins.service.problems import ProblemError, unavailable
 
-__all__ = ["Event", "Lifecycle", "State"]
+__all__ = ["Event", "Lifecycle", "State", "in_daemon_thread"]
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Lifecycle:
         try:
             # A model that is still loading cannot be stopped; its thread does not keep the process alive.
             async with asyncio.timeout(LOADING_CLOSE_S if self._state == "loading" else CLOSE_S):
-                await _in_thread(self.reranker.close)
+                await in_daemon_thread(self.reranker.close)
         except TimeoutError:
             logger.warning("the service ends while its engine is still busy")
         self.announce(Event("stopped"))
@@ -194,7 +194,7 @@ class Lifecycle:
 
     async def _open(self) -> None:
         """Build the scorer and let it answer once, which also warms it up."""
-        self._loaded_info = await _in_thread(self.reranker.info)
+        self._loaded_info = await in_daemon_thread(self.reranker.info)
         await self._probe()
 
     async def _probe(self) -> None:
@@ -227,7 +227,7 @@ class Lifecycle:
     async def _mend(self, attempt: int) -> None:
         if self._can_rebuild and attempt > PROBES_BEFORE_REBUILD:
             logger.warning("the engine is built anew")
-            await _in_thread(self.reranker.close)
+            await in_daemon_thread(self.reranker.close)
             self.reranker = self._build()
         await self._open()
 
@@ -244,7 +244,7 @@ class Lifecycle:
         self.on_fatal(error)
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def in_daemon_thread(work: Callable[[], T], *, name: str = "qwen-rerank-loading") -> T:
     """Run blocking work in a thread that does not keep the process alive, as one of a pool would."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -267,5 +267,5 @@ async def _in_thread(work: Callable[[], T]) -> T:
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, failure)
 
-    threading.Thread(target=run, name="qwen-rerank-loading", daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return await future

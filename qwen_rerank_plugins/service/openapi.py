@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,8 +10,10 @@ from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.service.auth import is_open
 from qwen_rerank_plugins.service.dialects import answer_schema, request_schema
 from qwen_rerank_plugins.service.exchange import Route
+from qwen_rerank_plugins.service.jobs.description import JOB_SCHEMAS, JOB_STATUSES
 from qwen_rerank_plugins.service.problems import PROBLEM_SCHEMA, STATUSES
 from qwen_rerank_plugins.service.routes import Endpoint
+from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = ["openapi_document"]
 
@@ -24,31 +27,37 @@ _REQUEST_ID = {
 }
 
 
-def openapi_document(endpoints: Iterable[Endpoint], *, has_keys: bool, max_body_bytes: int) -> dict[str, Any]:
+def openapi_document(
+    endpoints: Iterable[Endpoint], settings: ServiceSettings, *, has_keys: bool
+) -> dict[str, Any]:
     """Give the description, OpenAPI 3.1.
 
     Args:
         endpoints: The addresses.
+        settings: The service's, for the limits of bodies.
         has_keys: Whether the service asks for keys.
-        max_body_bytes: The limit, for the description of bodies.
     """
-    paths = {
-        one.path: {one.method.lower(): _operation(one, max_body_bytes)} for one in endpoints if one.summary
-    }
+    paths: dict[str, dict[str, Any]] = {}
+    for one in endpoints:
+        if one.summary:
+            operation = _operation(one, settings.max_body_bytes)
+            paths.setdefault(one.path, {})[one.method.lower()] = operation
+    has_jobs = settings.jobs_folder is not None
+    statuses = [status for status in STATUSES if has_jobs or status not in JOB_STATUSES]
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "Qwen Rerank",
             "version": __version__,
-            "description": "Reranking with Qwen3-Reranker in the dialects of Cohere, Jina, vLLM, TEI, Voyage, DashScope "
-            "and Weaviate. Keys that a dialect does not know are ignored.",
+            "description": "Reranking with Qwen3-Reranker in the dialects of Cohere, Jina, vLLM, TEI, Voyage, DashScope, "
+            "Weaviate and OpenSearch. Keys that a dialect does not know are ignored.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "."}],
         "paths": paths,
         "components": {
-            "schemas": {"Problem": PROBLEM_SCHEMA, **_ranking_schemas()},
-            "responses": {str(status): _problem(status) for status in STATUSES},
+            "schemas": {"Problem": PROBLEM_SCHEMA, **_ranking_schemas(), **(JOB_SCHEMAS if has_jobs else {})},
+            "responses": {str(status): _problem(status) for status in statuses},
             "headers": {"RequestId": _REQUEST_ID},
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "One of the service's keys."}
@@ -67,20 +76,25 @@ def _ranking_schemas() -> dict[str, Any]:
 
 
 def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
-    statuses = _RANKING_STATUSES if endpoint.ranking else _ALWAYS
+    described = endpoint.described
+    statuses = (
+        _RANKING_STATUSES if endpoint.ranking else (*_ALWAYS, *(described.problems if described else ()))
+    )
     good = [status for status in endpoint.statuses if status not in STATUSES]
     refused = sorted(
         {*statuses, *endpoint.statuses} - set(good) - ({401} if is_open(endpoint.path) else set())
     )
     operation: dict[str, Any] = {
-        "operationId": f"{endpoint.method.lower()}{endpoint.path.replace('/', '_').replace('.', '')}",
+        "operationId": f"{endpoint.method.lower()}{re.sub('[.{}]', '', endpoint.path).replace('/', '_')}",
         "summary": endpoint.summary,
-        "tags": ["ranking" if endpoint.ranking else "service"],
+        "tags": ["ranking" if endpoint.ranking else "jobs" if described else "service"],
         "responses": {str(status): _answer(endpoint, status) for status in good}
         | {str(status): {"$ref": f"#/components/responses/{status}"} for status in refused},
     }
     if is_open(endpoint.path):
         operation["security"] = []
+    if described:
+        operation |= described.operation
     if endpoint.ranking:
         schema = {"$ref": f"#/components/schemas/{endpoint.ranking.value}_request"}
         operation["requestBody"] = {
@@ -96,7 +110,9 @@ def _answer(endpoint: Endpoint, status: int) -> dict[str, Any]:
         "description": "All is well.",
         "headers": {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}},
     }
-    if endpoint.ranking:
+    if endpoint.described:
+        answer |= endpoint.described.answer
+    elif endpoint.ranking:
         schema: dict[str, Any] = {"$ref": f"#/components/schemas/{endpoint.ranking.value}_answer"}
         answer["content"] = {"application/json": {"schema": schema}}
     elif endpoint.media_type and status != 204:  # noqa: PLR2004 (no content)

@@ -12,7 +12,9 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import Request
 
 from qwen_rerank_plugins import __version__
-from qwen_rerank_plugins.config import DEMO_MODEL, RerankConfig
+from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.service.auth import KeyRing
+from qwen_rerank_plugins.service.jobs.manager import Jobs
 from qwen_rerank_plugins.service.lifecycle import Lifecycle
 from qwen_rerank_plugins.service.limits import Gate
 from qwen_rerank_plugins.service.metrics import Metrics
@@ -43,20 +45,27 @@ class Service:
         config: The reranker's settings.
         settings: The service's own.
         lifecycle: Owns the reranker.
+        keys: Who may call.
         gate: Admission.
         metrics: Figures.
+        jobs: Uploads, if there is a folder for them.
     """
 
     config: RerankConfig
     settings: ServiceSettings
     lifecycle: Lifecycle
+    keys: KeyRing = field(default_factory=lambda: KeyRing(()))
     gate: Gate = field(init=False)
     metrics: Metrics = field(init=False)
+    jobs: Jobs | None = field(init=False, default=None)
     _threads: ThreadPoolExecutor = field(init=False, default_factory=_executor)
 
     def __post_init__(self) -> None:
         self.gate = Gate(self.settings)
         self.metrics = Metrics(self.gate, self.lifecycle.live_info, self._state_for_metrics)
+        if self.settings.jobs_folder is not None:
+            self.jobs = Jobs(self.config, self.settings, self.lifecycle, self.gate)
+            self.metrics.registry.register(self.jobs.figures)
 
     @property
     def model(self) -> str:
@@ -69,7 +78,7 @@ class Service:
     @property
     def is_demo(self) -> bool:
         """Whether the bundled demo model scores."""
-        return self.config.backend == "local" and self.lifecycle.reranker.model == DEMO_MODEL
+        return self.config.is_demo
 
     @property
     def is_ready(self) -> bool:
@@ -98,7 +107,9 @@ class Service:
             metrics.rejected.labels(context.reason).inc()
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and leave the jobs' folder."""
+        if self.jobs is not None:
+            self.jobs.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _state_for_metrics(self) -> tuple[bool, dict[str, str]]:

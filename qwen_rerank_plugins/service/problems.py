@@ -24,11 +24,20 @@ RETRY_S = 5.0  # after which a service that loads or drains may be asked again, 
 STATUSES: Mapping[int, tuple[str, str, str]] = {
     400: ("bad_request", "Validation", "The body cannot be read, or there is nothing in it to rank."),
     401: ("unauthorized", "Unauthorized", "No valid key came with the request."),
-    404: ("not_found", "NotFound", "There is no such address, or (with `strict_model`) no such model."),
+    404: (
+        "not_found",
+        "NotFound",
+        "There is no such address, no such job, or (with `strict_model`) no such model.",
+    ),
     405: ("method_not_allowed", "MethodNotAllowed", "The address does not take this method."),
     408: ("request_timeout", "Timeout", "The body did not arrive in time."),
+    409: (
+        "conflict",
+        "Conflict",
+        "The job has no such file: it is not done, has failed, or set no row aside.",
+    ),
     413: ("payload_too_large", "Validation", "The body, or the number of its documents, is above the limit."),
-    415: ("unsupported_media_type", "Validation", "The body is not declared as plain JSON in UTF-8."),
+    415: ("unsupported_media_type", "Validation", "The body is not declared as what the address takes."),
     422: ("invalid_request", "Validation", "A value is of the wrong kind, out of range, or too long."),
     429: (
         "overloaded",
@@ -38,6 +47,7 @@ STATUSES: Mapping[int, tuple[str, str, str]] = {
     500: ("internal_error", "Backend", "Scoring failed."),
     503: ("unavailable", "Unhealthy", "The model is loading, failing or shutting down; try again later."),
     504: ("timeout", "Timeout", "There was no answer within the service's deadline."),
+    507: ("insufficient_storage", "Storage", "There is no room for another job's files."),
 }
 """Status → machine-readable code, the `error_type` that goes with it, and what it means."""
 

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from qwen_rerank_plugins.service.bodies import dump_json
 from qwen_rerank_plugins.service.observe import SECURITY_HEADERS
 from qwen_rerank_plugins.service.problems import Problem, unavailable
+from qwen_rerank_plugins.service.receive import MORE_TIME
 
 __all__ = ["DeadlineProtocol", "protocol_class"]
 
@@ -97,6 +98,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         """Go on to the body, which has its own time."""
         self._in_head, self._head_bytes = False, 0
         self._expect(self.receive_timeout_s + APP_MARGIN_S)
+        self._offer_more_time()
         super().on_headers_complete()
         if self._is_last_call and self.cycle is not None:
             self.cycle.keep_alive = False
@@ -106,6 +108,16 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
         self._stop_expecting()
         super().on_message_complete()
+
+    def _offer_more_time(self) -> None:
+        """Let the app begin the body's time anew: only it knows which bodies may be long, and how fast they come."""
+        scope: Any = self.scope
+
+        def more_time() -> None:
+            if self.scope is scope and not self._in_head:
+                self._expect(self.receive_timeout_s + APP_MARGIN_S)
+
+        scope["state"][MORE_TIME] = more_time
 
     def _expect(self, seconds: float) -> None:
         self._stop_expecting()

@@ -6,7 +6,7 @@ Nothing is read of a body before its declared size and type are known to be fine
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -17,9 +17,14 @@ from qwen_rerank_plugins.service.bodies import check_headers
 from qwen_rerank_plugins.service.problems import ClientGoneError, Problem, ProblemError, unavailable
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["declared_bytes", "read_body", "while_wanted"]
+__all__ = ["MORE_TIME", "check_declared_size", "declared_bytes", "read_body", "stream_body", "while_wanted"]
 
 T = TypeVar("T")
+
+MORE_TIME = "more_time"
+"""Under this name a request's state has what begins its body's time anew, where the server ends slow bodies."""
+
+PIECE_BYTES = 64 * 1024
 
 
 def declared_bytes(request: Request, settings: ServiceSettings) -> int:
@@ -29,10 +34,7 @@ def declared_bytes(request: Request, settings: ServiceSettings) -> int:
         ProblemError: With status 413 or 415.
     """
     check_headers(request.headers)
-    text = request.headers.get("content-length", "0")
-    size = int(text) if text.isascii() and text.isdigit() else 0
-    _check_size(size, settings.max_body_bytes)
-    return size
+    return check_declared_size(request, settings.max_body_bytes)
 
 
 async def read_body(request: Request, settings: ServiceSettings, hold: Callable[[int], None]) -> bytearray:
@@ -52,18 +54,58 @@ async def read_body(request: Request, settings: ServiceSettings, hold: Callable[
         async with asyncio.timeout(settings.receive_timeout_s):
             more = True
             while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError("the client left while it sent its body")
-                chunk = message.get("body", b"")
+                chunk, more = await _next_chunk(request)
                 _check_size(len(body) + len(chunk), settings.max_body_bytes)
                 hold(len(chunk))
                 body += chunk
-                more = message.get("more_body", False)
     except TimeoutError:
         message_408 = f"the body did not arrive in time; allowed: {settings.receive_timeout_s:g} s"
         raise ProblemError(Problem(408, message_408, {"Connection": "close"}, "slow_client")) from None
     return body
+
+
+async def stream_body(request: Request, *, max_bytes: int, timeout_s: float) -> AsyncIterator[bytes]:
+    """Give a long body in pieces. It may take any time, as long as each piece arrives within `timeout_s`.
+
+    Raises:
+        ProblemError: With status 408 or 413.
+        ClientGoneError: The client left before its end.
+    """
+    more_time: Callable[[], None] = request.scope["state"].get(MORE_TIME, lambda: None)
+    size, more = 0, True
+    while more:
+        more_time()
+        piece = bytearray()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while more and len(piece) < PIECE_BYTES:
+                    chunk, more = await _next_chunk(request)
+                    piece += chunk
+        except TimeoutError:
+            message = f"the body comes too slowly; allowed: {PIECE_BYTES} bytes in {timeout_s:g} s"
+            raise ProblemError(Problem(408, message, {"Connection": "close"}, "slow_client")) from None
+        size += len(piece)
+        _check_size(size, max_bytes)
+        yield bytes(piece)
+
+
+async def _next_chunk(request: Request) -> tuple[bytes, bool]:
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError("the client left while it sent its body")
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def check_declared_size(request: Request, max_bytes: int) -> int:
+    """Give the size that a request declares, 0 if it does not.
+
+    Raises:
+        ProblemError: With status 413.
+    """
+    text = request.headers.get("content-length", "0")
+    size = int(text) if text.isascii() and text.isdigit() else 0
+    _check_size(size, max_bytes)
+    return size
 
 
 def _check_size(size: int, limit: int) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.routing import Route as HttpRoute
 
 from qwen_rerank_plugins.service import info
 from qwen_rerank_plugins.service.exchange import Route
+from qwen_rerank_plugins.service.jobs import handlers
+from qwen_rerank_plugins.service.jobs.description import Described, describe
 from qwen_rerank_plugins.service.observe import context_of
 from qwen_rerank_plugins.service.ranking import ranking_endpoint
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["RANKING_PATHS", "Endpoint", "endpoints", "http_route"]
+__all__ = ["RANKING_PATHS", "Endpoint", "endpoints", "http_routes"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -53,6 +56,8 @@ class Endpoint:
         statuses: What it answers when all is well, or not ready.
         media_type: Of its answer; empty for none.
         is_probe: Whether it is asked every few seconds and only worth a log line when something is wrong.
+        verb: Its method, where that does not follow from the rest.
+        described: What the description has to add, for addresses of jobs.
     """
 
     path: str
@@ -62,11 +67,13 @@ class Endpoint:
     statuses: tuple[int, ...] = (200,)
     media_type: str = "application/json"
     is_probe: bool = False
+    verb: str = ""
+    described: Described | None = None
 
     @property
     def method(self) -> str:
         """The method; whoever takes GET takes HEAD too."""
-        return "GET" if self.ranking is None else "POST"
+        return self.verb or ("GET" if self.ranking is None else "POST")
 
 
 def _ranking_endpoints() -> Iterator[Endpoint]:
@@ -99,15 +106,38 @@ def endpoints(settings: ServiceSettings) -> tuple[Endpoint, ...]:
         ),
     )
     figures = Endpoint("/metrics", info.metrics, "Figures for Prometheus", None, (200,), "text/plain", True)
-    return (*_ranking_endpoints(), *told, *((figures,) if settings.metrics else ()))
+    jobs = tuple(_job_endpoints(settings)) if settings.jobs_folder is not None else ()
+    return (*_ranking_endpoints(), *jobs, *told, *((figures,) if settings.metrics else ()))
 
 
-def http_route(endpoint: Endpoint) -> HttpRoute:
-    """The address as the router takes it; the handler notes which one it was."""
+def _job_endpoints(settings: ServiceSettings) -> Iterator[Endpoint]:
+    one, listing = "/v1/jobs/{id}", "/v1/jobs"
+    table = (
+        ("POST", listing, handlers.create, "Upload a file to be ranked in the background", 202),
+        ("GET", listing, handlers.listing, "The jobs of the key that asks", 200),
+        ("GET", one, handlers.show, "How far a job is", 200),
+        ("DELETE", one, handlers.remove, "Cancel a job and delete its files", 204),
+        ("GET", f"{one}/result", handlers.result, "The result, as a file", 200),
+        ("GET", f"{one}/rejected", handlers.rejected, "The rows that were set aside, as a file", 200),
+    )
+    for verb, path, handler, summary, status in table:
+        described = describe(handler.__name__, settings)
+        yield Endpoint(path, handler, summary, statuses=(status,), verb=verb, described=described)
 
+
+def http_routes(table: Iterable[Endpoint]) -> list[BaseRoute]:
+    """Addresses as the router takes them, one a path: so it knows all methods of a path when it refuses one."""
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in table:
+        by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    return [_http_route(path, by_method) for path, by_method in by_path.items()]
+
+
+def _http_route(path: str, by_method: Mapping[str, Endpoint]) -> HttpRoute:
     async def handle(request: Request) -> Response:
+        endpoint = by_method["GET" if request.method == "HEAD" else request.method]
         context = context_of(request.scope)
-        context.route, context.is_probe = endpoint.path, endpoint.is_probe
+        context.route, context.is_probe = path, endpoint.is_probe
         return await endpoint.handler(request)
 
-    return HttpRoute(endpoint.path, handle, methods=[endpoint.method])
+    return HttpRoute(path, handle, methods=list(by_method))

@@ -105,6 +105,22 @@ class ServiceSettings(BaseModel):
         default=30.0, description="Seconds in which accepted requests are finished after that."
     )
 
+    jobs_folder: PathText | None = Field(
+        default=None, description="Folder for uploaded files and their results; none: no upload is taken."
+    )
+    jobs_max_upload_bytes: Count = Field(default=256 * MEBIBYTE, description="Bytes of one uploaded file.")
+    jobs_max_rows: Count = Field(default=1_000_000, description="Rows of one uploaded file.")
+    jobs_max_total_bytes: Count = Field(
+        default=4096 * MEBIBYTE, description="Bytes of all jobs' files, above which no upload is taken."
+    )
+    jobs_max_per_key: Count = Field(
+        default=20, description="Jobs that one key may have at the same time, finished ones included."
+    )
+    jobs_concurrency: Count = Field(default=1, description="Jobs that are scored at the same time.")
+    jobs_retention_s: Seconds = Field(
+        default=86_400.0, description="Seconds that a finished job and its files are kept."
+    )
+
     model_name: Text | None = Field(
         default=None, description="The model's name in answers; none: its hub id, or its folder's name."
     )

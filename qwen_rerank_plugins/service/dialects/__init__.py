@@ -5,6 +5,7 @@ not null decides.
 
 | key | dialect |
 | --- | --- |
+| `search` | OpenSearch's `ml_inference` |
 | `texts` | text-embeddings-inference |
 | `input` | DashScope |
 | `queries` | several queries at once |
@@ -27,6 +28,7 @@ from qwen_rerank_plugins.service.dialects import (
     cohere,
     dashscope,
     fields,
+    opensearch,
     score,
     tei,
     voyage,
@@ -41,6 +43,7 @@ _Reader = Callable[[Mapping[str, Any]], Exchange]
 
 # Key, reader, schema: the first key that is there and not null decides.
 _BY_KEY: Final[tuple[tuple[str, _Reader, dict[str, Any]], ...]] = (
+    ("search", opensearch.read, opensearch.REQUEST_SCHEMA),
     ("texts", tei.read, tei.REQUEST_SCHEMA),
     ("input", dashscope.read, dashscope.REQUEST_SCHEMA),
     ("queries", brief.read, brief.REQUEST_SCHEMA),
@@ -49,12 +52,16 @@ _BY_KEY: Final[tuple[tuple[str, _Reader, dict[str, Any]], ...]] = (
     ("truncation", voyage.read, voyage.REQUEST_SCHEMA),
 )
 
-DIALECTS: Final = tuple(module.NAME for module in (brief, cohere, dashscope, score, tei, voyage, weaviate))
+DIALECTS: Final = tuple(
+    module.NAME for module in (brief, cohere, dashscope, opensearch, score, tei, voyage, weaviate)
+)
 """Every name that `Exchange.dialect` can have, sorted."""
 
 _ANSWERS: Final[dict[Route, dict[str, Any]]] = {
     Route.RERANK: {
-        "anyOf": [module.ANSWER_SCHEMA for module in (cohere, brief, tei, voyage, dashscope, weaviate)]
+        "anyOf": [
+            module.ANSWER_SCHEMA for module in (cohere, brief, tei, voyage, dashscope, weaviate, opensearch)
+        ]
     },
     Route.SCORE: score.ANSWER_SCHEMA,
     Route.DASHSCOPE: dashscope.ANSWER_SCHEMA,

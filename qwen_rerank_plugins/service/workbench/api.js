@@ -12,7 +12,7 @@ import { wellFormed } from "./text.js";
 
 /**
  * @typedef {"unauthorized" | "tooLarge" | "invalid" | "busy" | "loading" | "timeout" | "offline" | "notJson"
- *   | "malformed" | "notFound" | "server" | "badKey"} ProblemKind
+ *   | "malformed" | "notFound" | "server" | "badKey" | "full"} ProblemKind
  */
 
 const SLICE_DOCUMENTS = 128;
@@ -31,11 +31,14 @@ const KIND_OF_STATUS = new Map(
     [404, "notFound"],
     [405, "notFound"],
     [408, "timeout"],
+    [409, "invalid"],
     [413, "tooLarge"],
+    [415, "invalid"],
     [422, "invalid"],
     [429, "busy"],
     [503, "loading"],
     [504, "timeout"],
+    [507, "full"],
   ]),
 );
 
@@ -205,7 +208,7 @@ function readEntry(entry, start) {
  * @param {string} address relative
  * @param {{method: string, key: string, timeoutMs: number, body?: unknown, signal?: AbortSignal}} options
  */
-async function request(address, { method, key, timeoutMs, body, signal }) {
+export async function request(address, { method, key, timeoutMs, body, signal }) {
   const timeout = AbortSignal.timeout(timeoutMs);
   const both = signal ? AbortSignal.any([signal, timeout]) : timeout;
   try {
@@ -224,7 +227,7 @@ async function request(address, { method, key, timeoutMs, body, signal }) {
  * @param {string} key
  * @param {boolean} hasBody
  */
-function requestHeaders(key, hasBody) {
+export function requestHeaders(key, hasBody) {
   if (key && !/^[\x21-\x7e]+$/.test(key)) throw new ServiceProblem("badKey");
   return {
     ...(hasBody ? { "Content-Type": "application/json" } : {}),
@@ -234,15 +237,27 @@ function requestHeaders(key, hasBody) {
 
 /** @param {Response} response */
 async function readResponse(response) {
-  const text = await response.text();
+  return answerValue(response.status, await response.text(), (name) => response.headers.get(name));
+}
+
+/**
+ * The value of an answer, or the problem that it is.
+ * @param {number} status
+ * @param {string} text
+ * @param {(name: string) => string | null} header
+ * @throws {ServiceProblem}
+ */
+export function answerValue(status, text, header) {
+  const isGood = status >= 200 && status < 300;
+  if (status === 204) return null;
   const value = parsed(text);
-  if (response.ok && value !== undefined) return value;
-  if (response.ok) throw new ServiceProblem("notJson", { status: response.status });
-  throw new ServiceProblem(KIND_OF_STATUS.get(response.status) ?? "server", {
-    status: response.status,
-    retryAfterS: retryAfterSeconds(response.headers.get("Retry-After"), Date.now()),
+  if (isGood && value !== undefined) return value;
+  if (isGood) throw new ServiceProblem("notJson", { status });
+  throw new ServiceProblem(KIND_OF_STATUS.get(status) ?? "server", {
+    status,
+    retryAfterS: retryAfterSeconds(header("Retry-After"), Date.now()),
     detail: typeof value?.message === "string" ? value.message.slice(0, 500) : "",
-    requestId: response.headers.get("X-Request-Id") ?? "",
+    requestId: header("X-Request-Id") ?? "",
   });
 }
 

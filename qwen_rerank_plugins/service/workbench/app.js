@@ -21,7 +21,11 @@ await setLanguage(preferredLanguage(loadPreferences().language));
 const checkStale = debounced(() => results.markStale(run.isStale()), STALE_PAUSE_MS);
 const inputs = setUpInputs({ onChange: () => checkStale() });
 const files = setUpFiles({ onDocuments: inputs.addDocuments });
-const results = setUpResults({ onFind: inputs.find, onMissing: () => tellOffline() });
+const results = setUpResults({
+  onFind: inputs.find,
+  onMissing: () => tellOffline(),
+  onBatch: async (panel) => (await import("./batch.js")).showBatch(panel, { key: loadKey, about: () => jobs }),
+});
 const problem = setUpProblem(() => run.run());
 const run = setUpRun({
   read: inputs.read,
@@ -38,7 +42,16 @@ const run = setUpRun({
     bringIntoView();
   },
 });
-const status = watchStatus({ key: loadKey, onKeyNeeded: () => askForKey(false) });
+/** @type {Record<string, any> | null} what the service says of uploads */
+let jobs = null;
+const status = watchStatus({
+  key: loadKey,
+  onKeyNeeded: () => askForKey(false),
+  onInfo: (info) => {
+    jobs = info.jobs ?? null;
+    byId("tab-batch").hidden = jobs === null;
+  },
+});
 
 setUpKey();
 setUpTheme();

@@ -41,10 +41,10 @@ function copyByCommand(types) {
 /**
  * @param {string} name
  * @param {string} type
- * @param {string} text
+ * @param {string | Blob} content
  */
-export function saveFile(name, type, text) {
-  const address = URL.createObjectURL(new Blob([text], { type }));
+export function saveFile(name, type, content) {
+  const address = URL.createObjectURL(new Blob([content], { type }));
   element("a", { href: address, download: name }).click();
   // The browser reads the address after this call has returned.
   setTimeout(() => URL.revokeObjectURL(address), 60_000);

@@ -23,14 +23,16 @@ const VIEWS = {
  * @param {object} options
  * @param {(index: number) => void} options.onFind asked to show a document in the input
  * @param {() => void} options.onMissing a view's code could not be loaded
+ * @param {(panel: HTMLElement) => Promise<void>} options.onBatch the panel that shows no outcome is looked at
  */
-export function setUpResults({ onFind, onMissing }) {
+export function setUpResults({ onFind, onMissing, onBatch }) {
   /** @type {Outcome | null} */
   let outcome = null;
   let isStale = false;
   const outdated = new Set(Object.keys(VIEWS));
 
   const build = async (/** @type {HTMLElement} */ panel) => {
+    if (!(panel.id in VIEWS)) return onBatch(panel).catch(onMissing);
     if (!outdated.delete(panel.id)) return;
     if (!outcome) return panel.replaceChildren(emptyNote());
     const wanted = outcome;
@@ -62,6 +64,7 @@ export function setUpResults({ onFind, onMissing }) {
     show(latest) {
       outcome = latest;
       isStale = false;
+      if (!(visiblePanel().id in VIEWS)) byId("tab-cards").click();
       refresh();
     },
     /** @param {boolean} stale whether the input has changed since */

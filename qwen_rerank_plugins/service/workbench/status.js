@@ -18,9 +18,9 @@ const PAUSE_MS = { ready: 20_000, loading: 2_000, offline: 4_000 };
  */
 
 /**
- * @param {{key: () => string, onKeyNeeded: () => void}} options
+ * @param {{key: () => string, onKeyNeeded: () => void, onInfo: (info: Record<string, any>) => void}} options
  */
-export function watchStatus({ key, onKeyNeeded }) {
+export function watchStatus({ key, onKeyNeeded, onInfo }) {
   /** @type {State} */
   let state = { readiness: "checking", said: {}, info: null, needsKey: false };
   let timer = 0;
@@ -37,6 +37,7 @@ export function watchStatus({ key, onKeyNeeded }) {
     if (details.needsKey && !state.needsKey) onKeyNeeded();
     state = { readiness, said, ...details };
     show(state);
+    if (state.info) onInfo(state.info);
     if (!document.hidden) timer = setTimeout(check, PAUSE_MS[readiness]);
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : check()));

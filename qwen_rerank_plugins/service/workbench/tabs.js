@@ -9,6 +9,7 @@
  */
 export function setUpTabs(list, onChoose) {
   const tabs = /** @type {HTMLElement[]} */ ([...list.querySelectorAll('[role="tab"]')]);
+  const shown = () => tabs.filter((tab) => !tab.hidden);
   const panelOf = (/** @type {HTMLElement} */ tab) =>
     /** @type {HTMLElement} */ (document.getElementById(tab.getAttribute("aria-controls") ?? ""));
   let chosen = tabs[0];
@@ -29,11 +30,12 @@ export function setUpTabs(list, onChoose) {
     if (tab) choose(/** @type {HTMLElement} */ (tab));
   });
   list.addEventListener("keydown", (event) => {
-    const at = tabs.indexOf(chosen);
-    const goal = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[event.key];
+    const order = shown();
+    const at = order.indexOf(chosen);
+    const goal = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: order.length - 1 }[event.key];
     if (goal === undefined) return;
     event.preventDefault();
-    choose(tabs[(goal + tabs.length) % tabs.length]);
+    choose(order[(goal + order.length) % order.length]);
     chosen.focus();
   });
   return () => panelOf(chosen);

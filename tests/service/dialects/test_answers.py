@@ -44,6 +44,7 @@ def _bodies(num_documents: int) -> list[tuple[Route, dict[str, Any]]]:
         (Route.DASHSCOPE, {"input": plain, "parameters": {"return_documents": True}}),
         (Route.SCORE, {"text_1": QUERY, "text_2": texts}),
         (Route.SCORE, {"text_1": [str(n) for n in range(num_documents)], "text_2": texts}),
+        (Route.RERANK, {"search": {"query_text": QUERY}, "documents": texts}),
     ]
 
 
@@ -64,7 +65,7 @@ def _entries(told: Any) -> list[list[dict[str, Any]]]:
     if "data" in told:
         return [told["data"]]
     if "results" not in told:
-        return [told["scores"]]
+        return [[one if isinstance(one, dict) else {"score": one} for one in told["scores"]]]
     nested = [one["results"] for one in told["results"] if "results" in one]
     return nested or [told["results"]]
 
@@ -164,6 +165,11 @@ def test_an_answer_without_scores_keeps_the_order_and_says_so(status: str) -> No
         results = Reranker(scorer=scorer, **settings).rank_many(exchange.queries, exchange.documents)
         told = exchange.render(Outcome(results, "m", "req-1", 0))
         jsonschema_rs.validator_for(answer_schema(route)).validate(told)
+        if (
+            exchange.dialect == "opensearch"
+        ):  # its scores go by position, and none there means none for the hits
+            assert (told["scores"], told["status"]) == ([], status)
+            continue
         for entries in _entries(told):
             assert [entry.get("index", place) for place, entry in enumerate(entries)] == [0, 1, 2]
             assert [entry.get("relevance_score", entry.get("score")) for entry in entries] == [None] * 3

@@ -248,6 +248,21 @@ CLIENTS: list[tuple[str, dict[str, Any], str, Any]] = [
         "cohere",
         superset(BEST),
     ),
+    (
+        "OpenSearch ml_inference, recipe rich",
+        {
+            "search": {"query_text": QUERY, "instruction": None},
+            "documents": [{"title": FOX, "body": None}, {"title": PARIS}, {"title": TEXAS}],
+            "rank_fields": ["title"],
+            "raw_scores": True,
+        },
+        "opensearch",
+        {
+            "model": "Qwen3-Reranker",
+            "scores": [-0.69314718056, 4.0, 40.0],
+            "usage": {"prompt_tokens": 42, "total_tokens": 42},
+        },
+    ),
     ("Haystack VLLMRanker", {**DOCUMENTS, "top_n": 3}, "cohere", superset(BEST)),
     (
         "vLLM, parts",

@@ -12,6 +12,7 @@ from qwen_rerank_plugins.service.exchange import Route
 
 # Each key that decides, in the order in which they do, with a value that its dialect takes.
 DECIDING: list[tuple[str, Any, str]] = [
+    ("search", {"query_text": "q"}, "opensearch"),
     ("texts", ["a"], "tei"),
     ("input", {"query": "q", "documents": ["a"]}, "dashscope"),
     ("queries", ["q"], "brief"),

@@ -94,10 +94,12 @@ KEYS = [
     "data_1",
     "data_2",
     "items",
+    "search",
     "unknown",
 ]
 VALID: list[dict[str, Any]] = [
     {"query": "q", "documents": ["a", {"title": "b"}, ["c"]]},
+    {"search": {"query_text": "q"}, "documents": [{"title": "a"}], "rank_fields": ["title"]},
     {"query": "q", "texts": ["a"]},
     {"query": "q", "documents": ["a"], "top_k": 1},
     {"query": "q", "documents": ["a"], "truncation": False},
@@ -137,7 +139,7 @@ def test_every_single_change_of_a_valid_body_is_judged_alike(route: Route, base:
             _check(route, {**base, key: junk})
 
 
-@pytest.mark.parametrize("key", ["texts", "input", "queries", "property", "top_k", "truncation"])
+@pytest.mark.parametrize("key", ["search", "texts", "input", "queries", "property", "top_k", "truncation"])
 def test_a_null_does_not_make_the_schema_take_one_dialect_for_another(key: str) -> None:
     for option in ("query", "documents", "top_n", "rank_fields", "return_pairs", "model"):
         for junk in JUNK:

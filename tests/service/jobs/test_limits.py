@@ -1,0 +1,310 @@
+"""What an upload may be, whose a job is, and who comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_rerank_plugins import RerankConfig, ScoreRequest
+from qwen_rerank_plugins.service.jobs import patience
+from qwen_rerank_plugins.service.jobs.patience import PatientScorer, slices
+from qwen_rerank_plugins.service.jobs.store import Store
+from tests.service.doubles import SteeredScorer
+from tests.service.jobs.uploads import CSV, Client, csv_file, pairs, records, serving
+from tests.service.servers import RunningService, wait_for
+from tests.service.test_bodies import assert_problem
+
+pytestmark = pytest.mark.loopback
+
+ROWS = pairs(40)
+CONTENT = csv_file(ROWS)
+KEYS = ("the-first-key", "the-second-key")
+TIMEOUT_S = 0.6
+
+
+def is_empty(folder: Path) -> bool:
+    return {path.name for path in folder.iterdir()} == {"lock"}
+
+
+def head(size: int, *, chunked: bool = False) -> bytes:
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
+    return b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n" + length + b"\r\n\r\n"
+
+
+def connect(running: RunningService) -> closing[socket.socket]:
+    return closing(socket.create_connection(("127.0.0.1", running.port), timeout=20))
+
+
+# Keys.
+
+
+@pytest.fixture
+def keyed(tmp_path: Path) -> Iterator[tuple[Path, RunningService]]:
+    (tmp_path / "keys").write_text("\n".join(KEYS), encoding="utf-8")
+    with serving(tmp_path / "jobs", api_keys_file=str(tmp_path / "keys")) as (running, _):
+        yield tmp_path / "jobs", running
+
+
+def test_a_job_is_there_for_its_own_key_alone(keyed: tuple[Path, RunningService]) -> None:
+    folder, running = keyed
+    mine, theirs, nobody = (Client(running.base_url, key) for key in (*KEYS, None))
+    job_id = mine.upload(CONTENT)
+    mine.wait(job_id)
+    missing = theirs.http.get(f"/v1/jobs/{'0' * 32}").json()
+    for suffix in ("", "/result", "/rejected"):
+        answer = theirs.http.get(f"/v1/jobs/{job_id}{suffix}")
+        problem = assert_problem(answer, 404)
+        assert problem["message"] == missing["message"]
+        assert_problem(nobody.http.get(f"/v1/jobs/{job_id}{suffix}"), 401)
+    assert_problem(theirs.http.delete(f"/v1/jobs/{job_id}"), 404)
+    assert_problem(nobody.post(CONTENT), 401)
+    assert theirs.jobs() == []
+    assert [job["id"] for job in mine.jobs()] == [job_id]
+    assert mine.result(job_id).content
+    shown_otherwise = mine.http.get(f"/v1/jobs/{job_id}", headers={"Authorization": "", "X-API-Key": KEYS[0]})
+    assert shown_otherwise.status_code == 200
+    text = "".join(path.read_text() for path in folder.glob("*/job.json"))
+    assert not [key for key in KEYS if key in text]
+
+
+def test_a_key_has_no_more_jobs_than_it_may_and_another_s_are_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("\n".join(KEYS), encoding="utf-8")
+    options: dict[str, Any] = {"api_keys_file": str(tmp_path / "keys"), "jobs_max_per_key": 2}
+    with serving(tmp_path / "jobs", **options) as (running, _):
+        mine, theirs = (Client(running.base_url, key) for key in KEYS)
+        first = mine.upload(CONTENT)
+        mine.upload(CONTENT)
+        answer = mine.post(CONTENT)
+        assert "allowed: 2" in assert_problem(answer, 429)["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+        theirs.upload(CONTENT)
+        mine.wait(first)
+        mine.remove(first)
+        mine.upload(CONTENT)
+
+
+def test_keys_take_turns(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("\n".join(KEYS), encoding="utf-8")
+    scorer = SteeredScorer(delay_s=0.3)
+    with serving(tmp_path / "jobs", scorer=scorer, api_keys_file=str(tmp_path / "keys")) as (running, _):
+        mine, theirs = (Client(running.base_url, key) for key in KEYS)
+        greedy = [mine.upload(CONTENT, name=f"{number}.csv") for number in range(4)]
+        modest = theirs.upload(CONTENT)
+        for job_id in greedy:
+            mine.wait(job_id)
+        order = sorted(records(tmp_path / "jobs"), key=lambda record: record["started_s"])
+        assert [record["id"] for record in order].index(modest) == 1
+
+
+# Sizes.
+
+
+def test_an_upload_above_the_limit_is_refused_declared_or_not(tmp_path: Path) -> None:
+    with serving(tmp_path, jobs_max_upload_bytes=1000, max_body_bytes=100) as (running, client):
+        assert_problem(client.post(b"x" * 1001), 413)
+        assert_problem(client.post(iter([b"query,document\n"] * 100)), 413)
+        wait_for(lambda: is_empty(tmp_path))
+        client.upload(csv_file(ROWS[:3]))
+        answer = running.rank("a" * 200)
+        assert_problem(answer, 413)  # other addresses keep their own limit
+        with connect(running) as connection:
+            connection.sendall(head(10**9))
+            assert b" 413 " in connection.recv(65536).split(b"\r\n")[0]
+
+
+def test_the_folder_is_never_fuller_than_it_may_be(tmp_path: Path) -> None:
+    with serving(tmp_path, jobs_max_total_bytes=3 * len(CONTENT), scorer=SteeredScorer(delay_s=30.0)) as (
+        _,
+        client,
+    ):
+        first = client.upload(CONTENT)
+        assert_problem(client.post(CONTENT), 507)
+        assert_problem(client.post(iter([CONTENT])), 507)
+        client.remove(first)
+        wait_for(lambda: client.post(CONTENT).status_code == 202)
+
+
+def test_a_job_with_more_rows_than_allowed_fails(tmp_path: Path) -> None:
+    with serving(tmp_path, jobs_max_rows=10) as (_, client):
+        job = client.wait(client.upload(CONTENT))
+        assert (job["state"], job["problem"]["status"], job["problem"]["code"]) == (
+            "failed",
+            413,
+            "payload_too_large",
+        )
+        assert client.wait(client.upload(csv_file(ROWS[:10])))["state"] == "done"
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with serving(tmp_path) as (_, client):
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "begin", full)
+            assert_problem(client.post(CONTENT), 507)
+            patch.undo()
+            patch.setattr(Store, "commit", full)
+            assert_problem(client.post(CONTENT), 507)
+        wait_for(lambda: is_empty(tmp_path))
+        assert client.wait(client.upload(CONTENT))["state"] == "done"
+
+
+# Clients that are slow, or leave.
+
+
+def test_an_upload_whose_client_leaves_leaves_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as (_, client), connect(_) as connection:
+        connection.sendall(head(10_000_000) + CONTENT + b"x" * 200_000)
+        wait_for(lambda: not is_empty(tmp_path))
+        connection.close()
+        wait_for(lambda: is_empty(tmp_path))
+        assert client.jobs() == []
+        client.upload(CONTENT)
+
+
+def test_a_long_upload_may_take_longer_than_any_other_body(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwen_rerank_plugins.service.protocol.APP_MARGIN_S", 0.1)
+    lines = csv_file(pairs(12_000))
+    pieces = [lines[at : at + 70_000] for at in range(0, len(lines), 70_000)]
+    assert len(pieces) * TIMEOUT_S / 3 > 1.5 * (TIMEOUT_S + 0.1)
+    with serving(tmp_path, receive_timeout_s=TIMEOUT_S) as (running, client), connect(running) as connection:
+        connection.sendall(head(len(lines)))
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(TIMEOUT_S / 3)
+        answer = connection.recv(65536)
+        assert b" 202 " in answer.split(b"\r\n")[0]
+        (job,) = client.jobs()
+        assert client.wait(job["id"])["num_written"] == 12_000
+
+
+def test_an_upload_that_comes_in_drops_is_given_up(tmp_path: Path) -> None:
+    with serving(tmp_path, receive_timeout_s=TIMEOUT_S) as (running, _), connect(running) as connection:
+        connection.sendall(head(1_000_000) + CONTENT[:100])
+        answer = b""
+        while b"\r\n" not in answer:
+            time.sleep(TIMEOUT_S / 6)
+            with suppress(OSError):
+                connection.sendall(b"x")
+            connection.setblocking(False)
+            with suppress(BlockingIOError):
+                answer += connection.recv(65536)
+            connection.setblocking(True)
+        assert b" 408 " in answer.split(b"\r\n")[0]
+        wait_for(lambda: is_empty(tmp_path))
+
+
+def test_a_result_can_be_read_to_its_end_while_its_job_is_removed(tmp_path: Path) -> None:
+    rows = pairs(60_000)
+    with serving(tmp_path) as (_, client):
+        job_id = client.upload(csv_file(rows))
+        size = client.wait(job_id)["result_bytes"]
+        with client.http.stream("GET", f"/v1/jobs/{job_id}/result") as answer:
+            chunks = answer.iter_bytes()
+            received = len(next(chunks))
+            client.remove(job_id)
+            assert not (tmp_path / job_id).exists()
+            received += sum(map(len, chunks))
+        assert received == size > 3_000_000
+
+
+# Who comes first.
+
+
+def test_people_are_answered_while_a_job_runs(tmp_path: Path) -> None:
+    """A service whose queue is tiny: a job would fill it, and people would be refused."""
+    config = RerankConfig(
+        model="demo", device="cpu", max_batch_tokens=512, max_queue_tokens=2048, num_threads=1
+    )
+    with serving(tmp_path, config=config, max_wait_s=60.0) as (running, client):
+        job_id = client.upload(csv_file(pairs(4000)))
+        wait_for(lambda: client.job(job_id)["progress"]["num_pairs"] > 0, timeout_s=60)
+        with ThreadPoolExecutor(3) as pool:
+            texts = [f"the {number} blue whale" for number in range(5)]
+            answers = list(pool.map(lambda number: running.rank(f"whale {number}", texts), range(30)))
+        assert [answer.status_code for answer in answers] == [200] * 30
+        assert client.state(job_id) == "running"
+        client.remove(job_id)
+
+
+@contextmanager
+def patient_scorer(running: RunningService) -> Iterator[PatientScorer]:
+    service, loop = running.service, asyncio.new_event_loop()
+    with closing(loop):
+        yield PatientScorer(service.lifecycle, service.gate, loop=loop, stop=lambda: False)
+
+
+def test_a_call_of_a_job_stands_back_while_somebody_waits_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = SteeredScorer()
+    with serving(tmp_path, scorer=scorer) as (running, _), patient_scorer(running) as patient:
+        requests = [ScoreRequest("fox", "a fox"), ScoreRequest("fox", "whale"), ScoreRequest("a", "a", "why")]
+        monkeypatch.setattr(patience, "YIELD_S", 3600.0)
+        with running.service.gate.enter(100), ThreadPoolExecutor(1) as pool:
+            scores = pool.submit(patient.score, requests)
+            time.sleep(0.3)
+            assert scorer.started == 0
+            monkeypatch.setattr(running.service.gate, "pending_requests", 0)
+            assert [score.relevance_score > 0.5 for score in scores.result(20)] == [True, False, True]
+            running.service.gate.pending_requests = 1
+        monkeypatch.setattr(patience, "YIELD_S", 0.05)
+        with running.service.gate.enter(100):
+            assert len(patient.score(requests)) == 3
+
+
+def test_a_call_of_a_job_is_no_larger_than_about_a_batch() -> None:
+    requests = [ScoreRequest("q", "x" * 400) for _ in range(100)] + [ScoreRequest("q", "y" * 100_000)]
+    parts = list(slices(requests, 1000))
+    assert [request for part in parts for request in part] == requests
+    assert {len(part) for part in parts[:-1]} <= {6, 4}
+    assert [len(part) for part in parts][-1] == 1
+    assert list(slices([], 1000)) == []
+
+
+# Figures and lines.
+
+
+def test_jobs_are_counted_and_logged_without_a_text_or_a_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"), serving(tmp_path) as (running, client):
+        rows = [{"query": "sesame", "document": "sesame"}, *ROWS]
+        job_id = client.upload(csv_file(rows), name="sesame.csv", instruction="sesame")
+        client.wait(job_id)
+        client.wait(client.upload(csv_file([{"query": " ", "document": "sesame"}])))
+        with running.client() as other:
+            text = other.get("/metrics").text
+    assert 'rerank_jobs{state="done"} 1.0' in text
+    assert 'rerank_jobs_finished_total{state="failed"} 1.0' in text
+    assert f"rerank_job_rows_total {len(rows)}.0" in text
+    assert f"rerank_job_pairs_total {len(rows)}.0" in text
+    assert 'route="/v1/jobs/{id}"' in text
+    ours = [record for record in caplog.records if record.name.startswith("qwen_rerank_plugins")]
+    told = "\n".join(f"{record.getMessage()} {vars(record).get('fields')}" for record in ours)
+    assert "a job is done" in told
+    assert "sesame" not in told
+    assert job_id not in told
+    assert job_id[:8] in told
+    assert json.loads((tmp_path / job_id / "job.json").read_text())["order"]["name"] == "sesame.csv"
+
+
+def test_a_service_that_ends_takes_no_upload(tmp_path: Path) -> None:
+    with serving(tmp_path, shutdown_delay_s=1.0) as (running, client):
+        running.server.drain()
+        answer = client.http.post("/v1/jobs", content=CONTENT, headers=CSV)
+        assert_problem(answer, 503)
+        assert is_empty(tmp_path)
