@@ -116,10 +116,10 @@ def _prefix(metadata: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 
 def _scored(document: Document, ranked: RankedDocument, offset: int) -> Document:
-    """Copy a document with its score; a score that it came with is kept under another key."""
+    """Copy a document with its score; the first score that it ever came with is kept under another key."""
     metadata = _without_an_earlier_call(document)
     if SCORE in metadata:
-        metadata[FIRST_STAGE_SCORE] = metadata[SCORE]
+        metadata.setdefault(FIRST_STAGE_SCORE, metadata[SCORE])
     metadata[SCORE] = ranked.relevance_score
     if ranked.log_odds is not None:
         metadata[LOG_ODDS] = ranked.log_odds

@@ -6,21 +6,18 @@ may hold is the base package's matter; nothing here knows models, services or ev
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_serializer
 
-from langchain_qwen_rerank import _settings
 from langchain_qwen_rerank._documents import Candidate, Candidates, candidate_texts
 from langchain_qwen_rerank._tracing import Run, atraced, run_options, traced
-from qwen_rerank_plugins import ConfigurationError, RerankConfig, Reranker, RerankResult, load_config
+from qwen_rerank_plugins import ConfigurationError, RerankConfig, Reranker, RerankResult
+from qwen_rerank_plugins.wrapping import HoldsReranker, choose_reranker, explicit_settings
 
 if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
@@ -49,7 +46,7 @@ class Ranked:
         return told if self.result.error is None else {**told, "error": self.result.error}
 
 
-class QwenRerank(BaseDocumentCompressor):
+class QwenRerank(HoldsReranker, BaseDocumentCompressor):
     """Rerank documents by Qwen3-Reranker, in this process or by a service.
 
     Takes the settings of `RerankConfig` as keywords, by their own names. The engine is shared by the process and
@@ -64,7 +61,8 @@ class QwenRerank(BaseDocumentCompressor):
 
     Documents come back as copies, best first, with these keys in their metadata:
 
-    - `relevance_score`: probability from 0 to 1; what stood there before is kept as `first_stage_score`
+    - `relevance_score`: probability from 0 to 1
+    - `first_stage_score`: the `relevance_score` that the document came with, the first one after several rerankings
     - `rerank_log_odds`: its logit, where the model tells
     - `rerank_truncated`, `rerank_query_truncated`: true where a text was cut to fit
     - `rerank_passage`, `rerank_passage_span`: the best passage of a document that was read in chunks, and its
@@ -97,11 +95,8 @@ class QwenRerank(BaseDocumentCompressor):
         Raises:
             ConfigurationError: A setting is unknown or wrong.
         """
-        own = {name: settings.pop(name) for name in type(self).model_fields if name in settings}
-        if reranker is None:
-            chosen = _settings.shared_reranker(config, settings)
-        else:
-            chosen = _settings.checked_reranker(reranker, config, settings)
+        own, settings = self.split_parameters(settings)
+        chosen = choose_reranker(config, reranker, settings)
         try:
             BaseModel.__init__(self, config=chosen.config, **own)
         except ValidationError as error:
@@ -110,24 +105,9 @@ class QwenRerank(BaseDocumentCompressor):
         self._is_lent = reranker is not None
 
     @classmethod
-    def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
-        """Create a compressor from a YAML or TOML file, over which the environment and then `overrides` go.
-
-        Raises:
-            ConfigurationError: A source holds an unknown or a wrong setting, or the file cannot be read.
-        """
-        own, settings = cls._split(overrides)
-        return cls(config=load_config(path, overrides=settings), **own)
-
-    @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
-        """Create a compressor from `QWEN_RERANK_*`, and the file that `QWEN_RERANK_CONFIG` names, if any.
-
-        Raises:
-            ConfigurationError: As `from_config`.
-        """
-        own, settings = cls._split(overrides)
-        return cls(config=load_config(overrides=settings), **own)
+    def own_parameters(cls) -> Collection[str]:
+        """The fields of the class, without `config`."""
+        return cls.model_fields.keys() - {"config"}
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -210,7 +190,7 @@ class QwenRerank(BaseDocumentCompressor):
         Raises:
             ConfigurationError: A setting is unknown or wrong, or belongs to a reranker that was passed in.
         """
-        own, settings = self._split(changes)
+        own, settings = self.split_parameters(changes)
         own = {name: getattr(self, name) for name in self._own_fields_set()} | own
         if self._is_lent:
             return type(self)(reranker=self._reranker, **settings, **own)
@@ -219,27 +199,6 @@ class QwenRerank(BaseDocumentCompressor):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 (pydantic's)
         """Copy as pydantic does, but check what is changed; settings are frozen, so no copy needs to be deep."""
         return self.replace(**(update or {}))
-
-    def close(self) -> None:
-        """Release the engine, unless others use it; later calls fail. A reranker that was passed in is left alone."""
-        if not self._is_lent:
-            self._reranker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.close)
 
     # One call.
 
@@ -262,14 +221,6 @@ class QwenRerank(BaseDocumentCompressor):
 
     # Copies, written forms and comparison.
 
-    @classmethod
-    def _split(cls, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Tell a compressor's own fields from the reranker's settings."""
-        own = {
-            name: value for name, value in keywords.items() if name in cls.model_fields.keys() - {"config"}
-        }
-        return own, {name: value for name, value in keywords.items() if name not in own}
-
     def _own_fields_set(self) -> list[str]:
         return [name for name in type(self).model_fields if name in self.model_fields_set - {"config"}]
 
@@ -277,12 +228,10 @@ class QwenRerank(BaseDocumentCompressor):
     def _explicit_settings(self) -> dict[str, Any]:
         """What was set explicitly, as the keywords that give an equal compressor; a key is masked."""
         own = {name: getattr(self, name) for name in self._own_fields_set()}
-        return _settings.public_settings(self.config) | own
+        return explicit_settings(self.config) | own
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._is_lent:
-            message = f"{type(self).__name__} holds a ready reranker, which cannot be pickled; pass settings instead"
-            raise TypeError(message)
+        self.refuse_if_lent("pickled")
         return _restored, (type(self), self.model_dump())
 
     def __copy__(self) -> Self:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import Any, Self
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 
-from langchain_qwen_rerank import _settings
-from qwen_rerank_plugins import RerankConfig, Reranker, load_config
+from qwen_rerank_plugins import RerankConfig, Reranker
+from qwen_rerank_plugins.wrapping import HoldsReranker, choose_reranker, explicit_settings
 
 __all__ = ["QwenCrossEncoder"]
 
 
-class QwenCrossEncoder(BaseCrossEncoder):
+class QwenCrossEncoder(HoldsReranker, BaseCrossEncoder):
     """Score pairs by Qwen3-Reranker, for example under `CrossEncoderReranker(model=QwenCrossEncoder())`.
 
     Takes the settings of `RerankConfig` as keywords. `top_n` and `min_score` are without effect here, and a failure is
@@ -39,29 +38,8 @@ class QwenCrossEncoder(BaseCrossEncoder):
         Raises:
             ConfigurationError: A setting is unknown or wrong.
         """
-        if reranker is None:
-            self._reranker = _settings.shared_reranker(config, settings)
-        else:
-            self._reranker = _settings.checked_reranker(reranker, config, settings)
+        self._reranker = choose_reranker(config, reranker, settings)
         self._is_lent = reranker is not None
-
-    @classmethod
-    def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
-        """Create a cross-encoder from a YAML or TOML file, over which the environment and then `overrides` go.
-
-        Raises:
-            ConfigurationError: A source holds an unknown or a wrong setting, or the file cannot be read.
-        """
-        return cls(config=load_config(path, overrides=overrides))
-
-    @classmethod
-    def from_env(cls, **overrides: Any) -> Self:
-        """Create a cross-encoder from `QWEN_RERANK_*`, and the file that `QWEN_RERANK_CONFIG` names, if any.
-
-        Raises:
-            ConfigurationError: As `from_config`.
-        """
-        return cls(config=load_config(overrides=overrides))
 
     @property
     def config(self) -> RerankConfig:
@@ -81,16 +59,9 @@ class QwenCrossEncoder(BaseCrossEncoder):
         """Score pairs as `score` does, without blocking the event loop."""
         return await self._reranker.ascore_pairs(text_pairs)
 
-    def close(self) -> None:
-        """Release the engine, unless others use it; later calls fail. A reranker that was passed in is left alone."""
-        if not self._is_lent:
-            self._reranker.close()
-
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._is_lent:
-            message = f"{type(self).__name__} holds a ready reranker, which cannot be pickled; pass settings instead"
-            raise TypeError(message)
-        return _restored, (type(self), _settings.public_settings(self.config))
+        self.refuse_if_lent("pickled")
+        return _restored, (type(self), explicit_settings(self.config))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(reranker=self._reranker) if self._is_lent else type(self)(config=self.config)

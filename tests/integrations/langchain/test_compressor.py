@@ -186,6 +186,13 @@ def test_the_score_of_the_first_stage_is_kept_under_another_key() -> None:
     assert found[0].metadata == {"relevance_score": 0.5, "first_stage_score": 17.2, "score": 3}
 
 
+def test_a_second_reranking_keeps_the_score_of_the_first_stage() -> None:
+    given = [Document("0.5", metadata={"relevance_score": 17.2})]
+    once = _compressor().compress_documents(given, "q")
+    twice = _compressor().compress_documents(once, "q")
+    assert twice[0].metadata == once[0].metadata == {"relevance_score": 0.5, "first_stage_score": 17.2}
+
+
 def test_what_an_earlier_call_told_is_dropped() -> None:
     old = {
         "rerank_log_odds": 9.0,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from llama_index.core.bridge.pydantic import (
@@ -21,14 +18,10 @@ from llama_index.core.callbacks import CallbackManager
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.postprocessor.qwen_rerank._events import Outcome, dispatcher, observed
-from llama_index.postprocessor.qwen_rerank._settings import (
-    checked_reranker,
-    explicit_settings,
-    shared_reranker,
-)
 from llama_index.postprocessor.qwen_rerank.nodes import checked_nodes, reranked_nodes, scored_text
 
-from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, Reranker, load_config
+from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, Reranker
+from qwen_rerank_plugins.wrapping import HoldsReranker, choose_reranker, explicit_settings
 
 __all__ = ["QwenRerank"]
 
@@ -46,7 +39,7 @@ class _Call:
     options: dict[str, Any]
 
 
-class QwenRerank(BaseNodePostprocessor):
+class QwenRerank(HoldsReranker, BaseNodePostprocessor):
     """Rerank nodes with a Qwen3 cross-encoder, in this process or on a service.
 
     Every keyword of `RerankConfig` is a keyword here; an unknown one is refused with the nearest that exists. The
@@ -98,32 +91,16 @@ class QwenRerank(BaseNodePostprocessor):
         if callback_manager is not None:
             derived["callback_manager"] = callback_manager
         derived |= _checked_text_choice(metadata_mode, metadata_fields)
-        if reranker is None:
-            chosen = shared_reranker(config, settings)
-        else:
-            chosen = checked_reranker(reranker, config, settings)
+        chosen = choose_reranker(config, reranker, settings)
         derived["config"] = chosen.config
         super().__init__(**derived)
         self._reranker = chosen
         self._is_lent = reranker is not None
 
     @classmethod
-    def from_config(cls, path: str | os.PathLike[str], **settings: Any) -> Self:
-        """Create a postprocessor from a YAML or TOML file, over which the environment and then `settings` go.
-
-        Raises:
-            ConfigurationError: As `qwen_rerank_plugins.load_config`.
-        """
-        return cls._loaded(path, settings)
-
-    @classmethod
-    def from_env(cls, **settings: Any) -> Self:
-        """Create a postprocessor from `QWEN_RERANK_*`, and the file that `QWEN_RERANK_CONFIG` names, if any.
-
-        Raises:
-            ConfigurationError: As `qwen_rerank_plugins.load_config`.
-        """
-        return cls._loaded(None, settings)
+    def own_parameters(cls) -> Collection[str]:
+        """The fields of the class, without `config`."""
+        return cls.model_fields.keys() - {"config"}
 
     @classmethod
     def class_name(cls) -> str:
@@ -178,30 +155,6 @@ class QwenRerank(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         """Rerank nodes as `rerank` does, without blocking the event loop."""
         return await self._arank(self._call(nodes, query, top_n=top_n, instruction=instruction))
-
-    def close(self) -> None:
-        """Release this postprocessor's hold on the model; later calls raise `ClosedError`.
-
-        The process's engine goes when the last one that uses it is closed. A reranker that was passed in is left alone.
-        """
-        if not self._is_lent:
-            self._reranker.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.close)
 
     # What LlamaIndex calls.
 
@@ -260,12 +213,6 @@ class QwenRerank(BaseNodePostprocessor):
 
     # Copies, and what is written down.
 
-    @classmethod
-    def _loaded(cls, path: str | os.PathLike[str] | None, settings: dict[str, Any]) -> Self:
-        fields = cls.model_fields.keys() - {"config"}
-        own = {name: settings.pop(name) for name in list(settings) if name in fields}
-        return cls(config=load_config(path, overrides=settings), **own)
-
     @model_serializer(mode="wrap")
     def custom_model_dump(
         self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
@@ -310,9 +257,7 @@ class QwenRerank(BaseNodePostprocessor):
         return self.replace()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._is_lent:
-            message = f"{type(self).__name__} holds a ready reranker, which cannot be pickled; pass settings instead"
-            raise TypeError(message)
+        self.refuse_if_lent("pickled")
         return _restored, (type(self), self.to_dict())
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:

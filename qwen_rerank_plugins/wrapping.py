@@ -1,0 +1,174 @@
+"""What a wrapper of a framework needs beside `Reranker`: which one it holds, what it writes down, when it is closed.
+
+The wrappers for LangChain, LlamaIndex and Haystack stand on this, and so may yours. A wrapper
+
+- takes `config`, `reranker` and settings as keywords, and gives them to `choose_reranker`;
+- derives from `HoldsReranker`, which closes, and reads files and the environment;
+- writes down `explicit_settings`, as keywords for itself.
+
+Nothing here knows a framework, its documents or its serialisation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from pydantic import SecretStr
+
+from qwen_rerank_plugins.config import SECTIONS, RerankConfig, load_config
+from qwen_rerank_plugins.errors import ConfigurationError
+from qwen_rerank_plugins.reranker import Reranker
+
+__all__ = ["KEY_VARIABLE", "HoldsReranker", "choose_reranker", "explicit_settings"]
+
+KEY_VARIABLE = "QWEN_RERANK_API_KEY"
+"""Where a masked key is read again: the package's own variable of the setting."""
+
+
+def choose_reranker(config: object, reranker: object, settings: Mapping[str, Any]) -> Reranker:
+    """Give the reranker that was passed in, else one over the engine that the process shares; nothing is loaded yet.
+
+    Args:
+        config: Settings to start from; None for the defaults.
+        reranker: A ready reranker in place of settings; None for one that follows them.
+        settings: Fields of `RerankConfig`, over those of `config`. A mask in place of `api_key`, as
+            `explicit_settings` writes it, is replaced by the key that the environment holds.
+
+    Raises:
+        ConfigurationError: A setting is unknown or wrong, something has the wrong type, a masked key is not to be
+            had, or settings came with a ready reranker, which would not follow them.
+    """
+    if reranker is not None:
+        return _ready(reranker, config, settings)
+    chosen = RerankConfig() if config is None else config
+    if not isinstance(chosen, RerankConfig):
+        raise _wrong_kind("config", chosen, RerankConfig)
+    return Reranker.shared(chosen.replace(**_with_key_read_again(settings)) if settings else chosen)
+
+
+def explicit_settings(config: RerankConfig) -> dict[str, Any]:
+    """Give the settings that were set, not those left at their defaults, as plain JSON types; a key is masked.
+
+    Passed to a wrapper again they make an equal one. Sections of other parts of the package are left out: they mean
+    nothing to a wrapper, and may hold secrets.
+    """
+    return config.model_dump(mode="json", exclude_unset=True, exclude=set(SECTIONS))
+
+
+class HoldsReranker:
+    """What wrappers do alike with the reranker that they hold; to derive from, beside the framework's own class.
+
+    A derived class sets `_reranker` and `_is_lent` when it is created, takes `config` and settings as keywords, and
+    names the keywords that are its own in `own_parameters`. A wrapper is a context manager, both kinds.
+    """
+
+    _reranker: Reranker
+    _is_lent: bool  # passed in: the caller's to close, and never written down
+
+    @classmethod
+    def own_parameters(cls) -> Collection[str]:
+        """The keywords of the class that are no fields of `RerankConfig`."""
+        return ()
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
+        """Create one from a YAML or TOML file, over which the environment and then `overrides` go.
+
+        Raises:
+            ConfigurationError: A source holds an unknown or a wrong setting, or the file cannot be read.
+        """
+        return cls._loaded(path, overrides)
+
+    @classmethod
+    def from_env(cls, **overrides: Any) -> Self:
+        """Create one from `QWEN_RERANK_*`, and the file that `QWEN_RERANK_CONFIG` names, if any.
+
+        Raises:
+            ConfigurationError: As `from_config`.
+        """
+        return cls._loaded(None, overrides)
+
+    @classmethod
+    def split_parameters(cls, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tell the class's own keywords from fields of `RerankConfig`, in this order."""
+        names = cls.own_parameters()
+        own = {name: value for name, value in keywords.items() if name in names}
+        return own, {name: value for name, value in keywords.items() if name not in names}
+
+    def close(self) -> None:
+        """Release the engine, unless others use it; later calls raise `ClosedError`. A reranker that was passed in is left alone."""
+        if not self._is_lent:
+            self._reranker.close()
+
+    async def aclose(self) -> None:
+        """Release the engine as `close` does, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def refuse_if_lent(self, deed: str) -> None:
+        """Refuse to write down a reranker that was passed in: nobody could make it again.
+
+        Args:
+            deed: What was tried, for the message: "pickled", for example.
+
+        Raises:
+            TypeError: The reranker was passed in.
+        """
+        if self._is_lent:
+            raise TypeError(
+                f"{type(self).__name__} holds a ready reranker, which cannot be {deed}; pass settings instead"
+            )
+
+    @classmethod
+    def _loaded(cls, path: str | os.PathLike[str] | None, keywords: Mapping[str, Any]) -> Self:
+        own, settings = cls.split_parameters(keywords)
+        create: Any = cls  # the keywords are the derived class's
+        made: Self = create(config=load_config(path, overrides=settings), **own)
+        return made
+
+
+def _ready(reranker: object, config: object, settings: Mapping[str, Any]) -> Reranker:
+    if not isinstance(reranker, Reranker):
+        raise _wrong_kind("reranker", reranker, Reranker)
+    beside = [*(["config"] if config is not None else []), *settings]
+    if beside:
+        names = ", ".join(map(repr, beside))
+        raise ConfigurationError(f"settings beside a ready reranker: {names}; allowed: none, it has its own")
+    return reranker
+
+
+def _with_key_read_again(settings: Mapping[str, Any]) -> dict[str, Any]:
+    given = settings.get("api_key")
+    text = given.get_secret_value() if isinstance(given, SecretStr) else given
+    if not isinstance(text, str) or not text or set(text) != {"*"}:
+        return dict(settings)
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key:
+        raise ConfigurationError(
+            f"api_key is a mask: {text!r}; allowed: a key, or the variable {KEY_VARIABLE} that it is read from again"
+        )
+    return {**settings, "api_key": SecretStr(key)}
+
+
+def _wrong_kind(name: str, value: object, kind: type) -> ConfigurationError:
+    hint = "; a model is named by model=..." if isinstance(value, str) else ""
+    return ConfigurationError(f"{name} has the wrong type: {value!r}; allowed: a {kind.__name__}{hint}")
