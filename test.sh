@@ -5,7 +5,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
-setup_environment test --editable '.[all]' --editable integrations/langchain --editable integrations/llama_index --group test --group lint
+integrations=()
+for folder in integrations/*/; do
+  integrations+=(--editable "${folder%/}")
+done
+setup_environment test --editable '.[all]' "${integrations[@]}" --group test --group lint
 command -v chromium >/dev/null || apt_install chromium ||
   say "no Chromium on the PATH: the workbench's tests will fail (Debian: apt-get install chromium)"
 exec "$PYTHON" scripts/run_suites.py "$@"

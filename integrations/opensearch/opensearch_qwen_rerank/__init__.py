@@ -1,0 +1,73 @@
+"""Qwen3 reranking for OpenSearch: what a cluster must be told, and the same processor on the client's side.
+
+`plan`, `apply`, `verify` and `destroy` are the command's four verbs as functions over a `Cluster`. Names are resolved
+when they are first used; importing this module loads neither opensearch-py nor a model.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from opensearch_qwen_rerank._version import __version__
+from opensearch_qwen_rerank.errors import (
+    ClusterError,
+    ForeignObjectError,
+    OpenSearchError,
+    UnsupportedClusterError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from opensearch_qwen_rerank.client import AsyncClientSideReranker, ClientSideReranker
+    from opensearch_qwen_rerank.cluster import Cluster, connect
+    from opensearch_qwen_rerank.destroy import plan_destroy
+    from opensearch_qwen_rerank.plan import Plan, plan_apply
+    from opensearch_qwen_rerank.settings import OpenSearchSettings
+    from opensearch_qwen_rerank.verify import Report, verify
+
+__all__ = [
+    "AsyncClientSideReranker",
+    "ClientSideReranker",
+    "Cluster",
+    "ClusterError",
+    "ForeignObjectError",
+    "OpenSearchError",
+    "OpenSearchSettings",
+    "Plan",
+    "Report",
+    "UnsupportedClusterError",
+    "VerificationError",
+    "__version__",
+    "connect",
+    "plan_apply",
+    "plan_destroy",
+    "verify",
+]
+
+_LAZY = {
+    "AsyncClientSideReranker": "opensearch_qwen_rerank.client",
+    "ClientSideReranker": "opensearch_qwen_rerank.client",
+    "Cluster": "opensearch_qwen_rerank.cluster",
+    "OpenSearchSettings": "opensearch_qwen_rerank.settings",
+    "Plan": "opensearch_qwen_rerank.plan",
+    "Report": "opensearch_qwen_rerank.verify",
+    "connect": "opensearch_qwen_rerank.cluster",
+    "plan_apply": "opensearch_qwen_rerank.plan",
+    "plan_destroy": "opensearch_qwen_rerank.destroy",
+    "verify": "opensearch_qwen_rerank.verify",
+}
+"""Public names whose modules cost time to import → those modules."""
+
+
+def __getattr__(name: str) -> Any:
+    """Resolve a public name when it is first used (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

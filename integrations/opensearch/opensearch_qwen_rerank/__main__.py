@@ -1,0 +1,8 @@
+"""`python -m opensearch_qwen_rerank` is the command."""
+
+from __future__ import annotations
+
+from opensearch_qwen_rerank.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Every body that the cluster is sent, as pure functions of the settings and the cluster's version.
+
+Nothing here knows what is in the cluster already. What each key means, and since when the cluster knows it, is said
+where it is written; `version.py` has the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, Final
+
+from opensearch_qwen_rerank.errors import OpenSearchError, UnsupportedClusterError
+from opensearch_qwen_rerank.settings import OpenSearchSettings
+from opensearch_qwen_rerank.version import (
+    NESTED_FIELDS,
+    PREVIOUS_SCORE_FIELD,
+    PRIVATE_ENDPOINTS,
+    SKIP_VALIDATION,
+    ClusterVersion,
+    check_recipe,
+)
+from qwen_rerank_plugins import ConfigurationError
+
+__all__ = [
+    "PRIVATE_ENDPOINTS_SETTING",
+    "PRIVATE_IP_SETTING",
+    "SCORE_FIELD",
+    "TRUSTED_SETTING",
+    "check_supported",
+    "connector_body",
+    "endpoint_regex",
+    "group_body",
+    "marker_of",
+    "model_body",
+    "object_name",
+    "parse_marker",
+    "pipeline_body",
+    "processors_needed",
+    "shared_settings",
+]
+
+TRUSTED_SETTING: Final = "plugins.ml_commons.trusted_connector_endpoints_regex"
+PRIVATE_IP_SETTING: Final = "plugins.ml_commons.connector.private_ip_enabled"
+PRIVATE_ENDPOINTS_SETTING: Final = "plugins.ml_commons.trusted_connector_private_endpoints_regex"
+
+SCORE_FIELD: Final = "qwen_rerank_score"
+"""Field in a hit that holds its score between the two processors of the recipe `rich`."""
+
+_MAX_REGEX: Final = 256  # from 3.7 on longer ones are refused
+_REGEX_SPECIAL: Final = re.compile(r"([\\.+*?()\[\]{}|^$])")
+# From 3.6 on descriptions may hold letters, digits, spaces and .,!?():@-_'/" alone.
+_MARKER: Final = re.compile(r"\(qwen-rerank pipeline:([a-z0-9_-]+) hash:([0-9a-f]+)\)")
+_NO_KEY: Final = "none"  # a connector must have a credential, even where nobody asks for one
+
+
+def check_supported(settings: OpenSearchSettings, version: ClusterVersion) -> None:
+    """Refuse settings that this version cannot follow.
+
+    Raises:
+        ConfigurationError: No field is named.
+        UnsupportedClusterError: The version is too old for the recipe or for one of its settings.
+    """
+    if not settings.fields:
+        raise ConfigurationError("section 'opensearch': fields is empty: (); allowed: at least one field")
+    check_recipe(settings.recipe, version)
+    dotted = [name for name in settings.fields if "." in name]
+    if settings.recipe == "simple" and dotted and version < NESTED_FIELDS:
+        raise UnsupportedClusterError(
+            f"field {dotted[0]!r} would be empty with the recipe 'simple' on OpenSearch {version}; "
+            f"allowed: recipe 'rich', or OpenSearch {NESTED_FIELDS} and newer"
+        )
+    if settings.first_score_field != "previous_score" and version < PREVIOUS_SCORE_FIELD:
+        raise UnsupportedClusterError(
+            f"first_score_field cannot be set on OpenSearch {version}: {settings.first_score_field!r}; "
+            f"allowed: 'previous_score', or OpenSearch {PREVIOUS_SCORE_FIELD} and newer"
+        )
+
+
+def processors_needed(settings: OpenSearchSettings) -> dict[str, set[str]]:
+    """Name the types of search processors that the pipeline is made of."""
+    response = {"rerank", "ml_inference"} if settings.recipe == "rich" else {"rerank"}
+    if settings.oversample == 1:
+        return {"request_processors": set(), "response_processors": response}
+    return {"request_processors": {"oversample"}, "response_processors": response | {"truncate_hits"}}
+
+
+def endpoint_regex(settings: OpenSearchSettings) -> str:
+    """Give the regular expression, in Java's form, that allows the service's address and no other.
+
+    It is plain, for from 3.7 on groups with repetitions are refused, as are more than 256 characters.
+
+    Raises:
+        OpenSearchError: The address is too long.
+    """
+    escaped = _REGEX_SPECIAL.sub(r"\\\1", settings.service_url)
+    regex = f"^{escaped}$"
+    if len(regex) > _MAX_REGEX:
+        raise OpenSearchError(
+            f"the service's address is too long: {len(regex)} characters as a regular expression; "
+            f"allowed: {_MAX_REGEX}"
+        )
+    return regex
+
+
+def shared_settings(settings: OpenSearchSettings, version: ClusterVersion) -> dict[str, Any]:
+    """Give what this pipeline needs of the settings that all connectors share.
+
+    A list is what must be in the cluster's list; true is what must be switched on.
+    """
+    regex = endpoint_regex(settings)
+    needed: dict[str, Any] = {TRUSTED_SETTING: [regex]}
+    if settings.is_private:
+        needed[PRIVATE_IP_SETTING] = True
+        if version >= PRIVATE_ENDPOINTS:
+            needed[PRIVATE_ENDPOINTS_SETTING] = [regex]
+    return needed
+
+
+def object_name(settings: OpenSearchSettings) -> str:
+    """Give the name of the connector, the model group and the model."""
+    return f"qwen_rerank_{settings.pipeline}"
+
+
+def marker_of(pipeline: str, content: Any) -> str:
+    """Give the mark, for a description, by which an object is found again and its changes are seen."""
+    text = json.dumps(content, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return f"(qwen-rerank pipeline:{pipeline} hash:{digest})"
+
+
+def parse_marker(description: Any) -> tuple[str, str] | None:
+    """Give the pipeline and the hash in a description, or None where it holds no mark."""
+    found = _MARKER.search(description) if isinstance(description, str) else None
+    return (found[1], found[2]) if found else None
+
+
+def connector_body(
+    settings: OpenSearchSettings, version: ClusterVersion, *, service_key: str | None = None
+) -> dict[str, Any]:
+    """Give the connector: which address is called, how, and how long that may take.
+
+    Args:
+        settings: What the cluster shall be told.
+        version: Its version.
+        service_key: The service's API key, or None where it asks for none or the cluster reads it elsewhere.
+    """
+    body: dict[str, Any] = {
+        "name": object_name(settings),
+        "version": "1",
+        "protocol": "http",
+        "client_config": _client_config(settings),
+        "actions": [_action(settings, has_key=service_key is not None or settings.secret_arn is not None)],
+    }
+    if version >= SKIP_VALIDATION:
+        body["parameters"] = {"skip_validating_missing_parameters": "true"}
+    hashed = {**body, "credential": _fingerprint(settings, service_key)}
+    body["description"] = f"Reranks with Qwen3 {marker_of(settings.pipeline, hashed)}"
+    return {**body, "credential": _credential(settings, service_key)}
+
+
+def _client_config(settings: OpenSearchSettings) -> dict[str, Any]:
+    # Timeouts are seconds. Up to 3.5 the default was 30,000 of them, so they are always said.
+    return {
+        "max_connection": settings.max_connections,
+        "connection_timeout": settings.connect_timeout_s,
+        "read_timeout": settings.read_timeout_s,
+        "max_retry_times": settings.retries,
+        "retry_backoff_policy": "exponential_full_jitter",
+        "retry_backoff_millis": settings.retry_backoff_ms,
+        "retry_timeout_seconds": settings.read_timeout_s,
+    }
+
+
+def _action(settings: OpenSearchSettings, *, has_key: bool) -> dict[str, Any]:
+    action: dict[str, Any] = {
+        "action_type": "predict",
+        "method": "POST",
+        "url": settings.service_url,
+        "headers": {"Content-Type": "application/json"},
+        "request_body": _request_body(settings),
+    }
+    if has_key:
+        place = f"secretArn.{settings.secret_name}" if settings.secret_arn else "api_key"
+        action["headers"]["Authorization"] = f"Bearer ${{credential.{place}}}"
+    if settings.recipe == "simple":
+        action["pre_process_function"] = "connector.pre_process.cohere.rerank"
+        action["post_process_function"] = "connector.post_process.cohere.rerank"
+    return action
+
+
+def _request_body(settings: OpenSearchSettings) -> str:
+    """Write the template of a rerank request; the cluster fills in what stands in `${parameters...}`."""
+    if settings.recipe == "simple":
+        parts = ['"query": "${parameters.query}"', '"documents": ${parameters.documents}']
+    else:
+        # An object is written as JSON whatever its texts look like; see the service's dialect `opensearch`.
+        parts = ['"search": ${parameters.search}', '"documents": ${parameters.documents}']
+        parts.append(f'"rank_fields": {json.dumps(list(settings.fields))}')
+    if settings.model is not None:
+        parts.append(f'"model": {json.dumps(settings.model)}')
+    if settings.instruction is not None:
+        parts.append(f'"instruction": {json.dumps(settings.instruction)}')
+    if settings.score == "log_odds":
+        parts.append('"raw_scores": true')
+    return f"{{ {', '.join(parts)} }}"
+
+
+def _credential(settings: OpenSearchSettings, service_key: str | None) -> dict[str, str]:
+    if settings.secret_arn is not None and settings.secret_role_arn is not None:
+        return {"secretArn": settings.secret_arn, "roleArn": settings.secret_role_arn}
+    return {"api_key": service_key or _NO_KEY}
+
+
+def _fingerprint(settings: OpenSearchSettings, service_key: str | None) -> Any:
+    """Give what changes with the key and tells nothing of it: 32 bits of a slow hash confirm no guess."""
+    if service_key is None:
+        return _credential(settings, None)
+    return hashlib.pbkdf2_hmac("sha256", service_key.encode(), settings.pipeline.encode(), 200_000, 4).hex()
+
+
+def group_body(settings: OpenSearchSettings) -> dict[str, Any]:
+    """Give the model group; a cluster would make one itself and leave it behind when the model goes."""
+    body = {"name": object_name(settings)}
+    return {**body, "description": f"Reranks with Qwen3 {marker_of(settings.pipeline, body)}"}
+
+
+def model_body(settings: OpenSearchSettings, *, connector_id: str, group_id: str) -> dict[str, Any]:
+    """Give the model: a name for what the connector calls."""
+    body = {
+        "name": object_name(settings),
+        "function_name": "remote",
+        "connector_id": connector_id,
+        "model_group_id": group_id,
+    }
+    return {**body, "description": f"Reranks with Qwen3 {marker_of(settings.pipeline, body)}"}
+
+
+def pipeline_body(settings: OpenSearchSettings, version: ClusterVersion, *, model_id: str) -> dict[str, Any]:
+    """Give the search pipeline of the settings' recipe."""
+    ranking = (
+        _simple(settings, model_id) if settings.recipe == "simple" else _rich(settings, version, model_id)
+    )
+    body: dict[str, Any] = {}
+    if settings.oversample > 1:
+        body["request_processors"] = [{"oversample": {"sample_factor": settings.oversample}}]
+        # Without oversample in the same search, truncate_hits has no size to cut to, and must not fail it.
+        ranking = [*ranking, {"truncate_hits": {"ignore_failure": True}}]
+    body["response_processors"] = ranking
+    return {"description": f"Reranks with Qwen3 {marker_of(settings.pipeline, body)}", **body}
+
+
+def _simple(settings: OpenSearchSettings, model_id: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "rerank": {
+                "ignore_failure": settings.on_error == "keep_order",
+                "ml_opensearch": {"model_id": model_id},
+                "context": {"document_fields": list(settings.fields)},
+            }
+        }
+    ]
+
+
+def _rich(settings: OpenSearchSettings, version: ClusterVersion, model_id: str) -> list[dict[str, Any]]:
+    ignored = settings.on_error == "keep_order"
+    by_field: dict[str, Any] = {
+        "target_field": SCORE_FIELD,
+        "remove_target_field": True,
+        "keep_previous_score": True,
+    }
+    if version >= PREVIOUS_SCORE_FIELD:
+        by_field["previous_score_field"] = settings.first_score_field
+    inference = {
+        "ignore_failure": ignored,
+        "model_id": model_id,
+        "function_name": "remote",
+        "full_response_path": False,
+        "one_to_one": False,
+        "ignore_missing": False,
+        "override": True,
+        "input_map": [{"documents": _documents_path(settings.fields), "search": _search_path(settings)}],
+        "output_map": [{SCORE_FIELD: "scores"}],
+    }
+    return [
+        {"ml_inference": inference},
+        {"rerank": {"ignore_failure": ignored, "by_field": by_field}},
+    ]
+
+
+def _documents_path(fields: tuple[str, ...]) -> str:
+    """Give the JSONPath of an object with a hit's fields.
+
+    A path to several keys gives an object that leaves missing ones out, where a path to one would fail the search
+    for a hit without it; a single key is therefore named twice. Of a dotted name the whole outer object is sent,
+    and the dotted key itself, for a document may be written either way.
+    """
+    keys = [key for name in fields for key in dict.fromkeys((name.partition(".")[0], name))]
+    keys = list(dict.fromkeys(keys))
+    quoted = [f"'{key}'" for key in (keys if len(keys) > 1 else keys * 2)]
+    return f"$[{','.join(quoted)}]"
+
+
+def _search_path(settings: OpenSearchSettings) -> str:
+    """Give the JSONPath of an object with the query and, where it is there, the instruction."""
+    if settings.query_path is None:
+        return "$._request.ext.ml_inference['query_text','instruction']"
+    parent, _, key = settings.query_path.rpartition(".")
+    return f"$._request.{parent}['{key}','instruction']"

@@ -1,0 +1,142 @@
+"""The example on recorded answers, against a real node, and through a pipeline that the command has set up there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from opensearch_qwen_rerank import ClientSideReranker, OpenSearchSettings
+
+from examples import opensearch_rerank as example
+from qwen_rerank_plugins.service.settings import ServiceSettings
+from tests.integrations.opensearch.nodes.cluster import Cluster, running_cluster
+from tests.integrations.opensearch.nodes.releases import RELEASES
+from tests.integrations.opensearch.nodes.services import running_rerank_service
+from tests.laws.sources import ROOT, plain_environment
+
+VERSION = "3.6.0"
+COMPOSE = ROOT / "examples" / "opensearch" / "compose.yaml"
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Cluster]:
+    with running_cluster(VERSION) as cluster:
+        yield cluster
+
+
+def recorded() -> dict[str, Any]:
+    answers: dict[str, Any] = json.loads(example.RECORDED.read_text(encoding="utf-8"))
+    return answers
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    return [hit["_id"] for hit in answer["hits"]["hits"]]
+
+
+def test_the_corpus_is_bilingual_and_holds_every_answer() -> None:
+    corpus = example.load_corpus()
+    chinese = [one for one in corpus if any("\u4e00" <= letter <= "\u9fff" for letter in one["text"])]
+    assert len(corpus) == 24
+    assert 8 <= len(chinese) <= 16
+    assert set(example.QUESTIONS.values()) <= {one["id"] for one in corpus}
+
+
+@pytest.mark.parametrize("question", example.QUESTIONS)
+def test_reranking_puts_the_answer_first(question: str) -> None:
+    reranker = ClientSideReranker(example.RecordedAnswers(), fields=example.FIELDS, model="demo")
+    found = reranker.search(example.body_of(question), index=example.INDEX)
+    assert ids(found)[0] == example.QUESTIONS[question]
+    assert len(ids(found)) == example.SHOWN
+
+
+def test_some_answers_are_not_first_before() -> None:
+    before = {question: ids(answer)[0] for question, answer in recorded().items()}
+    assert before.keys() == example.QUESTIONS.keys()
+    assert sum(before[question] != answer for question, answer in example.QUESTIONS.items()) == 2
+
+
+def test_without_a_cluster_it_says_what_it_reranks(capsys: pytest.CaptureFixture[str]) -> None:
+    example.main([])
+    told = capsys.readouterr().out
+    assert "recorded" in told
+    assert "client side" in told
+    with pytest.raises(SystemExit):
+        example.main(["--pipeline", "p"])
+
+
+@pytest.mark.loopback
+@pytest.mark.timeout(1800)
+def test_the_recorded_answers_are_a_nodes(node: Cluster, tmp_path: Path) -> None:
+    with example.indexed(node.client, keep=False):
+        example.record(node.client, tmp_path / "answers.json")
+    fresh = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
+    for question, answer in recorded().items():
+        scores = {hit["_id"]: pytest.approx(hit["_score"], rel=1e-5) for hit in answer["hits"]["hits"]}
+        assert {hit["_id"]: hit["_score"] for hit in fresh[question]["hits"]["hits"]} == scores
+    assert not node.client.indices.exists(index=example.INDEX)
+
+
+def command(*arguments: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "opensearch_qwen_rerank", *arguments],
+        cwd=ROOT,
+        env=plain_environment() | {"NO_COLOR": "1"},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=100,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.loopback
+@pytest.mark.timeout(1800)
+def test_pipeline_and_client_side_stand_side_by_side(
+    node: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_rerank_service(tmp_path) as service:
+        at = ["--cluster", node.url]
+        command("apply", *at, "--service", service.url, "--fields", ",".join(example.FIELDS))
+        example.main([*at, "--pipeline", "qwen-rerank", "--base-url", service.url])
+        command("destroy", *at)
+    blocks = capsys.readouterr().out.strip().split("\n\n")
+    assert len(blocks) == len(example.QUESTIONS)
+    for block in blocks:
+        _, names, first, *_ = block.splitlines()
+        assert [name.strip() for name in names.split("|")] == [
+            "before",
+            "client side",
+            "pipeline qwen-rerank",
+        ]
+        _, client_side, pipeline = (cell.strip() for cell in first.split("|"))
+        assert client_side.startswith("*")
+        assert pipeline.startswith("*")
+
+
+def test_the_compose_file_says_what_the_code_says() -> None:
+    compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    assert compose.keys() == {"services", "volumes"}
+    search, reranker = compose["services"]["opensearch"], compose["services"]["reranker"]
+    image, _, version = search["image"].partition(":")
+    assert (image, version in RELEASES) == ("opensearchproject/opensearch", True)
+    settings = OpenSearchSettings()
+    assert search["ports"] == ["127.0.0.1:9200:9200"]
+    assert settings.cluster.endswith(":9200")
+    port = ServiceSettings().port
+    assert reranker["ports"] == [f"127.0.0.1:{port}:{port}"]
+    told = reranker["environment"]
+    prefix = "QWEN_RERANK_SERVICE_"
+    names = {name.removeprefix(prefix).lower() for name in told if name.startswith(prefix)}
+    assert names <= ServiceSettings.model_fields.keys()
+    assert told["QWEN_RERANK_SERVICE_PORT"] == str(port)
+    assert "reranker" in told["QWEN_RERANK_SERVICE_ALLOWED_HOSTS"].split(",")
+    assert OpenSearchSettings(service=f"http://reranker:{port}").is_private
+    used = {volume.partition(":")[0] for one in (search, reranker) for volume in one["volumes"]}
+    assert {name for name in used if not name.startswith(".")} == compose["volumes"].keys()
+    assert (COMPOSE.parent / "../.." / "constraints.txt").is_file()

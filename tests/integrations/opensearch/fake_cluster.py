@@ -1,0 +1,225 @@
+"""A cluster in memory that answers as OpenSearch does, refusals included, and that can lose its caller at any request."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from opensearch_qwen_rerank.bodies import PRIVATE_ENDPOINTS_SETTING, PRIVATE_IP_SETTING, TRUSTED_SETTING
+from opensearch_qwen_rerank.errors import ClusterError
+
+DEFAULTS: dict[str, Any] = {
+    TRUSTED_SETTING: ["^https://api\\.cohere\\.ai/.*$", "^https://api\\.openai\\.com/.*$"],
+    PRIVATE_IP_SETTING: "false",
+}
+
+
+class Killed(BaseException):
+    """The process ends here, as by SIGKILL: nothing of the code under test may catch it."""
+
+
+class FakeCluster:
+    """The requests that this package makes, over dictionaries.
+
+    Args:
+        version: What it says it is.
+        indices: Index → its default pipeline.
+    """
+
+    def __init__(self, version: str = "3.6.0", indices: Mapping[str, str | None] | None = None) -> None:
+        self.version = version
+        self.defaults = copy.deepcopy(DEFAULTS)
+        if version >= "3.7":
+            self.defaults[PRIVATE_ENDPOINTS_SETTING] = []
+        self.persistent: dict[str, Any] = {}
+        self.transient: dict[str, Any] = {}
+        self.objects: dict[str, dict[str, Any]] = {"connectors": {}, "model_groups": {}, "models": {}}
+        self.credentials: dict[str, Any] = {}
+        self.pipelines: dict[str, Any] = {}
+        self.indices: dict[str, str | None] = dict(indices or {})
+        self.processors = {"oversample", "truncate_hits", "rerank", "ml_inference"}
+        self.writes: list[tuple[str, str, Any]] = []
+        self.kill_after: int | None = None
+        self.refusals: list[ClusterError] = []
+        self._next_id = 0
+
+    def inventory(self) -> Any:
+        """Everything that a caller may have changed; ids, which are never given twice, are left out."""
+        return copy.deepcopy(
+            {
+                "persistent": self.persistent,
+                "transient": self.transient,
+                "objects": {
+                    kind: sorted(one["description"].partition(" hash")[0] for one in there.values())
+                    for kind, there in self.objects.items()
+                },
+                "states": [one["model_state"] for one in self.objects["models"].values()],
+                "bodies": [
+                    {key: value for key, value in one.items() if key not in {"created_time", "description"}}
+                    for one in self.objects["connectors"].values()
+                ],
+                "pipelines": json.loads(
+                    re.sub(r"id-\d+|hash:\w+", "ID", json.dumps(self.pipelines, sort_keys=True))
+                ),
+                "indices": self.indices,
+            }
+        )
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Answer; a request that changes something counts, and the last one that may happens before the end."""
+        body = copy.deepcopy(dict(body)) if body is not None else None
+        changing = method in {"PUT", "DELETE"} or (method == "POST" and not path.endswith("_search"))
+        if changing and self.refusals:
+            raise self.refusals.pop(0)
+        answer = self._answer(method, path, body)
+        if changing:
+            self.writes.append((method, path, body))
+            if self.kill_after is not None and len(self.writes) >= self.kill_after:
+                raise Killed
+        return copy.deepcopy(answer)
+
+    def _answer(self, method: str, path: str, body: Any) -> Any:
+        parts = path.strip("/").split("/")
+        if path == "/":
+            return {"version": {"number": self.version, "distribution": "opensearch"}}
+        if parts[0] == "_cluster":
+            return self._settings(body)
+        if parts[0] == "_nodes":
+            types = [{"type": name} for name in sorted(self.processors)]
+            return {
+                "nodes": {
+                    "n": {"search_pipelines": {"request_processors": types, "response_processors": types}}
+                }
+            }
+        if parts[:2] == ["_search", "pipeline"]:
+            return self._pipeline(method, parts[2], body)
+        if parts[:2] == ["_plugins", "_ml"]:
+            return self._ml(method, parts[2:], body)
+        return self._index(method, parts, body)
+
+    def _settings(self, body: Any) -> Any:
+        if body is not None:
+            for name, value in body["persistent"].items():
+                if value is None:
+                    self.persistent.pop(name, None)
+                else:
+                    self.persistent[name] = value if isinstance(value, list | str) else str(value).lower()
+        defaults = {name: value for name, value in self.defaults.items() if name not in self.persistent}
+        return {"persistent": self.persistent, "transient": self.transient, "defaults": defaults}
+
+    def _pipeline(self, method: str, name: str, body: Any) -> Any:
+        if method == "PUT":
+            self.pipelines[name] = body
+        elif name not in self.pipelines:
+            raise ClusterError(f"pipeline [{name}] is missing", status=404)
+        elif method == "DELETE":
+            del self.pipelines[name]
+            return {}
+        return {name: self.pipelines[name]}
+
+    def _index(self, method: str, parts: list[str], body: Any) -> Any:
+        setting = "index.search.default_pipeline"
+        if parts[0] == "_all":
+            return {name: {"settings": {setting: value}} for name, value in self.indices.items() if value}
+        if parts[0] not in self.indices:
+            raise ClusterError(f"no such index [{parts[0]}]", status=404)
+        if method == "PUT":
+            self.indices[parts[0]] = body[setting]
+        value = self.indices[parts[0]]
+        return {parts[0]: {"settings": {} if value is None else {setting: value}}}
+
+    def _ml(self, method: str, parts: list[str], body: Any) -> Any:
+        kind = parts[0]
+        if kind == "tasks":
+            return {"state": "COMPLETED"}
+        there = self.objects[kind]
+        if parts[1] == "_search":
+            wanted = body["query"]["match_phrase"]["name"]
+            return {
+                "hits": {
+                    "hits": [
+                        {"_id": key, "_source": one} for key, one in there.items() if one["name"] == wanted
+                    ]
+                }
+            }
+        if parts[1] in {"_create", "_register"}:
+            return self._create(kind, body)
+        if parts[1] not in there:
+            raise ClusterError(f"no such {kind}", status=404)
+        return self._change(method, kind, parts[1:], body)
+
+    def _create(self, kind: str, body: Any) -> Any:
+        there = self.objects[kind]
+        if not re.fullmatch(r"[A-Za-z0-9 .,!?():@\-_'/\"]*", body["description"]):
+            raise ClusterError("description can only contain letters", status=400)
+        if kind == "connectors" and not self._allows(body["actions"][0]["url"]):
+            raise ClusterError(
+                "Connector URL is not matching the trusted connector endpoint regex", status=400
+            )
+        if kind == "model_groups" and any(one["name"] == body["name"] for one in there.values()):
+            raise ClusterError("The name you provided is already being used", status=400)
+        self._next_id += 1
+        key = f"id-{self._next_id}"
+        if kind == "connectors":
+            self.credentials[key] = body.pop("credential")
+        there[key] = {**body, "created_time": self._next_id}
+        if kind == "models":
+            there[key]["model_state"] = "REGISTERED"
+            there[key]["frozen"] = None
+        names = {"connectors": "connector_id", "model_groups": "model_group_id", "models": "model_id"}
+        return {names[kind]: key, "task_id": "t"}
+
+    def _allows(self, url: str) -> bool:
+        trusted = self.persistent.get(TRUSTED_SETTING, self.defaults[TRUSTED_SETTING])
+        return any(re.fullmatch(one, url) for one in trusted)
+
+    def _change(self, method: str, kind: str, parts: list[str], body: Any) -> Any:
+        there, key = self.objects[kind], parts[0]
+        users = [
+            one
+            for one in self.objects["models"].values()
+            if key in {one["connector_id"], one["model_group_id"]}
+        ]
+        if parts[1:] == ["_deploy"]:
+            self._deploy(there[key])
+        elif parts[1:] == ["_undeploy"]:
+            there[key]["model_state"] = "UNDEPLOYED"
+        elif method == "DELETE":
+            if kind == "models" and there[key]["model_state"] == "DEPLOYED":
+                raise ClusterError("Model cannot be deleted in deploying or deployed state", status=400)
+            if users:
+                raise ClusterError(f"{len(users)} models are still there", status=409)
+            del there[key]
+        elif method == "PUT":
+            if any(
+                one["model_state"] == "DEPLOYED"
+                for one in [*users, *([there[key]] if kind == "models" else [])]
+            ):
+                raise ClusterError("please undeploy the models first", status=400)
+            if "credential" in body:
+                self.credentials[key] = body.pop("credential")
+            there[key].update(body)
+        return {"task_id": "t", **there.get(key, {})}
+
+    def _deploy(self, model: dict[str, Any]) -> None:
+        """A deployed model keeps the settings and the connector that it was deployed with."""
+        connector = self.objects["connectors"][model["connector_id"]]
+        model["model_state"] = "DEPLOYED"
+        model["frozen"] = [self.persistent.get(PRIVATE_IP_SETTING), copy.deepcopy(connector["actions"])]
+
+    def serves(self) -> bool:
+        """Whether each deployed model serves what its connector says now, and may call what the settings allow now."""
+        return all(
+            model["frozen"][0] in {"true", self.persistent.get(PRIVATE_IP_SETTING)}
+            and model["frozen"][1] == self.objects["connectors"][model["connector_id"]]["actions"]
+            for model in self.objects["models"].values()
+        )

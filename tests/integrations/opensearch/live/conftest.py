@@ -1,0 +1,43 @@
+"""What the contract's tests share: a cluster that may call this machine, texts, and the core to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from qwen_rerank_plugins import Reranker
+from tests.integrations.opensearch.live.recipes import Connection, Kind, Recipe, allow_loopback, set_up
+from tests.integrations.opensearch.live.texts import INDEX, PASSAGES
+from tests.integrations.opensearch.nodes.cluster import Cluster
+from tests.integrations.opensearch.nodes.services import RerankService
+
+
+@pytest.fixture(scope="session")
+def core() -> Iterator[Reranker]:
+    """The model that the service has, in this process."""
+    with Reranker(model="demo") as reranker:
+        yield reranker
+
+
+@pytest.fixture(scope="module")
+def ready(cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster with the index `passages` that may call services of this machine; empty again after the module."""
+    cluster.reset()
+    allow_loopback(cluster)
+    cluster.load(INDEX, [{"text": text, "number": number} for number, text in enumerate(PASSAGES)])
+    yield cluster
+    cluster.reset()
+
+
+@pytest.fixture(scope="module")
+def strict(ready: Cluster, service: RerankService) -> dict[Kind, Recipe]:
+    """Both recipes over the project's service; a failure fails the search."""
+    return {kind: set_up(ready, kind, Connection(service.rerank_url)) for kind in ("simple", "rich")}
+
+
+@pytest.fixture(scope="module")
+def lenient(ready: Cluster, service: RerankService) -> dict[Kind, Recipe]:
+    """The same, but a search whose hits cannot be reranked gets its first order."""
+    to = Connection(service.rerank_url, ignore_failure=True)
+    return {kind: set_up(ready, kind, to) for kind in ("simple", "rich")}

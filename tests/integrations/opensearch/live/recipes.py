@@ -1,0 +1,222 @@
+"""Both recipes as a person would type them, on purpose apart from what `opensearch-qwen-rerank` builds: each checks the other.
+
+`simple` is the processor `rerank` over a model with ML Commons' own functions for Cohere's form; a search must carry
+`ext.rerank`. `rich` is `ml_inference`, which writes the model's scores into the hits, and `rerank` by that field.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from opensearchpy.exceptions import TransportError
+
+from tests.integrations.opensearch.nodes.cluster import Cluster
+
+Kind = Literal["simple", "rich"]
+
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+SETTINGS = {
+    "plugins.ml_commons.trusted_connector_endpoints_regex": ["^http://127\\.0\\.0\\.1:.*$"],
+    "plugins.ml_commons.connector.private_ip_enabled": True,
+}
+
+CLIENT_CONFIG = {
+    "max_connection": 10,
+    "connection_timeout": 3,  # seconds, as all of them from 2.14 on
+    "read_timeout": 30,
+    "max_retry_times": 0,
+}
+
+_REQUEST_BODIES: dict[Kind, str] = {
+    "simple": (
+        '{"model": "any", "query": "${parameters.query}", "documents": ${parameters.documents}, '
+        '"top_n": ${parameters.top_n}, "instruction": "${parameters.instruction}"}'
+    ),
+    "rich": (
+        '{"model": "any", "query": "${parameters.query}", "documents": ${parameters.documents}, '
+        '"instruction": "${parameters.instruction}"}'
+    ),
+}
+KEY_RETRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a pipeline reaches a service.
+
+    Attributes:
+        url: The service's address.
+        ignore_failure: Whether a search gets its first order where reranking fails.
+        fields: What is read of each hit.
+        client_config: Timeouts and retries, over `CLIENT_CONFIG`.
+        parameters: The connector's own parameters, over the instruction.
+        key: The service's key.
+        oversample: How many times `size` hits are reranked; None without a window.
+        ignore_missing: Whether `ml_inference` passes hits by that lack the field.
+    """
+
+    url: str
+    ignore_failure: bool = False
+    fields: Sequence[str] = ("text",)
+    client_config: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    key: str = "none"
+    oversample: float | None = None
+    ignore_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A pipeline that is set up.
+
+    Attributes:
+        cluster: Where.
+        kind: Which recipe.
+        name: The pipeline's name.
+        model_id: The model that it calls.
+    """
+
+    cluster: Cluster
+    kind: Kind
+    name: str
+    model_id: str
+
+    def search(
+        self,
+        index: str,
+        query_text: str | None,
+        *,
+        query: Mapping[str, Any] | None = None,
+        instruction: str = INSTRUCTION,
+        params: Mapping[str, Any] | None = None,
+        **body: Any,
+    ) -> Any:
+        """Search through the pipeline, all documents by default; the answer.
+
+        Args:
+            index: Where.
+            query_text: What the model is told that was searched for; None for a search that says nothing of it.
+            query: The first stage's query.
+            instruction: What relevance means (rich only).
+            params: Parameters of the address.
+            body: What else the search's body has; `from_` for `from`.
+
+        Raises:
+            TransportError: The cluster answered with an error.
+        """
+        if "from_" in body:
+            body["from"] = body.pop("from_")
+        ext = {} if query_text is None else {"ext": self.ext(query_text, instruction)}
+        whole = {"query": dict(query or {"match_all": {}}), **ext, **body}
+        named = {"search_pipeline": self.name, **(params or {})}
+        return self.cluster.client.search(index=index, body=whole, params=named)
+
+    def ext(self, query_text: str, instruction: str) -> dict[str, Any]:
+        """What a search tells the recipe."""
+        if self.kind == "simple":
+            return {"rerank": {"query_context": {"query_text": query_text}}}
+        return {"ml_inference": {"query_text": query_text, "instruction": instruction}}
+
+
+def allow_loopback(cluster: Cluster) -> None:
+    """Let the cluster call services of this machine, which it takes for private ones."""
+    cluster.request("PUT", "/_cluster/settings", {"persistent": SETTINGS})
+
+
+def set_up(cluster: Cluster, kind: Kind, to: Connection) -> Recipe:
+    """Connector, model, pipeline."""
+    model_id = _model(cluster, _connector(cluster, kind, to))
+    name = cluster.unique(f"{kind}-pipeline")
+    processors = (_simple if kind == "simple" else _rich)(model_id, to)
+    body: dict[str, Any] = {"response_processors": processors}
+    if to.oversample is not None:
+        body["request_processors"] = [{"oversample": {"sample_factor": to.oversample}}]
+        processors.append({"truncate_hits": {}})
+    cluster.request("PUT", f"/_search/pipeline/{name}", body)
+    return Recipe(cluster, kind, name, model_id)
+
+
+def _connector(cluster: Cluster, kind: Kind, to: Connection) -> str:
+    action = {
+        "action_type": "predict",
+        "method": "POST",
+        "url": to.url,
+        "headers": {"Authorization": "Bearer ${credential.api_key}", "Content-Type": "application/json"},
+        "request_body": _REQUEST_BODIES[kind],
+    }
+    if kind == "simple":
+        action |= {
+            "pre_process_function": "connector.pre_process.cohere.rerank",
+            "post_process_function": "connector.post_process.cohere.rerank",
+        }
+    body = {
+        "name": "by hand",
+        "description": "a reranker",
+        "version": "1",
+        "protocol": "http",
+        "credential": {"api_key": to.key},
+        "parameters": {"instruction": INSTRUCTION, **to.parameters},
+        "client_config": {**CLIENT_CONFIG, **to.client_config},
+        "actions": [action],
+    }
+    for _ in range(KEY_RETRIES):
+        try:
+            return str(cluster.request("POST", "/_plugins/_ml/connectors/_create", body)["connector_id"])
+        except TransportError as error:
+            if "master key has not been initialized" not in str(error):
+                raise
+            time.sleep(1)
+    raise AssertionError("the cluster made no key for credentials")
+
+
+def _model(cluster: Cluster, connector_id: str) -> str:
+    body = {
+        "name": "by hand",
+        "function_name": "remote",
+        "description": "a model",
+        "connector_id": connector_id,
+    }
+    made = cluster.request("POST", "/_plugins/_ml/models/_register", body, deploy="true")
+    return str(made["model_id"])
+
+
+def _simple(model_id: str, to: Connection) -> list[dict[str, Any]]:
+    processor = {
+        "ignore_failure": to.ignore_failure,
+        "ml_opensearch": {"model_id": model_id},
+        "context": {"document_fields": list(to.fields)},
+    }
+    return [{"rerank": processor}]
+
+
+def _rich(model_id: str, to: Connection) -> list[dict[str, Any]]:
+    (text_field,) = to.fields
+    inputs = {
+        "documents": text_field,
+        "query": "$._request.ext.ml_inference.query_text",
+        "instruction": "$._request.ext.ml_inference.instruction",
+    }
+    inference = {
+        "model_id": model_id,
+        "function_name": "remote",
+        "full_response_path": False,
+        "one_to_one": False,
+        "override": True,
+        "ignore_missing": to.ignore_missing,
+        "ignore_failure": to.ignore_failure,
+        "input_map": [inputs],
+        "output_map": [{"rerank_score": "scores"}],
+    }
+    by_field = {
+        "ignore_failure": to.ignore_failure,
+        "by_field": {
+            "target_field": "rerank_score",
+            "remove_target_field": True,
+            "keep_previous_score": True,
+        },
+    }
+    return [{"ml_inference": inference}, {"rerank": by_field}]

@@ -1,0 +1,267 @@
+"""What a search gets when the service is busy, slow, wrong or gone: its first order, or an error that names the cause."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from opensearchpy.exceptions import OpenSearchException, TransportError
+
+from qwen_rerank_plugins import Reranker
+from tests.integrations.opensearch.live.recipes import Connection, Kind, Recipe, set_up
+from tests.integrations.opensearch.live.texts import (
+    INDEX,
+    PASSAGES,
+    assert_ranked_as_by_the_core,
+    hits_of,
+    numbers_of,
+)
+from tests.integrations.opensearch.nodes import faulty
+from tests.integrations.opensearch.nodes.cluster import Cluster
+from tests.integrations.opensearch.nodes.faulty import Behaviour, FaultyService
+from tests.integrations.opensearch.nodes.services import RerankService, running_rerank_service
+from tests.integrations.opensearch.nodes.wire import running_wire
+from tests.service.servers import running_process
+
+both = pytest.mark.parametrize("kind", ["simple", "rich"])
+
+WEIGHTLESS = ("--backend", "lexical")
+FIRST_ORDER = [(number, 1.0) for number in range(10)]
+RETRIES = {
+    "max_retry_times": 3,
+    "retry_backoff_policy": "constant",
+    "retry_backoff_millis": 50,
+    "retry_timeout_seconds": 20,
+}
+
+
+@pytest.fixture(scope="module")
+def lexical() -> Iterator[Reranker]:
+    """What a service without a model computes, in this process."""
+    with Reranker(backend="lexical") as reranker:
+        yield reranker
+
+
+FAULTS: dict[str, tuple[Behaviour, str, int]] = {
+    "out of order": (faulty.failing(503, "the model is loading"), "the model is loading", 503),
+    "too late": (faulty.failing(504, "no answer in time"), "no answer in time", 504),
+    "busy": (faulty.failing(429, "come back later"), "come back later", 429),
+    "no key": (faulty.failing(401, "no valid key"), "no valid key", 401),
+    "silent": (faulty.hanging, "Read timed out", 500),
+    "gone in between": (lambda service, body: None, "connection was closed during the request", 500),
+}
+"""What the service does, what the searcher is told, and with which status."""
+
+
+@both
+def test_faults_are_told_or_ignored(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
+    short = {"read_timeout": 1}
+    url = faulty_service.rerank_url
+    strict = set_up(ready, kind, Connection(url, client_config=short))
+    lenient = set_up(ready, kind, Connection(url, client_config=short, ignore_failure=True))
+    for name, (behave, told, status) in FAULTS.items():
+        faulty_service.always = behave
+        with pytest.raises(TransportError) as failure:
+            strict.search(INDEX, "whale")
+        assert told in str(failure.value), name
+        assert failure.value.status_code == status, name
+        assert hits_of(lenient.search(INDEX, "whale")) == FIRST_ORDER, name
+
+
+@both
+def test_an_answer_with_too_few_scores_ranks_nothing(
+    ready: Cluster, faulty_service: FaultyService, kind: Kind
+) -> None:
+    """In `simple` the lengths differ; `rich` writes the whole list into every hit, where it is no number."""
+    faulty_service.always = faulty.cut_short
+    told = "not the same length" if kind == "simple" else "is not Numerical"
+    with pytest.raises(TransportError, match=told):
+        set_up(ready, kind, Connection(faulty_service.rerank_url)).search(INDEX, "whale")
+    lenient = set_up(ready, kind, Connection(faulty_service.rerank_url, ignore_failure=True))
+    assert hits_of(lenient.search(INDEX, "whale")) == FIRST_ORDER
+
+
+@both
+def test_a_busy_service_is_asked_again_where_it_says_so(
+    ready: Cluster, faulty_service: FaultyService, kind: Kind
+) -> None:
+    """Versions before 3.8 know a busy service by a header alone, whatever the status is."""
+    recipe = set_up(ready, kind, Connection(faulty_service.rerank_url, client_config=RETRIES))
+    faulty_service.next.extend([faulty.throttled, faulty.throttled])
+    assert len(hits_of(recipe.search(INDEX, "whale"))) == 10
+    assert len(faulty_service.seen) == 3
+    for behave in (faulty.failing(429), faulty.failing(503)):
+        faulty_service.seen.clear()
+        faulty_service.next.append(behave)
+        with pytest.raises(TransportError):
+            recipe.search(INDEX, "whale")
+        assert len(faulty_service.seen) == 1
+
+
+def test_a_busy_service_is_not_asked_again_without_retries(
+    ready: Cluster, faulty_service: FaultyService
+) -> None:
+    faulty_service.next.append(faulty.throttled)
+    recipe = set_up(ready, "simple", Connection(faulty_service.rerank_url))
+    with pytest.raises(TransportError, match="remote server throttling") as failure:
+        recipe.search(INDEX, "whale")
+    assert failure.value.status_code == 429
+    assert len(faulty_service.seen) == 1
+
+
+def test_the_services_own_refusal_is_one_that_is_tried_again(ready: Cluster, tmp_path: Path) -> None:
+    """Two searches meet at a service that takes one at a time; the one that is refused comes back and is served."""
+    settings = {"max_pending_tokens": 1}
+    with running_process(tmp_path, scorer={"delay_s": 0.5}, settings=settings) as served:
+        patient = {**RETRIES, "max_retry_times": 60, "retry_backoff_millis": 100}
+        url = f"{served.base_url}/v1/rerank"
+        recipe = set_up(ready, "simple", Connection(url, client_config=patient))
+        answers: list[Any] = []
+        searches = [
+            threading.Thread(target=lambda: answers.append(recipe.search(INDEX, "blue whale")))
+            for _ in range(2)
+        ]
+        for one in searches:
+            one.start()
+        for one in searches:
+            one.join()
+        refused = _rejections(served.base_url)
+    assert [numbers_of(answer)[0] for answer in answers] == [0, 0]
+    assert refused >= 1
+
+
+def _rejections(base_url: str) -> float:
+    log = RerankService(base_url, None, Path())  # type: ignore[arg-type] # only its metrics are read
+    return log.metric("rerank_rejected_total")
+
+
+@both
+def test_the_services_deadline_ends_before_the_clusters(ready: Cluster, tmp_path: Path, kind: Kind) -> None:
+    """So the searcher reads why, in place of a timeout of the connection."""
+    settings = {"request_timeout_s": 0.5}
+    with running_process(tmp_path, scorer={"delay_s": 60.0}, settings=settings, wait=True) as served:
+        url = f"{served.base_url}/v1/rerank"
+        recipe = set_up(ready, kind, Connection(url, client_config={"read_timeout": 20}))
+        with pytest.raises(TransportError) as failure:
+            recipe.search(INDEX, "whale")
+    assert failure.value.status_code == 504
+    assert '"code":"timeout"' in str(failure.value).replace(" ", "")
+
+
+def test_a_key_travels_in_a_header(ready: Cluster, tmp_path: Path, lexical: Reranker) -> None:
+    environment = {"QWEN_RERANK_SERVICE_API_KEYS_ENV": "KEYS", "KEYS": "right"}
+    with running_rerank_service(tmp_path, WEIGHTLESS, environment=environment) as locked:
+        opened = set_up(ready, "simple", Connection(locked.rerank_url, key="right"))
+        answer = opened.search(INDEX, "fox", size=len(PASSAGES))
+        assert_ranked_as_by_the_core(answer, lexical, "fox", PASSAGES)
+        closed = set_up(ready, "simple", Connection(locked.rerank_url, key="wrong"))
+        with pytest.raises(TransportError, match="unauthorized") as failure:
+            closed.search(INDEX, "fox")
+    assert failure.value.status_code == 401
+    assert "wrong" not in str(failure.value)
+
+
+@both
+def test_connections_are_kept_open(ready: Cluster, service: RerankService, kind: Kind) -> None:
+    """The cluster itself drops a connection that idled for five seconds; the service would keep it for longer."""
+    with running_wire(service.url) as wire:
+        recipe = set_up(ready, kind, Connection(wire.rerank_url))
+        for _ in range(20):
+            recipe.search(INDEX, "whale")
+        assert wire.connections == 1
+        time.sleep(6)
+        assert len(hits_of(recipe.search(INDEX, "whale"))) == 10
+        assert wire.connections <= 2
+        assert wire.sent.count(b"POST /v1/rerank") == 21
+
+
+# A service that dies under searches.
+
+
+class Searching:
+    """Searches from several threads until the block ends, and keeps what each one got."""
+
+    def __init__(self, recipe: Recipe, num_threads: int = 3) -> None:
+        self.recipe = recipe
+        self.answers: list[Any] = []
+        self.errors: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._search) for _ in range(num_threads)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _search(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            number += 1
+            try:
+                self.answers.append(self.recipe.search(INDEX, f"blue whale {number}"))
+            except OpenSearchException as error:
+                self.errors.append(str(error))
+
+    def wait_for_more(self, count: int = 6) -> None:
+        """Wait until so many more searches have ended, well or not."""
+        end = len(self.answers) + len(self.errors) + count
+        give_up = time.monotonic() + 60
+        while len(self.answers) + len(self.errors) < end:
+            assert time.monotonic() < give_up, "the searches stand still"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[RerankService]:
+    """A service of the test's own."""
+    with running_rerank_service(tmp_path, WEIGHTLESS) as running:
+        yield running
+
+
+@both
+def test_no_search_fails_when_the_service_is_killed_and_ranking_resumes_with_it(
+    ready: Cluster, mortal: RerankService, lexical: Reranker, tmp_path: Path, kind: Kind
+) -> None:
+    recipe = set_up(ready, kind, Connection(mortal.rerank_url, ignore_failure=True))
+    with Searching(recipe) as searching:
+        searching.wait_for_more()
+        mortal.kill()
+        searching.wait_for_more()
+    assert searching.errors == []
+    first_order = [answer for answer in searching.answers if hits_of(answer) == FIRST_ORDER]
+    ranked = [
+        answer for answer in searching.answers if numbers_of(answer)[0] == 0 and answer not in first_order
+    ]
+    assert len(first_order) >= 3
+    assert len(first_order) + len(ranked) == len(searching.answers)
+    assert hits_of(recipe.search(INDEX, "blue whale")) == FIRST_ORDER
+
+    port = int(mortal.url.rpartition(":")[2])
+    with running_rerank_service(tmp_path, WEIGHTLESS, port=port):
+        answer = recipe.search(INDEX, "blue whale", size=len(PASSAGES))
+        assert_ranked_as_by_the_core(answer, lexical, "blue whale", PASSAGES)
+
+
+@both
+def test_without_a_fallback_the_error_says_that_the_service_is_gone(
+    ready: Cluster, mortal: RerankService, kind: Kind
+) -> None:
+    recipe = set_up(ready, kind, Connection(mortal.rerank_url))
+    with Searching(recipe) as searching:
+        searching.wait_for_more()
+        mortal.kill()
+        searching.wait_for_more()
+    assert searching.errors
+    for error in searching.errors:
+        assert "Error communicating with remote model" in error
+    with pytest.raises(TransportError, match="Connection refused"):
+        recipe.search(INDEX, "blue whale")

@@ -1,0 +1,263 @@
+"""What reaches the service of a hit and of a query, and which texts OpenSearch itself cannot pass on.
+
+Where something fails here, it fails in the cluster, before or after the service: the tests hold fast what really happens,
+so that the documentation can say it and a newer version that mends it is noticed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from opensearchpy.exceptions import RequestError, TransportError
+
+from qwen_rerank_plugins import Reranker
+from tests.integrations.opensearch.live.recipes import INSTRUCTION, Connection, Kind, Recipe, set_up
+from tests.integrations.opensearch.live.texts import INDEX, PASSAGES, hits_of, numbers_of
+from tests.integrations.opensearch.nodes.cluster import Cluster
+from tests.integrations.opensearch.nodes.faulty import FaultyService
+from tests.integrations.opensearch.nodes.services import RerankService
+
+both = pytest.mark.parametrize("kind", ["simple", "rich"])
+Recipes = dict[Kind, Recipe]
+SKIP = {"skip_validating_missing_parameters": "true"}
+
+
+def sent_documents(
+    cluster: Cluster, double: FaultyService, kind: Kind, sources: list[dict[str, Any]], **connection: Any
+) -> list[Any]:
+    """The documents that a search of an index with these sources sends to a service, in the order of the sources."""
+    index = cluster.unique("sources")
+    cluster.load(index, sources)
+    recipe = set_up(cluster, kind, Connection(double.rerank_url, **connection))
+    recipe.search(index, "query", size=len(sources))
+    documents: list[Any] = double.seen[-1].body["documents"]
+    return documents
+
+
+@both
+def test_texts_arrive_as_they_were_indexed(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
+    sources = [{"text": text} for text in PASSAGES]
+    assert sent_documents(ready, faulty_service, kind, sources) == list(PASSAGES)
+
+
+@both
+@pytest.mark.parametrize(
+    "query",
+    [
+        'say "hi"\n\\ / \t ok',
+        "鲸鱼 🐳 ünï",
+        "123",
+        "true",
+        "null",
+        '"quoted"',
+        "{a: 1} and more",
+        "[draft]",
+        "%24{x}",
+    ],
+)
+def test_a_query_arrives_as_it_was_typed(
+    ready: Cluster, faulty_service: FaultyService, kind: Kind, query: str
+) -> None:
+    set_up(ready, kind, Connection(faulty_service.rerank_url)).search(INDEX, query)
+    (seen,) = faulty_service.seen
+    assert seen.body["query"] == query
+    assert seen.body["instruction"] == INSTRUCTION
+
+
+@both
+@pytest.mark.parametrize("query", ['{"a": 1}', '["blue"]'])
+def test_a_query_that_is_json_fails_in_the_cluster(
+    strict: Recipes, lenient: Recipes, kind: Kind, query: str
+) -> None:
+    """It is put into the connector's request without quotes' escapes, and the message shows the request to the searcher."""
+    with pytest.raises(RequestError, match="Invalid payload") as failure:
+        strict[kind].search(INDEX, query)
+    assert PASSAGES[0] in str(failure.value)
+    assert numbers_of(lenient[kind].search(INDEX, query)) == list(range(10))
+
+
+@both
+def test_a_blank_query_is_refused_by_the_service(strict: Recipes, lenient: Recipes, kind: Kind) -> None:
+    with pytest.raises(TransportError, match="query is blank") as failure:
+        strict[kind].search(INDEX, " ")
+    assert failure.value.status_code == 422
+    assert numbers_of(lenient[kind].search(INDEX, " ")) == list(range(10))
+
+
+@both
+def test_a_placeholder_in_a_document_is_filled_in_by_the_cluster(
+    ready: Cluster, faulty_service: FaultyService, kind: Kind
+) -> None:
+    """A known name is replaced, an unknown one stays where the connector says that nothing need be filled in."""
+    texts = ["use ${parameters.query} here", "and ${parameters.nothing} there", "a price of $5 {net}"]
+    sources = [{"text": text} for text in texts]
+    sent = sent_documents(ready, faulty_service, kind, sources, parameters=SKIP)
+    assert sent == ["use query here", texts[1], texts[2]]
+
+
+@both
+def test_an_unknown_placeholder_fails_in_the_cluster(
+    ready: Cluster, lenient: Recipes, strict: Recipes, kind: Kind
+) -> None:
+    index = ready.unique("placeholder")
+    ready.load(index, [{"text": "and ${parameters.nothing} there"}, {"text": "blue whale"}])
+    with pytest.raises(RequestError, match="placeholder not filled in payload: nothing"):
+        strict[kind].search(index, "blue whale")
+    assert numbers_of(lenient[kind].search(index, "blue whale")) == [0, 1]
+
+
+@both
+def test_a_placeholder_for_the_documents_themselves_fails_in_the_cluster(
+    ready: Cluster, service: RerankService, lenient: Recipes, kind: Kind
+) -> None:
+    """Nothing that a service or a connector says can help: only `ignore_failure` does."""
+    index = ready.unique("loop")
+    ready.load(index, [{"text": "use ${parameters.documents} here"}, {"text": "blue whale"}])
+    recipe = set_up(ready, kind, Connection(service.rerank_url, parameters=SKIP))
+    with pytest.raises(TransportError, match="Infinite loop in property interpolation"):
+        recipe.search(index, "blue whale")
+    assert numbers_of(lenient[kind].search(index, "blue whale")) == [0, 1]
+
+
+def test_a_placeholder_in_a_query_reads_the_connectors_parameters(
+    ready: Cluster, faulty_service: FaultyService
+) -> None:
+    """So nothing secret belongs there; a credential stands in headers only and is not reached."""
+    connection = Connection(faulty_service.rerank_url, parameters={"note": "inner", **SKIP}, key="secret")
+    recipe = set_up(ready, "simple", connection)
+    recipe.search(INDEX, "tell ${parameters.note} and ${credential.api_key}")
+    (seen,) = faulty_service.seen
+    assert seen.body["query"] == "tell inner and ${credential.api_key}"
+    assert seen.headers["authorization"] == "Bearer secret"
+
+
+def test_the_simple_recipe_reads_a_missing_field_as_an_empty_text(
+    ready: Cluster, faulty_service: FaultyService, strict: Recipes, core: Reranker
+) -> None:
+    sources: list[dict[str, Any]] = [{"text": "blue whale"}, {"title": "no text"}, {"text": ""}]
+    assert sent_documents(ready, faulty_service, "simple", sources) == ["blue whale", "", ""]
+    index = ready.unique("sparse")
+    ready.load(index, sources)
+    answer = strict["simple"].search(index, "blue whale")
+    scores = core.score("blue whale", ["blue whale", "", ""])
+    assert dict(hits_of(answer)) == pytest.approx(dict(enumerate(scores)), abs=1e-5)
+    assert numbers_of(answer) == [0, 1, 2]
+
+
+def test_the_rich_recipe_fails_on_a_missing_field(strict: Recipes, lenient: Recipes, ready: Cluster) -> None:
+    """One hit without the field is enough; an empty field is none."""
+    index = ready.unique("sparse")
+    ready.load(index, [{"text": "a fox"}, {"title": "no text"}, {"text": "blue whale"}])
+    with pytest.raises(RequestError, match="cannot find all required input fields"):
+        strict["rich"].search(index, "blue whale")
+    assert numbers_of(lenient["rich"].search(index, "blue whale")) == [0, 1, 2]
+    empty = ready.unique("empty")
+    ready.load(empty, [{"text": ""}, {"text": "blue whale"}])
+    assert numbers_of(strict["rich"].search(empty, "blue whale")) == [1, 0]
+
+
+def test_a_search_without_source_is_ranked_by_empty_texts(strict: Recipes, lenient: Recipes) -> None:
+    """`simple` says nothing of it: every hit has the score of an empty text. `rich` fails."""
+    answer = strict["simple"].search(INDEX, "whale", _source=False)
+    assert len({score for _, score in hits_of(answer)}) == 1
+    with pytest.raises(RequestError, match="cannot find all required input fields"):
+        strict["rich"].search(INDEX, "whale", _source=False)
+    assert {score for _, score in hits_of(lenient["rich"].search(INDEX, "whale", _source=False))} == {1.0}
+
+
+def test_the_simple_recipe_reads_a_dotted_field_from_version_3_6_on(
+    ready: Cluster, faulty_service: FaultyService
+) -> None:
+    """Before, it sent empty texts and said so in the node's log alone."""
+    sources = [{"text": {"body": "fox"}}, {"text": {"body": "blue whale"}}]
+    sent = sent_documents(ready, faulty_service, "simple", sources, fields=("text.body",))
+    assert sent == (["fox", "blue whale"] if ready.major >= 3 else ["", ""])
+
+
+def test_the_rich_recipe_reads_a_dotted_field(ready: Cluster, faulty_service: FaultyService) -> None:
+    sources = [{"text": {"body": "fox"}}, {"text": {"body": "blue whale"}}]
+    sent = sent_documents(ready, faulty_service, "rich", sources, fields=("text.body",))
+    assert sent == ["fox", "blue whale"]
+
+
+def test_several_fields_of_the_simple_recipe_are_glued(ready: Cluster, faulty_service: FaultyService) -> None:
+    sources = [{"title": "Whales", "body": "are large."}, {"body": "Foxes."}]
+    sent = sent_documents(ready, faulty_service, "simple", sources, fields=("title", "body"))
+    assert sent == ["Whalesare large.", "Foxes."]
+
+
+def test_a_search_can_build_the_text_of_the_simple_recipe_itself(
+    ready: Cluster, faulty_service: FaultyService
+) -> None:
+    """Fields that a search computes come before the source's."""
+    index = ready.unique("built")
+    ready.load(index, [{"title": "Whales", "body": "are large."}])
+    recipe = set_up(ready, "simple", Connection(faulty_service.rerank_url, fields=("rerank_text",)))
+    script = "params._source.title + (char) 10 + params._source.body"
+    answer = recipe.search(index, "whales", script_fields={"rerank_text": {"script": script}}, _source=True)
+    assert faulty_service.seen[-1].body["documents"] == ["Whales\nare large."]
+    assert answer["hits"]["hits"][0]["_source"]["title"] == "Whales"
+
+
+@pytest.mark.parametrize("kind", ["simple", "rich"])
+def test_values_that_are_no_single_text(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
+    """`simple` writes a list and a number out as Java does, `rich` sends them as JSON."""
+    sources = [{"text": ["one", "two"]}, {"text": ["three"]}]
+    sent = sent_documents(ready, faulty_service, kind, sources)
+    assert sent == (["[one, two]", "[three]"] if kind == "simple" else [["one", "two"], ["three"]])
+    numbers = [{"text": 3}, {"text": 4}]
+    sent = sent_documents(ready, faulty_service, kind, numbers)
+    assert sent == (["3", "4"] if kind == "simple" else [3, 4])
+
+
+EMPTY_SEARCHES: dict[str, dict[str, Any]] = {
+    "no hits are asked for": {"size": 0, "aggs": {"most": {"max": {"field": "number"}}}},
+    "the page is past the end": {"from": 99},
+}
+
+
+@both
+@pytest.mark.parametrize("why", EMPTY_SEARCHES)
+def test_a_search_that_matches_but_gives_no_hits_fails_unless_failures_are_ignored(
+    strict: Recipes, lenient: Recipes, kind: Kind, why: str
+) -> None:
+    body = EMPTY_SEARCHES[why]
+    told = "No text documents were provided" if kind == "simple" else "Index 0 out of bounds for length 0"
+    with pytest.raises(TransportError, match=told):
+        strict[kind].search(INDEX, "whale", **body)
+    answer = lenient[kind].search(INDEX, "whale", **body)
+    assert answer["hits"]["hits"] == []
+    assert answer["hits"]["total"]["value"] == len(PASSAGES)
+    if "aggs" in body:
+        assert answer["aggregations"]["most"]["value"] == len(PASSAGES) - 1
+
+
+@both
+def test_a_search_that_matches_nothing_is_answered(strict: Recipes, kind: Kind) -> None:
+    answer = strict[kind].search(INDEX, "whale", query={"match_none": {}})
+    assert answer["hits"]["hits"] == []
+
+
+@both
+def test_a_search_that_does_not_count_its_hits_fails_in_the_cluster(
+    strict: Recipes, lenient: Recipes, kind: Kind
+) -> None:
+    """With failures ignored, `rich` leaves the scores in the hits, but not the order."""
+    with pytest.raises(TransportError, match="getTotalHits") as failure:
+        strict[kind].search(INDEX, "whale", track_total_hits=False)
+    assert failure.value.status_code == 500
+    answer = lenient[kind].search(INDEX, "whale", track_total_hits=False)
+    assert numbers_of(answer) == list(range(10))
+    left = {"rerank_score" in hit["_source"] for hit in answer["hits"]["hits"]}
+    assert left == {kind == "rich"}
+
+
+@both
+def test_a_search_without_a_query_for_the_model_fails_unless_failures_are_ignored(
+    strict: Recipes, lenient: Recipes, kind: Kind
+) -> None:
+    told = "RerankSearchExtBuilder" if kind == "simple" else "Missing required input field in query body"
+    with pytest.raises(TransportError, match=told):
+        strict[kind].search(INDEX, None)
+    assert hits_of(lenient[kind].search(INDEX, None)) == [(number, 1.0) for number in range(10)]

@@ -1,0 +1,210 @@
+"""Runs an OpenSearch node on free ports of this machine until a block ends, and leaves nothing behind.
+
+It knows nothing of reranking. The node has the plugins of releases.py, no security plugin, and no cluster settings.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from tests.integrations.opensearch.nodes.assembly import home_of
+from tests.integrations.opensearch.nodes.releases import RELEASES, Release
+from tests.integrations.opensearch.nodes.toolchain import find_java, unprivileged
+
+BOOT_S = 240.0
+STOP_S = 60.0
+HEAP = "768m"
+
+# As the distribution's own jvm.options, as far as behaviour depends on it; compiled for a short life.
+JAVA_OPTIONS = (
+    "-Xss1m",
+    "-Xshare:auto",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-Djava.awt.headless=true",
+    "-Dfile.encoding=UTF-8",
+    "-Djna.nosys=true",
+    "-Dio.netty.noUnsafe=true",
+    "-Dlog4j2.disable.jmx=true",
+    "-Dlog4j.shutdownHookEnabled=false",
+    "-Dopensearch.distribution.type=tar",
+)
+
+_LOGGING = """\
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = [%d{ISO8601}][%-5p][%c{1.}] %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.console.ref = console
+"""
+
+
+class NodeError(RuntimeError):
+    """A node did not start, or did not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that answers.
+
+    Attributes:
+        version: OpenSearch's version.
+        url: Where, without a slash at the end.
+        log: What it printed.
+        process: Its process.
+    """
+
+    version: str
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def running_node(
+    version: str,
+    *,
+    settings: Mapping[str, object] | None = None,
+    http_port: int = 0,
+    heap: str = HEAP,
+    optimized: bool = False,
+) -> Iterator[Node]:
+    """Run a node until the block ends; its folders are removed then.
+
+    Args:
+        version: One of `RELEASES`.
+        settings: Lines for opensearch.yml beside its own.
+        http_port: Where it listens; 0 for a free port.
+        heap: Memory of the Java heap.
+        optimized: Let Java compile as it would in production: slower to start, faster in the end.
+
+    Raises:
+        ToolchainError: No Java, or no Maven to assemble the node with.
+        NodeError: It did not start or did not end.
+    """
+    release = RELEASES[version]
+    folder = Path(tempfile.mkdtemp(prefix=f"opensearch-{version}-"))
+    try:
+        _configure(folder, {"http.port": http_port, **(settings or {})})
+        command = _command(release, folder, heap=heap, optimized=optimized)
+        with _process(command, folder) as process:
+            url = _wait_until_healthy(process, folder)
+            yield Node(version, url, folder / "node.log", process)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _configure(folder: Path, settings: Mapping[str, object]) -> None:
+    every = {
+        "cluster.name": "tests",
+        "node.name": "node-1",
+        "discovery.type": "single-node",
+        "network.host": "127.0.0.1",
+        "transport.port": 0,
+        "node.portsfile": "true",
+        "path.data": folder / "data",
+        "path.logs": folder / "logs",
+        # A nearly full disk of a developer's machine is no subject of a test.
+        "cluster.routing.allocation.disk.threshold_enabled": "false",
+        **settings,
+    }
+    for name in ("config", "data", "logs", "tmp"):
+        (folder / name).mkdir()
+    yaml = "".join(f"{name}: {value}\n" for name, value in every.items())
+    (folder / "config" / "opensearch.yml").write_text(yaml, encoding="utf-8")
+    (folder / "config" / "log4j2.properties").write_text(_LOGGING, encoding="utf-8")
+    if owner := unprivileged():
+        for path in (folder, *folder.rglob("*")):
+            shutil.chown(path, owner["user"], owner["group"])
+
+
+def _command(release: Release, folder: Path, *, heap: str, optimized: bool) -> list[str]:
+    home = home_of(release)
+    options = [one for one in JAVA_OPTIONS if not (optimized and "TieredStop" in one)]
+    # When the tests are killed the node shall not stay behind.
+    leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    return [
+        *leash,
+        find_java(release).path,
+        f"-Xms{heap}",
+        f"-Xmx{heap}",
+        *options,
+        *release.java_options,
+        f"-Djava.io.tmpdir={folder / 'tmp'}",
+        f"-Dopensearch.path.home={home}",
+        f"-Dopensearch.path.conf={folder / 'config'}",
+        "-cp",
+        f"{home}/lib/*",
+        "org.opensearch.bootstrap.OpenSearch",
+    ]
+
+
+@contextmanager
+def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / "node.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            **unprivileged(),
+        )
+    try:
+        yield process
+    finally:
+        _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End it in order; what does not end is killed, and that is an error."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise NodeError(f"the node did not end within {STOP_S!r} s of SIGTERM and was killed") from None
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], folder: Path) -> str:
+    give_up = time.monotonic() + BOOT_S
+    while time.monotonic() < give_up and process.poll() is None:
+        if (url := _url(folder)) and _is_healthy(url):
+            return url
+        time.sleep(0.2)
+    what = f"ended with {process.poll()!r}" if process.poll() is not None else f"is not up after {BOOT_S!r} s"
+    tail = (folder / "node.log").read_text(encoding="utf-8", errors="replace")[-4000:]
+    raise NodeError(f"the node {what}, a healthy node was expected; the end of its log:\n{tail}")
+
+
+def _url(folder: Path) -> str | None:
+    """The address that the node wrote down; None while it listens nowhere."""
+    ports = folder / "logs" / "http.ports"
+    if not ports.exists():
+        return None
+    addresses = [line for line in ports.read_text(encoding="utf-8").split() if line.startswith("127.")]
+    return f"http://{addresses[0]}" if addresses else None
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        answer = httpx.get(f"{url}/_cluster/health", trust_env=False, timeout=10)
+    except httpx.TransportError:
+        return False
+    return answer.status_code == httpx.codes.OK and answer.json()["status"] in {"yellow", "green"}

@@ -1,0 +1,137 @@
+"""What an OpenSearch node with ML Commons and neural-search is made of, version by version, as Maven coordinates.
+
+The distribution itself is on no Maven repository, but its parts are: the server with its dependencies, each module of the
+core, and the plugins as zips. Nothing here fetches or runs anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+
+PLUGINS = ("opensearch-job-scheduler", "opensearch-knn", "neural-search", "opensearch-ml-plugin")
+"""In every version; neural-search holds the rerank processor and extends knn, ML Commons needs the job scheduler."""
+
+RECIPE = 1
+"""Counts changes of how a home is assembled, so that homes assembled before are not taken for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module of the core.
+
+    Attributes:
+        classname: Its entry point, which differs between 2 and 3.
+        artifacts: Names of its jars' artifacts.
+    """
+
+    classname: str
+    artifacts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A version of OpenSearch.
+
+    Attributes:
+        version: Its number.
+        oldest_java: The least major version of Java that it runs on.
+        newest_java: The greatest.
+        preferred_java: The one it was released with.
+        server: Coordinates of the server and of what it does not declare.
+        modules: The core's modules by name.
+        java_options: What the virtual machine needs beside the usual.
+        needs_policies: Whether it runs under Java's security manager, which asks every module for a policy.
+    """
+
+    version: str
+    oldest_java: int
+    newest_java: int
+    preferred_java: int
+    server: tuple[str, ...]
+    modules: dict[str, Module] = field(default_factory=dict)
+    java_options: tuple[str, ...] = ()
+    needs_policies: bool = False
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """Coordinates of the plugins' zips, whose versions have a fourth number."""
+        return tuple(f"org.opensearch.plugin:{name}:{self.version}.0" for name in PLUGINS)
+
+    @property
+    def digest(self) -> str:
+        """Eight characters that change when the parts do."""
+        parts = json.dumps([RECIPE, asdict(self), self.plugins], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()[:8]
+
+    def runs_on(self, java: int) -> bool:
+        """Whether it runs on a major version of Java."""
+        return self.oldest_java <= java <= self.newest_java
+
+
+def _bouncy_castle(version: str) -> tuple[str, ...]:
+    # Without it a node of version 3 dies at the first credential it encrypts.
+    return tuple(f"org.bouncycastle:{name}-jdk18on:{version}" for name in ("bcprov", "bcpkix", "bcutil"))
+
+
+RELEASES = {
+    release.version: release
+    for release in (
+        Release(
+            "2.19.1",
+            oldest_java=11,
+            newest_java=21,
+            preferred_java=17,
+            server=(
+                "org.opensearch:opensearch:2.19.1",
+                "org.opensearch:opensearch-plugin-classloader:2.19.1",
+                "org.apache.logging.log4j:log4j-core:2.21.0",  # as the log4j-api that the server declares
+            ),
+            modules={
+                "lang-painless": Module("org.opensearch.painless.PainlessPlugin", ("lang-painless",)),
+                "transport-netty4": Module(
+                    "org.opensearch.transport.Netty4Plugin", ("transport-netty4-client",)
+                ),
+                "analysis-common": Module(
+                    "org.opensearch.analysis.common.CommonAnalysisPlugin", ("analysis-common",)
+                ),
+            },
+            java_options=("-Djava.security.manager=allow",),
+            needs_policies=True,
+        ),
+        Release(
+            "3.6.0",
+            oldest_java=21,
+            newest_java=25,
+            preferred_java=21,
+            server=(
+                "org.opensearch:opensearch:3.6.0",
+                "org.opensearch:opensearch-plugin-classloader:3.6.0",
+                "org.opensearch:opensearch-agent-bootstrap:3.6.0",
+                "org.apache.logging.log4j:log4j-core:2.25.3",
+                *_bouncy_castle("1.82"),
+            ),
+            modules={
+                "lang-painless": Module("org.opensearch.painless.PainlessModulePlugin", ("lang-painless",)),
+                "transport-netty4": Module(
+                    "org.opensearch.transport.Netty4ModulePlugin", ("transport-netty4-client",)
+                ),
+                "analysis-common": Module(
+                    "org.opensearch.analysis.common.CommonAnalysisModulePlugin", ("analysis-common",)
+                ),
+                # knn and neural-search extend it.
+                "transport-grpc": Module(
+                    "org.opensearch.transport.grpc.GrpcPlugin", ("transport-grpc", "transport-grpc-spi")
+                ),
+                # oversample and truncate_hits; not published for 2.19.1.
+                "search-pipeline-common": Module(
+                    "org.opensearch.search.pipeline.common.SearchPipelineCommonModulePlugin",
+                    ("search-pipeline-common",),
+                ),
+            },
+            java_options=("--add-modules=jdk.incubator.vector",),
+        ),
+    )
+}
+"""The versions that are tested, the oldest and the newest one whose parts are all published."""

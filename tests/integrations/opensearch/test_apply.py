@@ -1,0 +1,340 @@
+"""What plans change in a cluster in memory, and what becomes of it when they are interrupted anywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from opensearch_qwen_rerank import ForeignObjectError, OpenSearchSettings, UnsupportedClusterError
+from opensearch_qwen_rerank import cluster as cluster_module
+from opensearch_qwen_rerank.bodies import PRIVATE_ENDPOINTS_SETTING, PRIVATE_IP_SETTING, TRUSTED_SETTING
+from opensearch_qwen_rerank.destroy import plan_destroy
+from opensearch_qwen_rerank.errors import ClusterError
+from opensearch_qwen_rerank.plan import plan_apply
+
+from qwen_rerank_plugins import ConfigurationError
+from tests.integrations.opensearch.fake_cluster import FakeCluster, Killed
+
+REGEX = "^http://reranker:8501/v1/rerank$"
+
+
+def settings(**changes: Any) -> OpenSearchSettings:
+    return OpenSearchSettings(
+        **{"pipeline": "books", "service": "http://reranker:8501", "fields": ("title", "body"), **changes}
+    )
+
+
+def apply(cluster: FakeCluster, chosen: OpenSearchSettings, **options: Any) -> list[str]:
+    """Plan and do; the steps that were done."""
+    plan = plan_apply(cluster, chosen, **options)
+    return [str(step) for step, _ in plan.run(cluster)]
+
+
+def destroy(cluster: FakeCluster, chosen: OpenSearchSettings, **options: Any) -> list[str]:
+    """The same for a removal."""
+    plan = plan_destroy(cluster, chosen, **options)
+    return [str(step) for step, _ in plan.run(cluster)]
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"recipe": "simple"},
+    {"service": "http://other:9000"},
+    {"service": "https://public.example.org"},
+    {"fields": ("body",), "score": "log_odds", "oversample": 1},
+    {"read_timeout_s": 20},
+    {"default_for": ()},
+    {"default_for": ("books", "papers")},
+]
+
+
+@pytest.mark.parametrize("version", ["2.19.1", "3.6.0", "3.8.0"])
+def test_applying_twice_changes_nothing_the_second_time(version: str) -> None:
+    cluster = FakeCluster(version)
+    assert apply(cluster, settings())[-1] == "finish settings of the cluster"
+    before = cluster.inventory()
+    assert apply(cluster, settings()) == []
+    assert cluster.inventory() == before
+    assert cluster.serves()
+
+
+def test_planning_changes_nothing() -> None:
+    cluster = FakeCluster(indices={"books": None})
+    assert plan_apply(cluster, settings(default_for=("books",))).steps
+    assert plan_destroy(cluster, settings()).steps == ()
+    assert cluster.writes == []
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("version", ["2.19.1", "3.8.0"])
+def test_a_change_ends_where_applying_it_at_once_would_have(version: str, change: dict[str, Any]) -> None:
+    first = settings(default_for=("books",))
+    new = first.model_copy(update=change)
+    changed, fresh = (FakeCluster(version, {"books": None, "papers": None}) for _ in range(2))
+    apply(changed, first)
+    apply(changed, new)
+    apply(fresh, new)
+    for cluster in (changed, fresh):  # what was needed once is remembered until the last pipeline goes
+        cluster.persistent.pop("cluster.metadata.qwen_rerank.earlier")
+    assert changed.inventory() == fresh.inventory()
+    assert changed.serves()
+
+
+@pytest.mark.parametrize("change", [{}, *CHANGES], ids=str)
+def test_killed_after_any_request_and_run_again_the_end_is_the_same(change: dict[str, Any]) -> None:
+    """The kill comes after the request took effect, which is before the next one; ids that were given are lost."""
+    first = settings(default_for=("books",))
+    new = first.model_copy(update=change)
+
+    def start() -> FakeCluster:
+        cluster = FakeCluster("3.8.0", {"books": None, "papers": None})
+        if change:
+            apply(cluster, first)
+        cluster.writes.clear()
+        return cluster
+
+    whole = start()
+    apply(whole, new)
+    assert len(whole.writes) >= 2
+    for count in range(1, len(whole.writes) + 1):
+        cluster = start()
+        cluster.kill_after = count
+        with pytest.raises(Killed):
+            apply(cluster, new)
+        cluster.kill_after = None
+        apply(cluster, new)
+        assert cluster.inventory() == whole.inventory(), count
+        assert cluster.serves()
+        assert apply(cluster, new) == []
+
+
+def test_a_removal_that_is_killed_anywhere_is_taken_up_again() -> None:
+    def start() -> FakeCluster:
+        cluster = FakeCluster("3.8.0", {"books": "old", "papers": None})
+        cluster.persistent["other.setting"] = "kept"
+        return cluster
+
+    found = start().inventory()
+    whole = start()
+    apply(whole, settings(default_for=("books",)), force=True)
+    whole.writes.clear()
+    destroy(whole, settings())
+    assert whole.inventory() == found
+    for count in range(1, len(whole.writes) + 1):
+        cluster = start()
+        apply(cluster, settings(default_for=("books",)), force=True)
+        cluster.writes.clear()
+        cluster.kill_after = count
+        with pytest.raises(Killed):
+            destroy(cluster, settings())
+        cluster.kill_after = None
+        destroy(cluster, settings())
+        assert cluster.inventory() == found, count
+        assert destroy(cluster, settings()) == []
+
+
+def test_a_model_deployed_under_older_settings_is_deployed_anew_wherever_the_change_was_killed() -> None:
+    """A deployed model keeps the settings of its time, and after the kill the settings alone look finished."""
+    for count in (1, 2, 3):
+        cluster = FakeCluster()
+        apply(cluster, settings(private_network=False))
+        cluster.writes.clear()
+        cluster.kill_after = count
+        with pytest.raises(Killed):
+            apply(cluster, settings())
+        cluster.kill_after = None
+        apply(cluster, settings())
+        assert cluster.serves(), count
+
+
+def test_what_an_index_had_before_is_known_wherever_apply_was_killed() -> None:
+    chosen = settings(default_for=("books",))
+    whole = FakeCluster(indices={"books": "old"})
+    apply(whole, chosen, force=True)
+    for count in range(1, len(whole.writes) + 1):
+        cluster = FakeCluster(indices={"books": "old"})
+        found = cluster.inventory()
+        cluster.kill_after = count
+        with pytest.raises(Killed):
+            apply(cluster, chosen, force=True)
+        cluster.kill_after = None
+        if count % 2:  # a removal may follow at once
+            apply(cluster, chosen, force=True)
+        destroy(cluster, chosen)
+        assert cluster.inventory() == found, count
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {},
+        {PRIVATE_IP_SETTING: "true"},
+        {PRIVATE_IP_SETTING: "false"},
+        {TRUSTED_SETTING: ["^https://only\\.this/.*$"]},
+        {TRUSTED_SETTING: ["^https://b/$", REGEX, "^https://a/$"], PRIVATE_ENDPOINTS_SETTING: ["^x$"]},
+    ],
+    ids=str,
+)
+def test_destroy_puts_every_setting_back_exactly(before: dict[str, Any]) -> None:
+    cluster = FakeCluster("3.8.0")
+    cluster.persistent.update(before)
+    found = cluster.inventory()
+    apply(cluster, settings())
+    trusted = cluster.persistent[TRUSTED_SETTING]
+    assert set(before.get(TRUSTED_SETTING, cluster.defaults[TRUSTED_SETTING])) < {*trusted, "more"}
+    assert REGEX in trusted
+    destroy(cluster, settings())
+    assert cluster.inventory() == found
+
+
+def test_what_somebody_else_added_meanwhile_stays() -> None:
+    cluster = FakeCluster()
+    apply(cluster, settings())
+    cluster.persistent[TRUSTED_SETTING].append("^https://new/$")
+    destroy(cluster, settings())
+    assert cluster.persistent[TRUSTED_SETTING] == [*cluster.defaults[TRUSTED_SETTING], "^https://new/$"]
+    assert set(cluster.persistent) == {TRUSTED_SETTING}
+
+
+@pytest.mark.parametrize("same_service", [True, False])
+def test_two_pipelines_share_the_settings_and_the_last_one_puts_them_back(same_service: bool) -> None:
+    cluster = FakeCluster()
+    found = cluster.inventory()
+    books = settings()
+    papers = settings(pipeline="papers", service="http://reranker:8501" if same_service else "http://b:1")
+    apply(cluster, books)
+    apply(cluster, papers)
+    assert apply(cluster, books) == []
+    destroy(cluster, books)
+    assert apply(cluster, papers) == [], "the other pipeline lost something"
+    assert (REGEX in cluster.persistent[TRUSTED_SETTING]) is same_service
+    assert cluster.persistent[PRIVATE_IP_SETTING] == "true"
+    destroy(cluster, papers)
+    assert cluster.inventory() == found
+
+
+def test_values_and_their_memory_are_written_in_one_request() -> None:
+    cluster = FakeCluster()
+    apply(cluster, settings())
+    _, path, body = cluster.writes[0]
+    assert path == "/_cluster/settings"
+    assert {TRUSTED_SETTING, PRIVATE_IP_SETTING, "cluster.metadata.qwen_rerank.earlier"} <= set(
+        body["persistent"]
+    )
+    destroy(cluster, settings())
+    assert cluster.writes[-1][2]["persistent"] == dict.fromkeys(body["persistent"])
+
+
+def test_a_second_copy_that_a_lost_answer_left_is_removed() -> None:
+    cluster = FakeCluster()
+    apply(cluster, settings())
+    (connector,) = cluster.objects["connectors"].values()
+    (model,) = cluster.objects["models"].values()
+    cluster.objects["connectors"]["copy-c"] = {**connector, "created_time": 99}
+    cluster.objects["models"]["copy-m"] = {**model, "created_time": 99, "connector_id": "copy-c"}
+    apply(cluster, settings())
+    assert [len(there) for there in cluster.objects.values()] == [1, 1, 1]
+    assert apply(cluster, settings()) == []
+
+
+def test_what_was_removed_by_hand_is_made_again() -> None:
+    cluster = FakeCluster()
+    apply(cluster, settings())
+    cluster.objects["connectors"].clear()
+    apply(cluster, settings())
+    (model,) = cluster.objects["models"].values()
+    assert model["connector_id"] in cluster.objects["connectors"]
+    cluster.objects["models"].clear()
+    apply(cluster, settings())
+    (model_id,) = cluster.objects["models"]
+    assert model_id in json.dumps(cluster.pipelines["books"])
+    assert apply(cluster, settings()) == []
+
+
+def test_an_undeployed_model_is_deployed_again() -> None:
+    cluster = FakeCluster()
+    apply(cluster, settings())
+    for model in cluster.objects["models"].values():
+        model["model_state"] = "UNDEPLOYED"
+    assert "deploy model qwen_rerank_books" in apply(cluster, settings())
+    assert apply(cluster, settings()) == []
+
+
+def test_a_new_key_is_sent_and_is_nowhere_to_be_read() -> None:
+    cluster = FakeCluster()
+    apply(cluster, settings(), service_key="first-secret")
+    assert apply(cluster, settings(), service_key="first-secret") == []
+    assert "update connector qwen_rerank_books" in apply(cluster, settings(), service_key="second-secret")
+    assert list(cluster.credentials.values()) == [{"api_key": "second-secret"}]
+    plan = plan_apply(FakeCluster(), settings(), service_key="first-secret")
+    assert "secret" not in json.dumps(plan.to_json()) + json.dumps(cluster.inventory())
+
+
+def test_a_pipeline_of_others_is_neither_changed_nor_removed() -> None:
+    cluster = FakeCluster()
+    cluster.pipelines["books"] = {"description": "mine", "response_processors": []}
+    with pytest.raises(ForeignObjectError, match="'books' is there that was not made by this command"):
+        apply(cluster, settings())
+    plan = plan_destroy(cluster, settings())
+    assert (plan.steps, len(plan.warnings)) == ((), 1)
+
+
+def test_a_default_pipeline_of_others_is_replaced_only_by_force_and_comes_back() -> None:
+    cluster = FakeCluster(indices={"books": "theirs"})
+    chosen = settings(default_for=("books",))
+    with pytest.raises(ForeignObjectError, match="'theirs'; allowed: --force"):
+        apply(cluster, chosen)
+    assert cluster.writes == []
+    apply(cluster, chosen, force=True)
+    assert cluster.indices == {"books": "books"}
+    assert apply(cluster, chosen) == [], "what was forced once needs no force again"
+    destroy(cluster, settings())
+    assert cluster.indices == {"books": "theirs"}
+
+
+def test_an_index_that_others_gave_the_pipeline_keeps_destroy_from_breaking_it() -> None:
+    cluster = FakeCluster(indices={"papers": None})
+    apply(cluster, settings())
+    cluster.indices["papers"] = "books"
+    with pytest.raises(ForeignObjectError, match="'papers' has 'books' as default pipeline"):
+        plan_destroy(cluster, settings())
+    destroy(cluster, settings(), force=True)
+    assert cluster.indices == {"papers": None}
+
+
+@pytest.mark.parametrize("processor", ["oversample", "rerank", "ml_inference"])
+def test_a_cluster_without_a_processor_is_refused_before_anything_is_changed(processor: str) -> None:
+    cluster = FakeCluster()
+    cluster.processors.remove(processor)
+    with pytest.raises(UnsupportedClusterError, match=f"no search processor '{processor}'"):
+        apply(cluster, settings())
+    assert cluster.writes == []
+
+
+def test_a_transient_value_that_would_hide_ours_is_refused() -> None:
+    cluster = FakeCluster()
+    cluster.transient[TRUSTED_SETTING] = []
+    with pytest.raises(ForeignObjectError, match="transient value"):
+        apply(cluster, settings())
+    assert cluster.writes == []
+
+
+def test_an_index_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="default_for names no index: 'nothing'"):
+        apply(FakeCluster(), settings(default_for=("nothing",)))
+
+
+def test_a_refusal_that_passes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "PAUSE_S", 0.0)
+    cluster = FakeCluster()
+    message = "The ML encryption master key has not been initialized yet. Please retry after waiting for 10 seconds."
+    cluster.refusals = [ClusterError(message, status=500), ClusterError(message, status=500)]
+    apply(cluster, settings())
+    assert apply(cluster, settings()) == []
+
+
+def test_any_other_refusal_is_told_at_once() -> None:
+    cluster = FakeCluster()
+    cluster.refusals = [ClusterError("no permissions", status=403)]
+    with pytest.raises(ClusterError, match="no permissions"):
+        apply(cluster, settings())

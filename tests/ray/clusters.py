@@ -1,0 +1,98 @@
+"""What the tests with a running Ray share: an application on a free port, its processes, and a load that loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+
+PATIENCE_S = 100.0
+
+
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def processes(title: str) -> list[int]:
+    """The processes of this test run whose title begins so, as Ray names its workers by what they run."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.cmdline()[:1] and process.cmdline()[0].startswith(title):
+                found.append(process.pid)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def kill(pid: int) -> None:
+    """End a process as a crash would: without a word."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(condition: Any, *, timeout_s: float = PATIENCE_S) -> None:
+    """Wait until something holds, and fail when it does not."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def body(number: int, num_documents: int = 4) -> dict[str, Any]:
+    """A request that is like no other."""
+    documents = [f"document {number} of {index} sings of whales" for index in range(num_documents)]
+    return {"query": f"blue whale {number}", "documents": documents, "return_documents": False}
+
+
+@dataclass(slots=True)
+class Load:
+    """What a load got: a status and scores, or an error's name, of each request that was sent."""
+
+    sent: int = 0
+    answers: dict[int, tuple[int, Sequence[float]]] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def statuses(self) -> set[int]:
+        return {status for status, _ in self.answers.values()}
+
+
+@contextmanager
+def load_on(base_url: str, *, clients: int = 4, num_documents: int = 4) -> Iterator[Load]:
+    """Send requests, one after the other from each of some clients, until the block ends and all are answered."""
+    load, stop, lock = Load(), threading.Event(), threading.Lock()
+
+    def run() -> None:
+        with httpx.Client(base_url=base_url, trust_env=False, timeout=PATIENCE_S) as client:
+            while not stop.is_set():
+                with lock:
+                    number = load.sent
+                    load.sent += 1
+                try:
+                    answer = client.post("/v1/rerank", json=body(number, num_documents))
+                    load.answers[number] = (answer.status_code, json.loads(answer.text).get("scores", ()))
+                except (httpx.TransportError, json.JSONDecodeError) as error:
+                    load.broken.append(type(error).__name__)
+
+    threads = [threading.Thread(target=run) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+    assert not any(thread.is_alive() for thread in threads), "a request was never answered"

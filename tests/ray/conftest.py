@@ -1,0 +1,48 @@
+"""One small Ray for the tests of this folder, on this machine, with nothing of its person's and nothing told to anybody."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+# Before Ray is imported: it counts its users, asks for a token that it keeps in the home folder, and draws bars.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+
+with warnings.catch_warnings():
+    # Ray declares its own settings in ways that pydantic has deprecated; nothing of ours is imported here.
+    warnings.simplefilter("ignore")
+    import ray
+    import ray.data
+    from ray import serve
+
+NUM_CPUS = 3
+"""What Ray believes to have: as many workers as the tests need, whatever the machine has."""
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Ray as processes of this machine, until the last test."""
+    folder = tempfile.mkdtemp(prefix="r")  # short: the paths of Ray's sockets have a limit
+    ray.init(
+        _temp_dir=folder,
+        address="local",
+        num_cpus=NUM_CPUS,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)

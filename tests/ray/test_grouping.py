@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import asyncio
+import pickle
+import time
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_rerank_plugins import errors
+from qwen_rerank_plugins.lexical import LexicalScorer
+from qwen_rerank_plugins.ray.grouping import Call, estimate_tokens, score_together, slices_of
+from qwen_rerank_plugins.types import PairScore, ScoreRequest
+
+BAD = "bad"
+
+
+class Choosy(LexicalScorer):
+    """Refuses any call with a bad document, as a scorer does; remembers the sizes of its calls."""
+
+    def __init__(self, error: errors.RerankError) -> None:
+        super().__init__()
+        self.error = error
+        self.sizes: list[int] = []
+        self.deadlines: list[float | None] = []
+
+    async def ascore(
+        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+    ) -> list[PairScore]:
+        self.sizes.append(len(requests))
+        self.deadlines.append(deadline_s)
+        if any(request.document == BAD for request in requests):
+            raise self.error
+        return self.score(requests)
+
+
+def pairs(*documents: str, query: str = "blue whale") -> list[ScoreRequest]:
+    return [ScoreRequest(query, document) for document in documents]
+
+
+def test_calls_that_come_together_are_one_call_to_the_scorer_and_each_gets_its_own_scores() -> None:
+    scorer = Choosy(errors.EngineError("x"))
+    calls = [Call(pairs("blue whale", "fox")), Call([]), Call(pairs("whale"))]
+    answers = asyncio.run(score_together(scorer, calls))
+    assert scorer.sizes == [3]
+    assert answers == [scorer.score(call.requests) for call in calls]
+
+
+@pytest.mark.parametrize(
+    "error", [errors.InputError("no"), errors.OverloadedError("no"), errors.EngineError("no")]
+)
+def test_nobody_gets_the_error_of_anothers_pairs(error: errors.RerankError) -> None:
+    scorer = Choosy(error)
+    good, bad = Call(pairs("blue whale")), Call(pairs("fox", BAD))
+    answers = asyncio.run(score_together(scorer, [good, bad, good]))
+    assert answers == [scorer.score(good.requests), error, scorer.score(good.requests)]
+
+
+def test_a_call_whose_time_is_over_costs_nothing() -> None:
+    scorer = Choosy(errors.EngineError("x"))
+    now = time.monotonic()
+    answers = asyncio.run(score_together(scorer, [Call(pairs("a"), now - 1), Call(pairs("b"), now + 60)]))
+    assert isinstance(answers[0], errors.DeadlineExceededError)
+    assert answers[1] == scorer.score(pairs("b"))
+    assert scorer.sizes == [1]
+    assert scorer.deadlines[0] is not None
+    assert scorer.deadlines[0] <= 60
+
+
+def test_the_longest_deadline_of_those_together_holds_for_all_of_them() -> None:
+    scorer = Choosy(errors.EngineError("x"))
+    asyncio.run(score_together(scorer, [Call(pairs("a"), time.monotonic() + 60), Call(pairs("b"))]))
+    assert scorer.deadlines == [None]
+
+
+def test_a_query_is_paid_for_once_where_its_documents_stand_together() -> None:
+    long = "whale " * 400
+    apart = estimate_tokens([ScoreRequest(long, "a"), ScoreRequest("b", "a"), ScoreRequest(long, "a")], 8192)
+    together = estimate_tokens(
+        [ScoreRequest(long, "a"), ScoreRequest(long, "a"), ScoreRequest("b", "a")], 8192
+    )
+    assert sum(apart) - sum(together) > 600
+    assert max(estimate_tokens(pairs("x" * 100_000), 512)) == 512
+    assert estimate_tokens(pairs("鲸" * 400), 8192) > estimate_tokens(pairs("w" * 400), 8192)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3000)), max_size=40),
+    st.integers(256, 4096),
+)
+def test_slices_are_the_pairs_in_their_order_and_each_is_about_a_batch_or_less(
+    shape: list[tuple[str, int]], batch_tokens: int
+) -> None:
+    requests = [ScoreRequest(query, "x" * size) for query, size in shape]
+    slices = list(slices_of(requests, batch_tokens=batch_tokens, max_length=8192))
+    assert [request for part in slices for request in part] == requests
+    assert all(slices)
+    largest = max(estimate_tokens(requests, 8192), default=0)
+    head = 66  # a slice begins with its query, which was counted in the slice before
+    assert all(sum(estimate_tokens(part, 8192)) <= batch_tokens + largest + head for part in slices)
+    assert len(slices) <= 1 + sum(estimate_tokens(requests, 8192)) // batch_tokens
+
+
+@pytest.mark.parametrize("name", list(errors.__all__))
+def test_every_error_crosses_processes_with_what_it_carries(name: str) -> None:
+    kind = getattr(errors, name)
+    extra = {
+        "OverloadedError": {"retry_after_s": 7.5},
+        "RemoteStatusError": {"status": 429, "retry_after_s": 3.0},
+    }.get(name, {})
+    copy = pickle.loads(pickle.dumps(kind("a message", **extra)))  # noqa: S301 (its own)
+    assert type(copy) is kind
+    assert str(copy) == "a message"
+    assert {key: getattr(copy, key) for key in extra} == extra
