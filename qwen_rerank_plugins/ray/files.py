@@ -20,12 +20,18 @@ import pyarrow.csv as pa_csv  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 import ray.data
 from ray.data import DataContext, Dataset
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from qwen_rerank_plugins.batch.formulas import escape_formula
 from qwen_rerank_plugins.batch.options import BatchOptions
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.errors import ConfigurationError, EngineError, InputError, RerankError
+from qwen_rerank_plugins.errors import (
+    ConfigurationError,
+    EngineError,
+    InputError,
+    RerankError,
+    WorkerDiedError,
+)
 from qwen_rerank_plugins.ray.data import ROW_COLUMN, Pool, input_columns, number_rows, rank_rows
 
 __all__ = ["rerank_file"]
@@ -116,6 +122,8 @@ def _own_errors() -> Iterator[None]:
         if isinstance(error.cause, RerankError):
             raise error.cause from None
         raise EngineError(f"a worker failed: {type(error.cause).__name__}") from error
+    except RayError as error:
+        raise WorkerDiedError(f"workers died at every attempt: {type(error).__name__}") from error
 
 
 @contextmanager

@@ -42,12 +42,12 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def wait_for(condition: Any, *, timeout_s: float = PATIENCE_S) -> None:
+def wait_for(condition: Any, *, timeout_s: float = PATIENCE_S, every_s: float = 0.1) -> None:
     """Wait until something holds, and fail when it does not."""
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
+        time.sleep(every_s)
 
 
 def body(number: int, num_documents: int = 4) -> dict[str, Any]:

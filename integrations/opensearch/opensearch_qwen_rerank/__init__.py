@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opensearch_qwen_rerank.destroy import plan_destroy
     from opensearch_qwen_rerank.plan import Plan, plan_apply
     from opensearch_qwen_rerank.settings import OpenSearchSettings
-    from opensearch_qwen_rerank.verify import Report, verify
+    from opensearch_qwen_rerank.verification import Report, verify
 
 __all__ = [
     "AsyncClientSideReranker",
@@ -51,11 +51,11 @@ _LAZY = {
     "Cluster": "opensearch_qwen_rerank.cluster",
     "OpenSearchSettings": "opensearch_qwen_rerank.settings",
     "Plan": "opensearch_qwen_rerank.plan",
-    "Report": "opensearch_qwen_rerank.verify",
+    "Report": "opensearch_qwen_rerank.verification",
     "connect": "opensearch_qwen_rerank.cluster",
     "plan_apply": "opensearch_qwen_rerank.plan",
     "plan_destroy": "opensearch_qwen_rerank.destroy",
-    "verify": "opensearch_qwen_rerank.verify",
+    "verify": "opensearch_qwen_rerank.verification",
 }
 """Public names whose modules cost time to import → those modules."""
 

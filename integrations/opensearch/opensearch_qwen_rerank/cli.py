@@ -162,7 +162,7 @@ def verify(
     """
     with _told(debug=debug):
         from opensearch_qwen_rerank import show
-        from opensearch_qwen_rerank.verify import verify as verified
+        from opensearch_qwen_rerank.verification import verify as verified
 
         if (index is None) != (search is None):
             raise ConfigurationError("--index and --search go together; only one was given")

@@ -23,7 +23,16 @@ from opensearch_qwen_rerank.state import (
     read_default_pipelines,
     read_state,
 )
-from opensearch_qwen_rerank.steps import UNKNOWN, Change, Plan, Run, Step, differences, wait_for_task
+from opensearch_qwen_rerank.steps import (
+    UNKNOWN,
+    Change,
+    Plan,
+    Run,
+    Step,
+    differences,
+    wait_for_model,
+    wait_for_task,
+)
 from qwen_rerank_plugins import ConfigurationError
 
 __all__ = ["IDLE", "Plan", "index_step", "is_ours", "plan_apply", "removal"]
@@ -332,6 +341,7 @@ def _all_new(body: Mapping[str, Any]) -> tuple[Change, ...]:
 def _deploy(run: Run) -> None:
     told = run.send("POST", f"/_plugins/_ml/models/{run.ids['model']}/_deploy")
     wait_for_task(run.cluster, told["task_id"])
+    wait_for_model(run.cluster, run.ids["model"])
 
 
 def _undeploy(run: Run, model_id: str) -> None:

