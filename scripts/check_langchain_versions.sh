@@ -11,6 +11,6 @@ integration=langchain
 # Older ones of langchain-classic have a BaseCrossEncoder of their own, in place of the core's.
 packages=('langchain-classic>=1.0.3')
 test_tools=()
-needs_model=(test_local_engine.py test_rag_example.py)
+needs_model=(test_local_engine.py test_rag_example.py test_milvus_example.py)
 shown='^langchain.*=='
 check_versions "${1:-both}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,17 @@ def test_the_last_line_adds_up_and_the_status_tells(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out.splitlines()[-1] == "3 passed, 0 failed, 3 skipped"
     assert print_table([Outcome("a", passed=2), Outcome("b", failed=1, failures=["b::test"])]) == 1
     assert "FAILED b: b::test" in capsys.readouterr().out
+
+
+def test_coverage_that_a_killed_process_left_torn_is_discarded(bare_repository: Path) -> None:
+    folder = bare_repository / ".coverage"
+    folder.mkdir()
+    (folder / "data.torn").write_bytes(b"SQLite format 3\0" + bytes(200))
+    (folder / "data.empty").touch()
+    with closing(sqlite3.connect(folder / "data.whole")) as data:
+        data.execute("CREATE TABLE coverage_schema (version integer)")
+    run_suites.discard_torn_data()
+    assert [path.name for path in folder.iterdir()] == ["data.whole"]
 
 
 def test_an_unknown_suite_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

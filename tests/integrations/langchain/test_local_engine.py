@@ -6,7 +6,6 @@ Needs torch, or the whole development environment, as test_rag_example.py does; 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -70,25 +69,25 @@ def test_scores_are_those_of_the_reranker(engine: Reranker) -> None:
 def test_calls_of_one_event_loop_merge_and_leave_it_free(engine: Reranker) -> None:
     compressor = QwenRerank(**SETTINGS)
 
-    async def gather() -> tuple[list[Any], float]:
-        longest = 0.0
+    async def gather() -> tuple[list[Any], int]:
+        turns = 0
         calls = asyncio.gather(
             *[compressor.acompress_documents(_documents(3_000 + n), "which case") for n in range(NUM_CALLS)]
         )
-        last = time.perf_counter()
         while not calls.done():
             await asyncio.sleep(0.001)
-            longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
-        return await calls, longest
+            turns += 1
+        return await calls, turns
 
     asyncio.run(compressor.acompress_documents(_documents(2_999), "which case"))
     before = _batches(engine)
-    found, longest_s = asyncio.run(gather())
+    found, turns = asyncio.run(gather())
     batches = _batches(engine) - before
-    print(f"{NUM_CALLS} calls: {batches} batches, longest stall {longest_s * 1000:.1f} ms")
     assert [len(one) for one in found] == [4] * NUM_CALLS
     assert batches <= NUM_CALLS / 5
-    assert longest_s < 0.5  # a shared machine may hold a thread back; the benchmark has the real limit
+    assert (
+        turns > 2 * batches
+    )  # a batch computed on the loop would leave one; benchmarks/wrappers.py has the time
 
 
 def test_a_long_document_tells_its_best_passage() -> None:
@@ -117,15 +116,3 @@ def test_a_document_that_was_cut_says_so() -> None:
         True: True,
         False: None,
     }
-
-
-@pytest.mark.parametrize("num_documents", [10, 1000])
-def test_the_wrapper_costs_next_to_nothing(num_documents: int) -> None:
-    """The benchmark's own measure; its limit is thrice as wide here, where other tests may run beside."""
-    from benchmarks.wrappers import langchain, measure_cost
-
-    cost = measure_cost(langchain(), num_documents, 0.5)
-    print(
-        f"{num_documents} documents: {cost['cost_s'] * 1e6:.0f} of {cost['allowed_s'] * 1e6:.0f} microseconds"
-    )
-    assert cost["cost_s"] <= 3 * cost["allowed_s"]

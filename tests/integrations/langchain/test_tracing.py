@@ -175,12 +175,14 @@ def test_an_asynchronous_handler_hears_too() -> None:
 
 def test_a_cancelled_call_ends_its_run() -> None:
     recorder = Recorder()
+    scorer = FakeScorer(delay_s=0.2)
 
     async def cancelled() -> None:
         ranking = asyncio.ensure_future(
-            _compressor(FakeScorer(delay_s=0.2)).acompress_documents(GIVEN, "q", callbacks=[recorder])
+            _compressor(scorer).acompress_documents(GIVEN, "q", callbacks=[recorder])
         )
-        await asyncio.sleep(0.05)
+        while not scorer.calls:  # noqa: ASYNC110 (the call comes from a thread)
+            await asyncio.sleep(0.001)
         ranking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await ranking

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,7 +19,6 @@ from qwen_rerank_plugins.core import runtime
 from tests.integrations.llama_index.nodes import some_nodes
 
 DEMO: dict[str, Any] = {"model": "demo", "device": "cpu", "dtype": "float32", "num_threads": 1}
-MAX_STALL_S = 0.5  # a shared machine may hold a thread back; benchmarks/wrappers.py has the real limit
 
 
 class TestDemoModel(RerankerContract):
@@ -60,28 +58,29 @@ def test_a_hundred_tasks_on_one_loop_share_batches_and_do_not_hold_it() -> None:
     with QwenRerank(**DEMO, cache_entries=0) as reranker:
         reranker.postprocess_nodes(some_nodes("warm"), query_str="up")
         before = reranker._reranker.info()["scheduler"]["batches"]
-        given, stall_s = asyncio.run(_a_hundred_tasks(reranker))
+        given, turns = asyncio.run(_a_hundred_tasks(reranker))
         batches = reranker._reranker.info()["scheduler"]["batches"] - before
-    print(f"100 tasks: {batches} batches, longest stall {stall_s * 1e3:.1f} ms")
     assert [sorted(one.text for one in nodes) for nodes in given] == [
         [f"kettle {n}", f"paper {n}"] for n in range(100)
     ]
     assert 0 < batches <= 20
-    assert stall_s < MAX_STALL_S
+    assert (
+        turns > 2 * batches
+    )  # a batch computed on the loop would leave one; benchmarks/wrappers.py has the time
 
 
-async def _a_hundred_tasks(reranker: QwenRerank) -> tuple[list[list[NodeWithScore]], float]:
-    """The results of a hundred calls at once, and the seconds that the loop stood still at most."""
+async def _a_hundred_tasks(reranker: QwenRerank) -> tuple[list[list[NodeWithScore]], int]:
+    """The results of a hundred calls at once, and how often the loop came round meanwhile."""
     calls = [
         reranker.apostprocess_nodes(some_nodes(f"paper {n}", f"kettle {n}"), query_str=f"kettle {n}")
         for n in range(100)
     ]
     work = asyncio.ensure_future(asyncio.wait_for(asyncio.gather(*calls), 60))
-    longest, last = 0.0, time.perf_counter()
+    turns = 0
     while not work.done():
         await asyncio.sleep(0.001)
-        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
-    return list(await work), longest
+        turns += 1
+    return list(await work), turns
 
 
 def test_an_index_reranks_with_the_demo_model() -> None:
