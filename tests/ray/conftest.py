@@ -31,18 +31,31 @@ NUM_CPUS = 3
 def cluster() -> Iterator[None]:
     """Ray as processes of this machine, until the last test."""
     folder = tempfile.mkdtemp(prefix="r")  # short: the paths of Ray's sockets have a limit
-    ray.init(
-        _temp_dir=folder,
-        address="local",
-        num_cpus=NUM_CPUS,
-        include_dashboard=False,
-        object_store_memory=200_000_000,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    _start(folder)
     try:
         yield
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(folder: str, *, attempts: int = 3) -> None:
+    """Start Ray; again where a busy machine took longer than the 30 seconds that Ray allows its own processes."""
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(
+                _temp_dir=folder,
+                address="local",
+                num_cpus=NUM_CPUS,
+                include_dashboard=False,
+                object_store_memory=200_000_000,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error) or attempt == attempts:
+                raise
+        else:
+            return

@@ -97,7 +97,9 @@ def assert_same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> 
 
 
 # Lines of JSON are read and written by the test with the killed worker too.
-@pytest.mark.parametrize("suffix", [".csv", pytest.param(".jsonl", marks=pytest.mark.long), ".parquet"])
+@pytest.mark.parametrize(
+    "suffix", [".csv", *(pytest.param(suffix, marks=pytest.mark.long) for suffix in (".jsonl", ".parquet"))]
+)
 def test_a_file_becomes_what_the_pipeline_of_one_machine_makes_of_it(
     suffix: str, tmp_path: Path, reranker: Reranker
 ) -> None:
