@@ -4,7 +4,8 @@ The wrappers for LangChain, LlamaIndex and Haystack stand on this, and so may yo
 
 - takes `config`, `reranker` and settings as keywords, and gives them to `choose_reranker`;
 - derives from `HoldsReranker`, which closes, and reads files and the environment;
-- writes down `explicit_settings`, as keywords for itself.
+- writes down `explicit_settings`, as keywords for itself;
+- writes into a document's metadata what `ranked_metadata` or `unranked_metadata` gives, if its documents have some.
 
 Nothing here knows a framework, its documents or its serialisation.
 """
@@ -22,11 +23,33 @@ from pydantic import SecretStr
 from qwen_rerank_plugins.config import SECTIONS, RerankConfig, load_config
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.reranker import Reranker
+from qwen_rerank_plugins.types import RankedDocument, RerankResult
 
-__all__ = ["KEY_VARIABLE", "HoldsReranker", "choose_reranker", "explicit_settings"]
+__all__ = [
+    "FIRST_STAGE_SCORE",
+    "KEY_VARIABLE",
+    "HoldsReranker",
+    "choose_reranker",
+    "explicit_settings",
+    "ranked_metadata",
+    "unranked_metadata",
+]
 
 KEY_VARIABLE = "QWEN_RERANK_API_KEY"
 """Where a masked key is read again: the package's own variable of the setting."""
+
+FIRST_STAGE_SCORE = "first_stage_score"
+"""Where a document's metadata keep the first score that it ever came with."""
+
+LOG_ODDS = "rerank_log_odds"
+TRUNCATED = "rerank_truncated"
+QUERY_TRUNCATED = "rerank_query_truncated"
+PASSAGE = "rerank_passage"
+PASSAGE_SPAN = "rerank_passage_span"
+STATUS = "rerank_status"
+ERROR = "rerank_error"
+
+_OF_ONE_CALL = (LOG_ODDS, TRUNCATED, QUERY_TRUNCATED, PASSAGE, PASSAGE_SPAN, STATUS, ERROR)
 
 
 def choose_reranker(config: object, reranker: object, settings: Mapping[str, Any]) -> Reranker:
@@ -57,6 +80,33 @@ def explicit_settings(config: RerankConfig) -> dict[str, Any]:
     nothing to a wrapper, and may hold secrets.
     """
     return config.model_dump(mode="json", exclude_unset=True, exclude=set(SECTIONS))
+
+
+def ranked_metadata(
+    metadata: Mapping[str, Any], ranked: RankedDocument, content: str, offset: int
+) -> dict[str, Any]:
+    """Give a document's metadata with what a ranking tells of it, in place of what an earlier call told.
+
+    Args:
+        metadata: What the document came with; not changed.
+        ranked: The document's place in the ranking.
+        content: The document's own text.
+        offset: Characters that stood before it in the text that was scored.
+    """
+    told = _without_an_earlier_call(metadata)
+    if ranked.log_odds is not None:
+        told[LOG_ODDS] = ranked.log_odds
+    if ranked.truncated:
+        told[TRUNCATED] = True
+    if ranked.query_truncated:
+        told[QUERY_TRUNCATED] = True
+    return told | _passage(content, ranked, offset)
+
+
+def unranked_metadata(metadata: Mapping[str, Any], result: RerankResult) -> dict[str, Any]:
+    """Give the metadata of a document that was not scored: what it came with, and a mark that says why."""
+    told = {**_without_an_earlier_call(metadata), STATUS: result.status}
+    return told if result.error is None else {**told, ERROR: result.error}
 
 
 class HoldsReranker:
@@ -144,6 +194,18 @@ class HoldsReranker:
         create: Any = cls  # the keywords are the derived class's
         made: Self = create(config=load_config(path, overrides=settings), **own)
         return made
+
+
+def _passage(content: str, ranked: RankedDocument, offset: int) -> dict[str, Any]:
+    """The best passage as a part of the content; nothing where it lies before the content alone."""
+    if ranked.span is None:
+        return {}
+    start, end = (max(0, place - offset) for place in ranked.span)
+    return {PASSAGE: content[start:end], PASSAGE_SPAN: [start, end]} if start < end else {}
+
+
+def _without_an_earlier_call(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key not in _OF_ONE_CALL}
 
 
 def _ready(reranker: object, config: object, settings: Mapping[str, Any]) -> Reranker:

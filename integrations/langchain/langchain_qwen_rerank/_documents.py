@@ -13,18 +13,9 @@ from typing import Any
 from langchain_core.documents import Document
 
 from qwen_rerank_plugins import InputTypeError, RankedDocument, RerankResult
+from qwen_rerank_plugins.wrapping import FIRST_STAGE_SCORE, ranked_metadata, unranked_metadata
 
 SCORE = "relevance_score"
-FIRST_STAGE_SCORE = "first_stage_score"
-LOG_ODDS = "rerank_log_odds"
-TRUNCATED = "rerank_truncated"
-QUERY_TRUNCATED = "rerank_query_truncated"
-PASSAGE = "rerank_passage"
-PASSAGE_SPAN = "rerank_passage_span"
-STATUS = "rerank_status"
-ERROR = "rerank_error"
-
-_OF_ONE_CALL = (LOG_ODDS, TRUNCATED, QUERY_TRUNCATED, PASSAGE, PASSAGE_SPAN, STATUS, ERROR)
 """Keys that tell of one call; what an earlier call left under them is dropped."""
 
 Candidate = str | Mapping[str, Any] | Document
@@ -117,35 +108,13 @@ def _prefix(metadata: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 def _scored(document: Document, ranked: RankedDocument, offset: int) -> Document:
     """Copy a document with its score; the first score that it ever came with is kept under another key."""
-    metadata = _without_an_earlier_call(document)
+    metadata = ranked_metadata(document.metadata, ranked, document.page_content, offset)
     if SCORE in metadata:
         metadata.setdefault(FIRST_STAGE_SCORE, metadata[SCORE])
     metadata[SCORE] = ranked.relevance_score
-    if ranked.log_odds is not None:
-        metadata[LOG_ODDS] = ranked.log_odds
-    if ranked.truncated:
-        metadata[TRUNCATED] = True
-    if ranked.query_truncated:
-        metadata[QUERY_TRUNCATED] = True
-    metadata.update(_passage(document.page_content, ranked, offset))
     return document.model_copy(update={"metadata": metadata})
-
-
-def _passage(content: str, ranked: RankedDocument, offset: int) -> dict[str, Any]:
-    """The best passage as a part of the content; nothing where it lies in the metadata fields alone."""
-    if ranked.span is None:
-        return {}
-    start, end = (max(0, place - offset) for place in ranked.span)
-    return {PASSAGE: content[start:end], PASSAGE_SPAN: [start, end]} if start < end else {}
 
 
 def _marked(document: Document, result: RerankResult) -> Document:
     """Copy a document that was not scored: what it came with stands, and a mark says why there is no more."""
-    metadata = {**_without_an_earlier_call(document), STATUS: result.status}
-    if result.error is not None:
-        metadata[ERROR] = result.error
-    return document.model_copy(update={"metadata": metadata})
-
-
-def _without_an_earlier_call(document: Document) -> dict[str, Any]:
-    return {key: value for key, value in document.metadata.items() if key not in _OF_ONE_CALL}
+    return document.model_copy(update={"metadata": unranked_metadata(document.metadata, result)})

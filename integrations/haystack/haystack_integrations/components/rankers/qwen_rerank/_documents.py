@@ -13,17 +13,8 @@ from typing import Any
 from haystack import Document
 
 from qwen_rerank_plugins import InputTypeError, RankedDocument, RerankResult
+from qwen_rerank_plugins.wrapping import FIRST_STAGE_SCORE, ranked_metadata, unranked_metadata
 
-FIRST_STAGE_SCORE = "first_stage_score"
-LOG_ODDS = "rerank_log_odds"
-TRUNCATED = "rerank_truncated"
-QUERY_TRUNCATED = "rerank_query_truncated"
-PASSAGE = "rerank_passage"
-PASSAGE_SPAN = "rerank_passage_span"
-STATUS = "rerank_status"
-ERROR = "rerank_error"
-
-_OF_ONE_CALL = (LOG_ODDS, TRUNCATED, QUERY_TRUNCATED, PASSAGE, PASSAGE_SPAN, STATUS, ERROR)
 """Keys that tell of one call; what an earlier call left under them is dropped."""
 
 
@@ -94,34 +85,12 @@ def _prefix(meta: Mapping[str, Any], fields: Sequence[str], separator: str) -> s
 
 def _scored(document: Document, ranked: RankedDocument, offset: int) -> Document:
     """Copy a document with its score; the first score that it ever came with is kept in its meta."""
-    meta = _without_an_earlier_call(document)
+    meta = ranked_metadata(document.meta, ranked, document.content or "", offset)
     if document.score is not None:
         meta.setdefault(FIRST_STAGE_SCORE, document.score)
-    if ranked.log_odds is not None:
-        meta[LOG_ODDS] = ranked.log_odds
-    if ranked.truncated:
-        meta[TRUNCATED] = True
-    if ranked.query_truncated:
-        meta[QUERY_TRUNCATED] = True
-    meta.update(_passage(document.content or "", ranked, offset))
     return replace(document, score=ranked.relevance_score, meta=meta)
-
-
-def _passage(content: str, ranked: RankedDocument, offset: int) -> dict[str, Any]:
-    """The best passage as a part of the content; nothing where it lies in the meta fields alone."""
-    if ranked.span is None:
-        return {}
-    start, end = (max(0, place - offset) for place in ranked.span)
-    return {PASSAGE: content[start:end], PASSAGE_SPAN: [start, end]} if start < end else {}
 
 
 def _marked(document: Document, result: RerankResult) -> Document:
     """Copy a document that was not scored: its score stands, and a mark says why there is no new one."""
-    meta = {**_without_an_earlier_call(document), STATUS: result.status}
-    if result.error is not None:
-        meta[ERROR] = result.error
-    return replace(document, meta=meta)
-
-
-def _without_an_earlier_call(document: Document) -> dict[str, Any]:
-    return {key: value for key, value in document.meta.items() if key not in _OF_ONE_CALL}
+    return replace(document, meta=unranked_metadata(document.meta, result))
