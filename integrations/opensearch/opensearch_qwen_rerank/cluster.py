@@ -7,8 +7,8 @@ cluster, or that a body holds, are taken out of every message.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from opensearchpy import OpenSearch, exceptions
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
@@ -17,12 +17,19 @@ from opensearch_qwen_rerank.errors import ClusterError
 from opensearch_qwen_rerank.settings import OpenSearchSettings, read_secret
 from qwen_rerank_plugins import MissingDependencyError
 
-__all__ = ["Cluster", "OpenSearchCluster", "connect", "find", "request"]
+__all__ = ["NOT_FOUND", "Cluster", "OpenSearchCluster", "connect", "find", "request"]
 
-# Both pass by themselves: a cluster makes the key in the seconds after its first use, and a search that comes in the
-# middle of a change deploys the model again.
-_PASSING = re.compile(r"master key has not been initialized|models are still using this connector")
-_NOT_FOUND = 404
+# All pass by themselves: a cluster makes the key in the seconds after its first use; it looks for a connector's and a
+# group's models by a search, which lags behind their removal; and a model's state lags behind the answer that it was
+# undeployed (github.com/opensearch-project/ml-commons/issues/2419).
+_PASSING = re.compile(
+    r"master key has not been initialized"
+    r"|models are still using this connector"
+    r"|the model group when it has associated model versions"
+    r"|cannot be deleted in deploying or deployed state"
+    r"|Model is deploying"
+)
+NOT_FOUND: Final = 404
 _MAX_MESSAGE = 1000
 PATIENCE_S = 60.0
 PAUSE_S = 1.0
@@ -167,13 +174,27 @@ def find(cluster: Cluster, path: str, params: Mapping[str, str] | None = None) -
     try:
         return cluster.request("GET", path, params=params)
     except ClusterError as error:
-        if error.status == _NOT_FOUND:
+        if error.status == NOT_FOUND:
             return None
         raise
 
 
-def request(cluster: Cluster, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+def request(
+    cluster: Cluster,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    before_again: Callable[[], None] | None = None,
+) -> Any:
     """Send a request that changes something, again while the cluster refuses it for a cause that passes.
+
+    Args:
+        cluster: Who is asked.
+        method: As HTTP names it.
+        path: Where to, from the first slash on.
+        body: What is sent.
+        before_again: Called before each repetition.
 
     Raises:
         ClusterError: It was refused for another cause, or for too long.
@@ -184,6 +205,7 @@ def request(cluster: Cluster, method: str, path: str, body: Mapping[str, Any] | 
         ),
         wait=wait_fixed(PAUSE_S),
         stop=stop_after_delay(PATIENCE_S),
+        before_sleep=None if before_again is None else lambda _: before_again(),
         reraise=True,
     )
     return attempts(cluster.request, method, path, body)

@@ -8,11 +8,11 @@ deployed model keeps those it was deployed with), and what is no longer needed g
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from opensearch_qwen_rerank import bodies, shared
-from opensearch_qwen_rerank.cluster import Cluster
-from opensearch_qwen_rerank.errors import ForeignObjectError, UnsupportedClusterError
+from opensearch_qwen_rerank.cluster import NOT_FOUND, Cluster
+from opensearch_qwen_rerank.errors import ClusterError, ForeignObjectError, UnsupportedClusterError
 from opensearch_qwen_rerank.memory import SHARED, Earlier, Record
 from opensearch_qwen_rerank.settings import OpenSearchSettings
 from opensearch_qwen_rerank.state import (
@@ -24,21 +24,20 @@ from opensearch_qwen_rerank.state import (
     read_state,
 )
 from opensearch_qwen_rerank.steps import (
+    IDLE,
     UNKNOWN,
     Change,
     Plan,
     Run,
     Step,
     differences,
+    undeploy,
     wait_for_model,
     wait_for_task,
 )
 from qwen_rerank_plugins import ConfigurationError
 
-__all__ = ["IDLE", "Plan", "index_step", "is_ours", "plan_apply", "removal"]
-
-IDLE: Final = {"REGISTERED", "UNDEPLOYED", "DEPLOY_FAILED"}
-"""States of a model that nothing serves."""
+__all__ = ["Plan", "index_step", "is_ours", "plan_apply", "removal"]
 
 
 def plan_apply(
@@ -144,7 +143,7 @@ class _Planner:
         model = self.found.model
         if model is None or self._state in IDLE:
             return []
-        return [Step("model", "undeploy", self.name, lambda run: _undeploy(run, model.id))]
+        return [Step("model", "undeploy", self.name, lambda run: undeploy(run.cluster, model.id))]
 
     def _connector_steps(self) -> list[Step]:
         there = self.found.objects["connector"]
@@ -154,13 +153,14 @@ class _Planner:
         changes = tuple(differences(there[0].body, shown))
         if not changes:
             return []
-        address = f"/_plugins/_ml/connectors/{there[0].id}"
+        address, model = f"/_plugins/_ml/connectors/{there[0].id}", self.found.model
+        user = None if model is None else model.id
         return [
             Step(
                 "connector",
                 "update",
                 self.name,
-                lambda run: run.send("PUT", address, self.connector),
+                lambda run: run.send("PUT", address, self.connector, idle=user),
                 changes,
             )
         ]
@@ -204,7 +204,7 @@ class _Planner:
     def _update_model(self, run: Run, model_id: str) -> None:
         body = self._model_body(run.ids)
         changed = {"connector_id": body["connector_id"], "description": body["description"]}
-        run.send("PUT", f"/_plugins/_ml/models/{model_id}", changed)
+        run.send("PUT", f"/_plugins/_ml/models/{model_id}", changed, idle=model_id)
 
     def _leftovers(self) -> list[Step]:
         """Give the removal of second copies, which an interrupted request may have left; models go first."""
@@ -344,17 +344,18 @@ def _deploy(run: Run) -> None:
     wait_for_model(run.cluster, run.ids["model"])
 
 
-def _undeploy(run: Run, model_id: str) -> None:
-    run.send("POST", f"/_plugins/_ml/models/{model_id}/_undeploy")
-
-
 def removal(kind: str, one: Resource) -> Callable[[Run], None]:
-    """Give what deletes an object, a model after it was taken out of service."""
+    """Give what deletes an object, a model after it was taken out of service; what is gone already is no error."""
+    is_model = kind == "model"
 
     def remove(run: Run) -> None:
-        if kind == "model" and one.body.get("model_state") not in IDLE:
-            _undeploy(run, one.id)
-        run.send("DELETE", f"/_plugins/_ml/{KINDS[kind]}/{one.id}")
+        try:
+            if is_model and one.body.get("model_state") not in IDLE:
+                undeploy(run.cluster, one.id)
+            run.send("DELETE", f"/_plugins/_ml/{KINDS[kind]}/{one.id}", idle=one.id if is_model else None)
+        except ClusterError as error:
+            if error.status != NOT_FOUND:
+                raise
 
     return remove
 

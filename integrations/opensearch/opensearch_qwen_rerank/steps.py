@@ -10,13 +10,28 @@ from typing import Any, Final
 from opensearch_qwen_rerank.cluster import Cluster, find, request
 from opensearch_qwen_rerank.errors import ClusterError
 
-__all__ = ["UNKNOWN", "Change", "Plan", "Run", "Step", "differences", "wait_for_model", "wait_for_task"]
+__all__ = [
+    "IDLE",
+    "UNKNOWN",
+    "Change",
+    "Plan",
+    "Run",
+    "Step",
+    "differences",
+    "undeploy",
+    "wait_for_model",
+    "wait_for_task",
+]
 
 UNKNOWN: Final = "(known after apply)"
 """Stands in a plan for the id of an object that is not there yet."""
 
+IDLE: Final = {"REGISTERED", "UNDEPLOYED", "DEPLOY_FAILED"}
+"""States of a model that is not in service."""
+
 DEPLOY_PATIENCE_S = 120.0
 _PAUSE_S = 0.1
+_UNDEPLOY_AGAIN = 20  # looks at a model's state before it is undeployed once more
 _ENDED = {"FAILED", "COMPLETED_WITH_ERROR", "CANCELLED", "EXPIRED"}
 
 
@@ -47,9 +62,24 @@ class Run:
     cluster: Cluster
     ids: dict[str, str]
 
-    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Send a request that changes something."""
-        return request(self.cluster, method, path, body)
+    def send(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, idle: str | None = None
+    ) -> Any:
+        """Send a request that changes something.
+
+        Args:
+            method: As HTTP names it.
+            path: Where to, from the first slash on.
+            body: What is sent.
+            idle: A model that must not be in service for this. A search that comes in between deploys it again, so
+                it is taken out of service before each repetition.
+
+        Raises:
+            ClusterError: The cluster refused it, or did so for too long.
+        """
+        if idle is None:
+            return request(self.cluster, method, path, body)
+        return request(self.cluster, method, path, body, before_again=lambda: undeploy(self.cluster, idle))
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +198,36 @@ def wait_for_model(cluster: Cluster, model_id: str) -> None:
         ClusterError: It takes too long.
     """
     end = time.monotonic() + DEPLOY_PATIENCE_S
-    while True:
-        state = (find(cluster, f"/_plugins/_ml/models/{model_id}") or {}).get("model_state")
-        if state == "DEPLOYED":
-            return
+    while (state := _state(cluster, model_id)) != "DEPLOYED":
         if time.monotonic() > end:
             raise ClusterError(f"the model is not deployed after {DEPLOY_PATIENCE_S:.0f} s: {state!r}")
         time.sleep(_PAUSE_S)
+
+
+def undeploy(cluster: Cluster, model_id: str) -> None:
+    """Take a model out of service, and wait until it says that it is.
+
+    The cluster answers before the model's state is written, and what a deployment or a search began a moment ago may
+    put the model back: then it is undeployed once more.
+
+    Raises:
+        ClusterError: It takes too long.
+    """
+    end = time.monotonic() + DEPLOY_PATIENCE_S
+    looks = 0
+    while True:
+        if looks % _UNDEPLOY_AGAIN == 0:
+            request(cluster, "POST", f"/_plugins/_ml/models/{model_id}/_undeploy")
+        state = _state(cluster, model_id)
+        if state is None or state in IDLE:
+            return
+        if time.monotonic() > end:
+            raise ClusterError(f"the model is still in service after {DEPLOY_PATIENCE_S:.0f} s: {state!r}")
+        looks += 1
+        time.sleep(_PAUSE_S)
+
+
+def _state(cluster: Cluster, model_id: str) -> str | None:
+    """Give a model's state, or None where there is no such model."""
+    found: Mapping[str, Any] = find(cluster, f"/_plugins/_ml/models/{model_id}") or {}
+    return found.get("model_state")

@@ -44,6 +44,9 @@ class FakeCluster:
         self.writes: list[tuple[str, str, Any]] = []
         self.kill_after: int | None = None
         self.refusals: list[ClusterError] = []
+        self.lag = 0  # times that a model is still said to be deployed after it was undeployed
+        self.searches = 0  # searches to come in between, of which each deploys an undeployed model again
+        self._late: dict[str, int] = {}
         self._next_id = 0
 
     def inventory(self) -> Any:
@@ -192,7 +195,8 @@ class FakeCluster:
         if parts[1:] == ["_deploy"]:
             self._deploy(there[key])
         elif parts[1:] == ["_undeploy"]:
-            there[key]["model_state"] = "UNDEPLOYED"
+            self._late.setdefault(key, self.lag)
+            self._undeploy(key)
         elif method == "DELETE":
             if kind == "models" and there[key]["model_state"] == "DEPLOYED":
                 raise ClusterError("Model cannot be deleted in deploying or deployed state", status=400)
@@ -204,17 +208,37 @@ class FakeCluster:
                 one["model_state"] == "DEPLOYED"
                 for one in [*users, *([there[key]] if kind == "models" else [])]
             ):
-                raise ClusterError("please undeploy the models first", status=400)
+                reason = (
+                    "Model is deploying" if kind == "models" else "1 models are still using this connector"
+                )
+                raise ClusterError(f"{reason}, please undeploy the models first", status=400)
             if "credential" in body:
                 self.credentials[key] = body.pop("credential")
             there[key].update(body)
-        return {"task_id": "t", **there.get(key, {})}
+        answer = {"task_id": "t", **there.get(key, {})}
+        if method == "GET" and kind == "models":
+            self._pass_time(key)
+        return answer
 
     def _deploy(self, model: dict[str, Any]) -> None:
         """A deployed model keeps the settings and the connector that it was deployed with."""
         connector = self.objects["connectors"][model["connector_id"]]
         model["model_state"] = "DEPLOYED"
         model["frozen"] = [self.persistent.get(PRIVATE_IP_SETTING), copy.deepcopy(connector["actions"])]
+
+    def _undeploy(self, key: str) -> None:
+        if self._late[key] == 0:
+            del self._late[key]
+            self.objects["models"][key]["model_state"] = "UNDEPLOYED"
+
+    def _pass_time(self, key: str) -> None:
+        """What happens in a cluster between two requests of ours."""
+        if self._late.get(key, 0) > 0:
+            self._late[key] -= 1
+            self._undeploy(key)
+        elif self.searches and self.objects["models"][key]["model_state"] == "UNDEPLOYED":
+            self.searches -= 1
+            self._deploy(self.objects["models"][key])
 
     def serves(self) -> bool:
         """Whether each deployed model serves what its connector says now, and may call what the settings allow now."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from opensearch_qwen_rerank import ForeignObjectError, OpenSearchSettings, UnsupportedClusterError
 from opensearch_qwen_rerank import cluster as cluster_module
+from opensearch_qwen_rerank import steps as steps_module
 from opensearch_qwen_rerank.bodies import PRIVATE_ENDPOINTS_SETTING, PRIVATE_IP_SETTING, TRUSTED_SETTING
 from opensearch_qwen_rerank.destroy import plan_destroy
 from opensearch_qwen_rerank.errors import ClusterError
@@ -331,6 +332,48 @@ def test_a_refusal_that_passes_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     cluster.refusals = [ClusterError(message, status=500), ClusterError(message, status=500)]
     apply(cluster, settings())
     assert apply(cluster, settings()) == []
+
+
+@pytest.mark.parametrize(("lag", "searches"), [(0, 0), (1, 0), (45, 0), (0, 1), (0, 3), (2, 2)])
+@pytest.mark.parametrize("change", ["connector", "removal"])
+def test_a_model_that_stays_in_service_for_a_while_is_waited_for(
+    lag: int, searches: int, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster answers before a model's state is written, and a search in between deploys the model again."""
+    monkeypatch.setattr(cluster_module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(steps_module, "_PAUSE_S", 0.0)
+    cluster = FakeCluster()
+    untouched = cluster.inventory()
+    apply(cluster, settings())
+    cluster.lag, cluster.searches = lag, searches
+    if change == "connector":
+        assert "update connector qwen_rerank_books" in apply(cluster, settings(service="http://other:9000"))
+        assert cluster.serves()
+    else:
+        destroy(cluster, settings())
+        assert cluster.inventory() == untouched
+    assert cluster.searches == 0
+
+
+def test_a_model_that_never_leaves_service_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps_module, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(steps_module, "DEPLOY_PATIENCE_S", 0.05)
+    cluster = FakeCluster()
+    apply(cluster, settings())
+    cluster.lag = 10**9
+    with pytest.raises(ClusterError, match="still in service after 0 s: 'DEPLOYED'"):
+        destroy(cluster, settings())
+
+
+def test_what_is_gone_already_keeps_nothing_from_being_removed() -> None:
+    cluster = FakeCluster()
+    untouched = cluster.inventory()
+    apply(cluster, settings())
+    plan = plan_destroy(cluster, settings())
+    cluster.objects["models"].clear()
+    cluster.objects["model_groups"].clear()
+    assert [step.action for step, _ in plan.run(cluster)][-1] == "restore"
+    assert cluster.inventory() == untouched
 
 
 def test_any_other_refusal_is_told_at_once() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from opensearchpy import OpenSearch
 from opensearchpy.exceptions import NotFoundError
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from tests.integrations.opensearch.nodes.node import Node, running_node
 
@@ -93,8 +94,7 @@ class Cluster:
         for index in self._indices():
             self.client.indices.delete(index=index)
         for model in self._found(_MODELS):
-            self.request("POST", f"{_MODELS}/{model}/_undeploy")
-            self.request("DELETE", f"{_MODELS}/{model}")
+            self._remove_model(model)
         for path in (_CONNECTORS, "/_plugins/_ml/model_groups"):
             for one in self._found(path):
                 with suppress(NotFoundError):  # a group goes with its last model
@@ -102,6 +102,18 @@ class Cluster:
         cleared = {kind: dict.fromkeys(values) for kind, values in self._settings().items() if values}
         if cleared:
             self.request("PUT", "/_cluster/settings", cleared)
+
+    def _remove_model(self, model: str) -> None:
+        """A model's state is written after the answer that it was undeployed, and by a late deployment once more."""
+        for attempt in Retrying(
+            retry=retry_if_exception_message(match=".*cannot be deleted in deploying or deployed state.*"),
+            wait=wait_fixed(0.2),
+            stop=stop_after_delay(30),
+            reraise=True,
+        ):
+            with attempt:
+                self.request("POST", f"{_MODELS}/{model}/_undeploy")
+                self.request("DELETE", f"{_MODELS}/{model}")
 
     def _settings(self) -> dict[str, dict[str, Any]]:
         settings = self.request("GET", "/_cluster/settings", flat_settings="true")
