@@ -46,7 +46,7 @@ MAX_COST = 0.05
 MAX_GROWTH = 0.05
 DOCUMENTS_PER_QUERY = 20
 CALL_PAIRS = 256
-CACHE_ENTRIES = 10_000
+MEMORY: dict[str, Any] = {"cache_entries": 10_000, "prefix_cache_mb": 32}  # as `qwen-rerank batch` sets them
 
 
 def say(text: str) -> None:
@@ -119,7 +119,7 @@ WAYS: dict[str, Callable[[Reranker, Path, Path], float | None]] = {
 def child(order: dict[str, Any]) -> None:
     """Load, warm up, do it once, tell seconds and memory."""
     target = Path(order["target"])
-    with Reranker(cache_entries=CACHE_ENTRIES, **order["settings"]) as reranker:
+    with Reranker(**MEMORY, **order["settings"]) as reranker:
         reranker.score("warm up", ["a document of some words"] * 8)
         start = time.perf_counter()
         own_s = WAYS[order["way"]](reranker, Path(order["source"]), target)

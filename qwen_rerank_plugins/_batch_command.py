@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen_rerank_plugins import _command as shared
-from qwen_rerank_plugins._terminal import make_console
+from qwen_rerank_plugins.commands import Config, Debug, make_console
 from qwen_rerank_plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ __all__ = ["EXIT_SET_ASIDE", "batch"]
 EXIT_SET_ASIDE = 3
 EXIT_SIGNAL = 128
 LINE_EVERY_S = 30.0
-CACHE_ENTRIES = 10_000
-"""Scores in memory, where nothing is configured: a file hardly repeats itself, and memory must not grow with it."""
+MEMORY = {"cache_entries": 10_000, "prefix_cache_mb": 32}
+"""Scores and computed queries in memory, where nothing is configured: a file hardly repeats itself, and rows of a query
+are scored together. So memory is soon what it will be, however large the file."""
 
 In = Annotated[
     str, typer.Argument(help="CSV, JSONL or Parquet, .gz too; - for standard input.", metavar="IN")
@@ -114,8 +115,8 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter an option)
     device: shared.Device = None,
     dtype: shared.Dtype = None,
     quantization: shared.Quantization = None,
-    config: shared.Config = None,
-    debug: shared.Debug = False,
+    config: Config = None,
+    debug: Debug = False,
 ) -> None:
     """Score and rank the rows of a file: query-document pairs, or queries with their lists.
 
@@ -129,7 +130,7 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter an option)
       qwen-rerank batch pairs.csv scored.csv --resume
     """
     given = dict(locals())
-    with shared.told(debug=debug):
+    with shared.report_errors(debug=debug):
         status = _run(given)
     raise typer.Exit(status)
 
@@ -155,8 +156,7 @@ def _run(given: dict[str, Any]) -> int:
 
 def _bounded(loaded: LoadedConfig) -> RerankConfig:
     config = loaded.config
-    if loaded.sources["cache_entries"] == "default":
-        config = config.replace(cache_entries=min(config.cache_entries, CACHE_ENTRIES))
+    config = config.replace(**{name: n for name, n in MEMORY.items() if loaded.sources[name] == "default"})
     # Nobody waits for one call, and a score that is missing must not be taken for a rank.
     return config.replace(deadline_s=None, on_error="raise")
 

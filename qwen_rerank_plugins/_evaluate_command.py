@@ -16,8 +16,6 @@ import typer
 
 from qwen_rerank_plugins._command import (
     Backend,
-    Config,
-    Debug,
     Device,
     Dtype,
     Family,
@@ -26,9 +24,10 @@ from qwen_rerank_plugins._command import (
     Revision,
     announce_demo,
     load,
-    told,
+    report_errors,
 )
-from qwen_rerank_plugins._terminal import make_console, show_status
+from qwen_rerank_plugins._terminal import show_status
+from qwen_rerank_plugins.commands import Config, Debug, make_console
 from qwen_rerank_plugins.errors import InputError
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "dtype": dtype,
         "quantization": quantization,
     }
-    with told(debug=debug):
+    with report_errors(debug=debug):
         base = load(config, overrides).config
         plan = _plan(measure, depth, target, resamples=resamples, seed=seed)
         systems = _systems(base, compare or [], instruction or [])

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from qwen_rerank_plugins.commands import make_console
 
+if TYPE_CHECKING:
     from qwen_rerank_plugins._files import DocumentFile
     from qwen_rerank_plugins.config import RerankConfig
     from qwen_rerank_plugins.types import RerankResult
 
 __all__ = [
     "OutputFormat",
-    "make_console",
     "print_facts",
     "print_result",
     "rank_with_progress",
@@ -110,13 +109,3 @@ def print_facts(facts: dict[str, Any], *, as_json: bool) -> None:
         console.print(f"PROBLEM: {one_line(problem)}", style="bold red", markup=False, highlight=False)
     if not facts["problems"]:
         console.print("no problems found", style="bold green", highlight=False)
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """Give a console that writes what its stream can encode, and takes no text for markup."""
-    from rich.console import Console
-
-    stream: Any = sys.stderr if stderr else sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")
-    return Console(file=stream, markup=False, emoji=False, highlight=False)

@@ -14,10 +14,8 @@ import typer
 from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins._batch_command import batch
 from qwen_rerank_plugins._command import (
-    EXIT_FAILED,
+    PROGRAM,
     Backend,
-    Config,
-    Debug,
     Device,
     Dtype,
     Family,
@@ -26,17 +24,17 @@ from qwen_rerank_plugins._command import (
     Revision,
     announce_demo,
     load,
-    told,
+    report_errors,
 )
 from qwen_rerank_plugins._evaluate_command import evaluate
 from qwen_rerank_plugins._terminal import (
     OutputFormat,
-    make_console,
     print_facts,
     print_result,
     rank_with_progress,
     show_status,
 )
+from qwen_rerank_plugins.commands import EXIT_FAILED, Config, Debug, make_console, print_version
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ class InputKind(enum.StrEnum):
 
 
 app = typer.Typer(
-    name="qwen-rerank",
+    name=PROGRAM,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,16 +65,16 @@ def main() -> None:
     app()
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
-    if wanted:
-        typer.echo(f"qwen-rerank {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            callback=print_version(PROGRAM, __version__),
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Rank documents with Qwen3 rerankers, on this machine.
@@ -135,7 +133,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "dtype": dtype,
         "quantization": quantization,
     }
-    with told(debug=debug):
+    with report_errors(debug=debug):
         loaded = load(config, overrides)
         documents = _read(file, input_format, text_field)
         announce_demo(loaded.config)
@@ -183,7 +181,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "quantization": quantization,
     }
     own = {"host": host, "port": port, "api_keys_file": api_keys_file, "log_format": log_format}
-    with told(debug=debug):
+    with report_errors(debug=debug):
         loaded = load(config, overrides)
         status = _serve(loaded.config, {name: value for name, value in own.items() if value is not None})
     raise typer.Exit(status)
@@ -212,7 +210,7 @@ def doctor(
     """
     overrides = {"backend": backend, "model": model, "device": device, "dtype": dtype}
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface-hub is imported, which comes later
-    with told(debug=debug):
+    with report_errors(debug=debug):
         from qwen_rerank_plugins.doctor import collect
 
         loaded = load(config, overrides)
@@ -254,7 +252,7 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "dtype": dtype,
         "quantization": quantization,
     }
-    with told(debug=debug):
+    with report_errors(debug=debug):
         from qwen_rerank_plugins import bench as benchmark
         from qwen_rerank_plugins._output import facts_table, to_json
 

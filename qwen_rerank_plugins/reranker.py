@@ -11,11 +11,11 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import Any, Self, TypedDict, Unpack
 
 from qwen_rerank_plugins import _inputs, _ranking
 from qwen_rerank_plugins._backends import build_scorer
+from qwen_rerank_plugins._closing import Closing
 from qwen_rerank_plugins._inputs import UNSET, Unset
 from qwen_rerank_plugins._ranking import Job
 from qwen_rerank_plugins.config import RerankConfig, load_config
@@ -41,7 +41,7 @@ class RankOptions(TypedDict, total=False):
     deadline_s: float | None
 
 
-class Reranker:
+class Reranker(Closing):
     """Rank documents by their relevance to a query.
 
     The scorer is built on first use, once, however many threads ask; the calls are safe from several threads,
@@ -252,22 +252,6 @@ class Reranker:
             scorer, self._scorer = self._scorer, None
         if scorer is not None and self._owns_scorer:
             scorer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await asyncio.to_thread(self.close)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "not loaded" if self._scorer is None else "loaded"

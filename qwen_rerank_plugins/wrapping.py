@@ -12,14 +12,13 @@ Nothing here knows a framework, its documents or its serialisation.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Collection, Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from pydantic import SecretStr
 
+from qwen_rerank_plugins._closing import Closing
 from qwen_rerank_plugins.config import SECTIONS, RerankConfig, load_config
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.reranker import Reranker
@@ -109,7 +108,7 @@ def unranked_metadata(metadata: Mapping[str, Any], result: RerankResult) -> dict
     return told if result.error is None else {**told, ERROR: result.error}
 
 
-class HoldsReranker:
+class HoldsReranker(Closing):
     """What wrappers do alike with the reranker that they hold; to derive from, beside the framework's own class.
 
     A derived class sets `_reranker` and `_is_lent` when it is created, takes `config` and settings as keywords, and
@@ -153,26 +152,6 @@ class HoldsReranker:
         """Release the engine, unless others use it; later calls raise `ClosedError`. A reranker that was passed in is left alone."""
         if not self._is_lent:
             self._reranker.close()
-
-    async def aclose(self) -> None:
-        """Release the engine as `close` does, without blocking the event loop."""
-        await asyncio.to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
     def refuse_if_lent(self, deed: str) -> None:
         """Refuse to write down a reranker that was passed in: nobody could make it again.

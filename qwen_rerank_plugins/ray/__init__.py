@@ -1,4 +1,4 @@
-"""More than one machine: the service as a Ray Serve application, and bulk scoring as a Ray Data pipeline.
+"""More than one machine: the service as a Ray Serve application, bulk scoring as a Ray Data pipeline, files by actors.
 
     serve run qwen_rerank_plugins.ray:build_app model=demo num_replicas=2
 
@@ -15,17 +15,27 @@ from typing import TYPE_CHECKING, Any
 from qwen_rerank_plugins.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from qwen_rerank_plugins.ray.data import Pool, rerank_dataset
+    from qwen_rerank_plugins.ray.data import rerank_dataset
     from qwen_rerank_plugins.ray.files import rerank_file
     from qwen_rerank_plugins.ray.handle import HandleScorer
+    from qwen_rerank_plugins.ray.pool import Pool, PoolScorer
     from qwen_rerank_plugins.ray.scaling import ScalingSettings
     from qwen_rerank_plugins.ray.serving import build_app
 
-__all__ = ["HandleScorer", "Pool", "ScalingSettings", "build_app", "rerank_dataset", "rerank_file"]
+__all__ = [
+    "HandleScorer",
+    "Pool",
+    "PoolScorer",
+    "ScalingSettings",
+    "build_app",
+    "rerank_dataset",
+    "rerank_file",
+]
 
 _HOMES = {
     "HandleScorer": "handle",
-    "Pool": "data",
+    "Pool": "pool",
+    "PoolScorer": "pool",
     "ScalingSettings": "scaling",
     "build_app": "serving",
     "rerank_dataset": "data",

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from qwen_rerank_plugins._batch_command import EXIT_SET_ASIDE
+from qwen_rerank_plugins._batch_command import EXIT_SET_ASIDE, _bounded
 from qwen_rerank_plugins.batch import BatchOptions
 from qwen_rerank_plugins.cli import app
+from qwen_rerank_plugins.config import load_config_with_sources
 from tests.batch.files import PAIRS, many_rows, read_csv, read_jsonl, write_csv
 from tests.service.servers import running_service
 
@@ -45,6 +46,20 @@ def test_rows_set_aside_show_in_the_exit_code(tmp_path: Path) -> None:
     result = batch(source, tmp_path / "out.csv", "--resume", "--on-bad-row", "set_aside")
     assert result.exit_code == EXIT_SET_ASIDE
     assert "rows set aside: 1, see" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "bounds"),
+    [
+        ({}, (10_000, 32)),
+        ({"cache_entries": 5, "prefix_cache_mb": 256}, (5, 256)),
+        ({"top_n": 3}, (10_000, 32)),
+    ],
+)
+def test_caches_are_small_unless_they_are_set(settings: dict[str, int], bounds: tuple[int, int]) -> None:
+    """Memory must not grow with the file, nor for long with the caches' defaults."""
+    config = _bounded(load_config_with_sources(overrides=settings, env={}))
+    assert (config.cache_entries, config.prefix_cache_mb) == bounds
 
 
 def test_the_section_of_a_file_holds_and_options_beat_it(tmp_path: Path) -> None:

@@ -1,25 +1,21 @@
-"""The Data pipeline for real: workers as processes, the demo model, files of every kind, and a worker that is killed."""
+"""The Data pipeline for real: workers as processes, the demo model, and a worker that is killed."""
 
 from __future__ import annotations
 
-import csv
-import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 import pytest
 import ray
-from ray import exceptions as ray_errors
 from ray.data import DataContext
 
 from qwen_rerank_plugins import RerankConfig, Reranker
-from qwen_rerank_plugins.batch import BatchOptions, run_batch
-from qwen_rerank_plugins.errors import ConfigurationError, InputError, WorkerDiedError
-from qwen_rerank_plugins.ray import Pool, files, rerank_dataset, rerank_file
+from qwen_rerank_plugins.batch import BatchOptions
+from qwen_rerank_plugins.errors import ConfigurationError, InputError
+from qwen_rerank_plugins.ray import Pool, rerank_dataset
 from tests.ray.clusters import kill, processes, wait_for
 
 pytestmark = [
@@ -35,16 +31,6 @@ COMPUTING = f"{WORKERS}.submit"
 CONFIG = RerankConfig(model="demo", device="cpu", dtype="float32", num_threads=1)
 POOL = Pool(num_workers=1, num_partitions=2)
 
-ROWS = [
-    {
-        "id": f"{number:03d}",  # a text, whatever it looks like
-        "query": f"blue whale {number % 5}",
-        "document": f'the "{number}" sings,\nof whales' if number % 3 else "=1+1 fox",
-        "note": "" if number % 2 else "2024-01-01",
-    }
-    for number in range(60)
-]
-
 
 @pytest.fixture(autouse=True)
 def quiet(cluster: None) -> None:
@@ -58,62 +44,10 @@ def reranker() -> Iterator[Reranker]:
         yield one
 
 
-def write_rows(path: Path, rows: Sequence[dict[str, Any]] = ROWS) -> Path:
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(list(rows)), path, row_group_size=16)
-    elif path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".parquet":
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        return rows
-    if path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
-            return [
-                {**row, "relevance_score": float(row["relevance_score"]), "rank": int(row["rank"])}
-                for row in csv.DictReader(file)
-            ]
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def without_score(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in row.items() if name != "relevance_score"} for row in rows]
-
-
-def assert_same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Columns in their order, rows in theirs, every value; scores up to the last bits, which differ with a call's company."""
-    assert [list(row) for row in found] == [list(row) for row in expected]
-    assert without_score(found) == without_score(expected)
-    scores = [row["relevance_score"] for row in expected]
-    assert [row["relevance_score"] for row in found] == pytest.approx(scores, abs=1e-5)
-
-
-# Lines of JSON are read and written by the test with the killed worker too.
-@pytest.mark.parametrize(
-    "suffix", [".csv", *(pytest.param(suffix, marks=pytest.mark.long) for suffix in (".jsonl", ".parquet"))]
-)
-def test_a_file_becomes_what_the_pipeline_of_one_machine_makes_of_it(
-    suffix: str, tmp_path: Path, reranker: Reranker
-) -> None:
-    source = write_rows(tmp_path / f"in{suffix}")
-    here, there = tmp_path / f"here{suffix}", tmp_path / f"there{suffix}"
-    run_batch(source, here, reranker=reranker)
-    assert rerank_file(source, there, config=CONFIG, pool=POOL) == len(ROWS)
-    assert_same(read_rows(there), read_rows(here))
-    assert {path.name for path in tmp_path.iterdir()} == {source.name, here.name, there.name}
-
-
 def test_a_worker_that_is_killed_in_the_middle_loses_nothing(tmp_path: Path, reranker: Reranker) -> None:
     rows = [{"query": f"whale {n % 40}", "document": f"{n} sings " + "of whales " * 40} for n in range(600)]
-    source, target = write_rows(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), source)
     killed: list[int] = []  # the process
 
     def computes() -> bool:
@@ -126,16 +60,19 @@ def test_a_worker_that_is_killed_in_the_middle_loses_nothing(tmp_path: Path, rer
 
     thread = threading.Thread(target=kill_one)
     thread.start()
-    written = rerank_file(source, target, config=CONFIG, pool=Pool(num_workers=2, num_partitions=6))
+    ranked = rerank_dataset(
+        ray.data.read_parquet(str(source)), config=CONFIG, pool=Pool(num_workers=2, num_partitions=6)
+    )
+    ranked.write_parquet(str(tmp_path / "out"))
     thread.join()
     assert killed
-    assert written == len(rows)
-    found = read_rows(target)
-    assert [{"query": row["query"], "document": row["document"]} for row in found] == rows
+    found = {row["document"]: row for row in pq.read_table(tmp_path / "out").to_pylist()}
+    assert found.keys() == {row["document"] for row in rows}
     expected = reranker.score_pairs([(row["query"], row["document"]) for row in rows])
-    assert [row["relevance_score"] for row in found] == pytest.approx(expected, abs=1e-5)
+    scores = [found[row["document"]]["relevance_score"] for row in rows]
+    assert scores == pytest.approx(expected, abs=1e-5)
     ranks: dict[str, list[int]] = {}
-    for row in found:
+    for row in found.values():
         ranks.setdefault(row["query"], []).append(row["rank"])
     assert all(sorted(some) == list(range(1, 16)) for some in ranks.values())
 
@@ -177,51 +114,35 @@ def test_a_dataset_gets_columns_by_any_name_cuts_and_instructions(reranker: Rera
     assert set(found[0]) == {"q", "d", "i", "score", "place", "log_odds", "truncated", "query_truncated"}
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        pytest.param({"query": "  ", "document": "a"}, "query is blank", marks=pytest.mark.long),
-        ({"query": "a", "document": 7}, "document has the wrong type"),
-    ],
-)
-def test_a_row_that_cannot_be_ranked_is_an_input_error_and_leaves_no_file(
-    row: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    source = write_rows(tmp_path / "in.jsonl", [{"query": "a", "document": "b"}, row])
-    with pytest.raises(InputError, match=message):
-        rerank_file(source, tmp_path / "out.jsonl", config=CONFIG, pool=Pool(num_partitions=1))
-    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+def test_no_instruction_and_an_empty_one_are_the_same(reranker: Reranker) -> None:
+    """Rows with either are ranked together, wherever they stand."""
+    rows = [
+        {"query": "whale", "document": f"{number} sings", "instruction": instruction}
+        for number, instruction in enumerate([None, "", "Find songs", None, " "])
+    ]
+    options = BatchOptions(instruction_column="instruction")
+    found = rerank_dataset(ray.data.from_items(rows), config=CONFIG, options=options, pool=POOL).take_all()
+    usual = [row["rank"] for row in found if row["instruction"] != "Find songs"]
+    assert sorted(usual) == [1, 2, 3, 4]
+    assert len(found) == 5
 
 
-def test_what_is_wrong_is_said_before_anything_runs(tmp_path: Path) -> None:
-    source = write_rows(tmp_path / "in.csv")
-    target = tmp_path / "out.csv"
-    with pytest.raises(InputError, match="there is no column 'text'; there are 'id', 'query'"):
-        rerank_file(source, target, config=CONFIG, options=BatchOptions(document_column="text"))
-    with pytest.raises(InputError, match="there already is a column 'note'"):
-        rerank_file(source, target, config=CONFIG, options=BatchOptions(score_column="note"))
-    with pytest.raises(InputError, match="source cannot be read"):
-        rerank_file(tmp_path / "none.csv", target, config=CONFIG)
-    with pytest.raises(InputError, match="target is there"):
-        rerank_file(source, source, config=CONFIG)
-    with pytest.raises(InputError, match="of unknown kind"):
-        rerank_file(source, tmp_path / "out.xls", config=CONFIG)
-    with pytest.raises(ConfigurationError, match="on_bad_row"):
-        rerank_file(source, target, config=CONFIG, options=BatchOptions(on_bad_row="set_aside"))
+def test_a_row_that_cannot_be_ranked_is_an_input_error() -> None:
+    rows = [{"query": "a", "document": "b"}, {"query": "  ", "document": "a"}]
+    dataset = rerank_dataset(ray.data.from_items(rows), config=CONFIG, pool=Pool(num_partitions=1))
+    with pytest.raises(InputError, match="'query' is blank"):
+        dataset.take_all()
+
+
+def test_what_is_wrong_is_said_before_anything_runs() -> None:
+    dataset = ray.data.from_items([{"query": "a", "document": "b", "note": "c"}])
+    with pytest.raises(InputError, match="has no column 'text', but 'query', 'document', 'note'"):
+        rerank_dataset(dataset, config=CONFIG, options=BatchOptions(document_column="text"))
+    with pytest.raises(InputError, match="has 'note' already"):
+        rerank_dataset(dataset, config=CONFIG, options=BatchOptions(score_column="note"))
     with pytest.raises(ConfigurationError, match="form is not valid: 'lists'"):
-        rerank_file(source, target, config=CONFIG, options=BatchOptions(form="lists"))
+        rerank_dataset(dataset, config=CONFIG, options=BatchOptions(form="lists"))
     with pytest.raises(ConfigurationError, match="num_workers is not valid: 0"):
-        rerank_file(source, target, config=CONFIG, pool=Pool(num_workers=0))
-
-
-@pytest.mark.parametrize(
-    ("raised", "told"),
-    [(ray_errors.ActorDiedError(), WorkerDiedError), (ray_errors.OutOfDiskError("full"), WorkerDiedError)],
-)
-def test_what_ray_cannot_mend_is_an_error_of_ours(
-    raised: Exception, told: type[Exception], tmp_path: Path
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(files._READERS, "csv", lambda *_: (_ for _ in ()).throw(raised))
-        with pytest.raises(told, match=type(raised).__name__):
-            rerank_file(write_rows(tmp_path / "in.csv"), tmp_path / "out.csv", config=CONFIG)
+        Pool(num_workers=0)
+    with pytest.raises(ConfigurationError, match=r"num_workers is not valid: \(3, 2\)"):
+        Pool(num_workers=(3, 2))

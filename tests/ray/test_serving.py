@@ -145,8 +145,18 @@ def test_too_many_calls_are_refused_with_429_and_the_others_are_served(
 ) -> None:
     """Four calls a replica and one that waits; the gate before them is left wide open."""
     deploy(max_ongoing_requests=4, max_queued_requests=1, num_replicas=1)
+    refused = httpx.Response(200)
+
+    def is_refused() -> bool:
+        nonlocal refused
+        refused = httpx.post(f"{base_url}/v1/rerank", json=body(0, 30), trust_env=False, timeout=PATIENCE_S)
+        return refused.status_code == 429
+
     with load_on(base_url, clients=24, num_documents=30) as load:
+        wait_for(is_refused)
         wait_for(lambda: load.statuses >= {200, 429})
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert refused.json()["code"] == "overloaded"
     with httpx.Client(base_url=base_url, trust_env=False, timeout=PATIENCE_S) as client:
         assert client.post("/v1/rerank", json=body(0)).status_code == 200
     assert load.broken == []
@@ -156,3 +166,17 @@ def test_too_many_calls_are_refused_with_429_and_the_others_are_served(
     request = body(served[0], 30)
     expected = reranker.score(request["query"], request["documents"])
     assert load.answers[served[0]][1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_replicas_come_with_the_load_and_go_with_it(base_url: str, reranker: Reranker) -> None:
+    """One call a replica is the aim, and eight clients call: a second replica comes, the most there may be."""
+    deploy(
+        num_replicas=1, max_replicas=2, target_ongoing_requests=1, upscale_delay_s=0.5, downscale_delay_s=0.5
+    )
+    wait_for(lambda: len(processes(SCORERS)) == 1)
+    with load_on(base_url, clients=8) as load:
+        wait_for(lambda: len(processes(SCORERS)) == 2)
+        count = len(load.answers)
+        wait_for(lambda: len(load.answers) > count + 20)
+    wait_for(lambda: len(processes(SCORERS)) == 1)
+    assert_nothing_lost(load, reranker)

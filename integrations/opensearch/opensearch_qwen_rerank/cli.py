@@ -7,26 +7,25 @@ from __future__ import annotations
 import enum
 import json
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from opensearch_qwen_rerank._version import __version__
 from opensearch_qwen_rerank.options import CONNECTION, with_settings
-from qwen_rerank_plugins import ConfigurationError, InputError, MissingDependencyError, RerankError
+from qwen_rerank_plugins import ConfigurationError, InputError
+from qwen_rerank_plugins.commands import Config, Debug, make_console, print_version, report_errors
 
 if TYPE_CHECKING:
     from opensearch_qwen_rerank.cluster import OpenSearchCluster
     from opensearch_qwen_rerank.settings import OpenSearchSettings
     from opensearch_qwen_rerank.steps import Plan
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
+PROGRAM = "opensearch-qwen-rerank"
+
 EXIT_CHANGES = 3
+"""`plan` found something to do."""
 
 
 class OutputFormat(enum.StrEnum):
@@ -37,7 +36,7 @@ class OutputFormat(enum.StrEnum):
 
 
 app = typer.Typer(
-    name="opensearch-qwen-rerank",
+    name=PROGRAM,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,9 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Config = Annotated[str | None, typer.Option(help="YAML or TOML file with settings.", metavar="FILE")]
 Format = Annotated[OutputFormat, typer.Option("--format", help="What to print on standard output.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the steps and do none.")]
 
 
@@ -56,16 +53,16 @@ def main() -> None:
     app()
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
-    if wanted:
-        typer.echo(f"opensearch-qwen-rerank {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            callback=print_version(PROGRAM, __version__),
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Make an OpenSearch cluster rerank its hits with Qwen3, by configuration alone.
@@ -97,7 +94,7 @@ def plan(
       opensearch-qwen-rerank plan --fields body --recipe simple --format json | jq .steps
       opensearch-qwen-rerank plan --config qwen-rerank.yaml
     """
-    with _told(debug=debug):
+    with report_errors(PROGRAM, debug=debug):
         settings, cluster, key = _connected(given, config)
         told = _plan_apply(settings, cluster, key, force=force)
         _print_plan(told, output)
@@ -129,7 +126,7 @@ def apply(
       opensearch-qwen-rerank apply --cluster https://search:9200 --username admin --password-env SEARCH_PASSWORD \
         --ca-certs ca.pem --fields title,body --score log_odds
     """
-    with _told(debug=debug):
+    with report_errors(PROGRAM, debug=debug):
         settings, cluster, key = _connected(given, config)
         told = _plan_apply(settings, cluster, key, force=force)
         _carry_out(told, cluster, output, dry_run=dry_run)
@@ -160,14 +157,14 @@ def verify(
       opensearch-qwen-rerank verify --cluster http://localhost:9200
       opensearch-qwen-rerank verify --index books --search search.json
     """
-    with _told(debug=debug):
+    with report_errors(PROGRAM, debug=debug):
         from opensearch_qwen_rerank import show
         from opensearch_qwen_rerank.verification import verify as verified
 
         if (index is None) != (search is None):
             raise ConfigurationError("--index and --search go together; only one was given")
         settings, cluster, _ = _connected(given, config)
-        console = show.make_console(stderr=True)
+        console = make_console(stderr=True)
         body = None if search is None else _read_search(search)
         report = verified(
             cluster,
@@ -179,7 +176,7 @@ def verify(
         if output is OutputFormat.JSON:
             typer.echo(json.dumps(report.to_json()))
         else:
-            show.print_report(report, show.make_console())
+            show.print_report(report, make_console())
 
 
 @app.command()
@@ -202,7 +199,7 @@ def destroy(
       opensearch-qwen-rerank destroy --pipeline qwen-rerank --dry-run
       opensearch-qwen-rerank destroy --cluster http://localhost:9200
     """
-    with _told(debug=debug):
+    with report_errors(PROGRAM, debug=debug):
         from opensearch_qwen_rerank.destroy import plan_destroy
 
         settings, cluster, _ = _connected(given, config)
@@ -236,7 +233,7 @@ def _print_plan(told: Plan, output: OutputFormat) -> None:
     if output is OutputFormat.JSON:
         typer.echo(json.dumps(told.to_json()))
     else:
-        show.print_plan(told, show.make_console())
+        show.print_plan(told, make_console())
 
 
 def _carry_out(told: Plan, cluster: OpenSearchCluster, output: OutputFormat, *, dry_run: bool) -> None:
@@ -245,7 +242,7 @@ def _carry_out(told: Plan, cluster: OpenSearchCluster, output: OutputFormat, *, 
     if dry_run or not told.steps:
         _print_plan(told, output)
         return
-    console = show.make_console(stderr=True)
+    console = make_console(stderr=True)
     for warning in told.warnings:
         console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True)
     for step, took_ms in told.run(cluster):
@@ -253,7 +250,7 @@ def _carry_out(told: Plan, cluster: OpenSearchCluster, output: OutputFormat, *, 
     if output is OutputFormat.JSON:
         typer.echo(json.dumps(told.to_json()))
     else:
-        show.make_console().print(f"done: {len(told.steps)} steps", style="bold green")
+        make_console().print(f"done: {len(told.steps)} steps", style="bold green")
 
 
 def _read_search(path: str) -> dict[str, Any]:
@@ -265,31 +262,6 @@ def _read_search(path: str) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InputError(f"the search is no JSON object: {path!r}; allowed: the body of a search")
     return body
-
-
-@contextmanager
-def _told(*, debug: bool) -> Iterator[None]:
-    """Turn errors into one line on standard error and an exit code."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads it)
-        _fail(error, debug=debug)
-
-
-def _fail(error: Exception, *, debug: bool) -> NoReturn:
-    if debug:
-        traceback.print_exception(error, file=sys.stderr)
-    text = " ".join(str(error).split())
-    if not isinstance(error, RerankError):
-        hint = "" if debug else " (unexpected; --debug shows the traceback)"
-        text = f"{type(error).__name__}: {text}{hint}"
-    typer.echo(f"opensearch-qwen-rerank: error: {text}", err=True)
-    usage = isinstance(error, InputError | ConfigurationError) and not isinstance(
-        error, MissingDependencyError
-    )
-    raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILED) from None
 
 
 if __name__ == "__main__":

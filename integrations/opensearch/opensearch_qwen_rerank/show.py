@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from rich.text import Text
 from opensearch_qwen_rerank.steps import Change, Plan, Step
 from opensearch_qwen_rerank.verification import Report, Stage
 
-__all__ = ["make_console", "print_plan", "print_report", "print_stage", "print_step"]
+__all__ = ["print_plan", "print_report", "print_stage", "print_step"]
 
 _STYLES: Final = {
     "create": ("+", "green"),
@@ -26,14 +25,6 @@ _STYLES: Final = {
     "finish": ("=", "cyan"),
 }
 _MAX_VALUE = 160
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """Give a console that writes what its stream can encode, and takes no text for markup."""
-    stream: Any = sys.stderr if stderr else sys.stdout
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="replace")
-    return Console(file=stream, markup=False, emoji=False, highlight=False)
 
 
 def print_plan(plan: Plan, console: Console) -> None:

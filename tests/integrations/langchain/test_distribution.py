@@ -1,17 +1,14 @@
-"""What is installed: light, typed, of the project's version, and described as it is."""
+"""What importing it loads, and what its README says of its tests."""
 
 from __future__ import annotations
 
-import importlib
 import re
 import subprocess
 import sys
-import zipfile
-from importlib.metadata import metadata, requires, version
 from pathlib import Path
 
-import langchain_qwen_rerank
 import pytest
+from langchain_qwen_rerank import testing as contract_suite
 
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parent.parent.parent / "integrations" / "langchain"
@@ -81,47 +78,8 @@ def test_the_check_for_heavy_modules_sees_one_that_is_loaded() -> None:
     assert _fresh("import pytest") == ["pytest"]
 
 
-def test_it_depends_on_the_core_and_the_base_package_alone() -> None:
-    needed = [
-        re.split(r"[<>=!\[; ]", one)[0]
-        for one in requires("langchain-qwen-rerank") or []
-        if "extra" not in one
-    ]
-    assert sorted(needed) == ["langchain-core", "qwen-rerank-plugins"]
-
-
-def test_it_has_the_version_of_the_base_package() -> None:
-    versions = {
-        langchain_qwen_rerank.__version__,
-        version("langchain-qwen-rerank"),
-        version("qwen-rerank-plugins"),
-    }
-    assert len(versions) == 1
-
-
-def test_it_says_that_it_is_typed_and_under_which_licence() -> None:
-    assert (HOME / "langchain_qwen_rerank" / "py.typed").is_file()
-    assert metadata("langchain-qwen-rerank")["License-Expression"] == "Apache-2.0"
-
-
-def test_the_wheel_holds_the_package_its_types_and_its_licence(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
-    subprocess.run(command, cwd=HOME, check=True, capture_output=True, timeout=60)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
-        names = wheel.namelist()
-    shipped = {name for name in names if ".dist-info/" not in name}
-    sources = (HOME / "langchain_qwen_rerank").rglob("*")
-    kept = {
-        str(path.relative_to(HOME)) for path in sources if path.suffix == ".py" or path.name == "py.typed"
-    }
-    assert shipped == kept
-    assert [name for name in names if name.endswith("licenses/LICENSE")]
-
-
-def test_public_names_exist_and_are_sorted() -> None:
-    assert sorted(langchain_qwen_rerank.__all__) == sorted(set(langchain_qwen_rerank.__all__))
-    assert all(hasattr(langchain_qwen_rerank, name) for name in langchain_qwen_rerank.__all__)
-    assert importlib.import_module("langchain_qwen_rerank.testing").__all__
+def test_the_contract_suite_names_what_it_offers() -> None:
+    assert contract_suite.__all__
 
 
 def _named_tests() -> list[tuple[str, str]]:

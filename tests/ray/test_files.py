@@ -1,0 +1,210 @@
+"""Batch jobs with the scores of a cluster's workers: the same files as of one machine, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_rerank_plugins import PairScore, RerankConfig, Reranker, ScoreRequest
+from qwen_rerank_plugins.batch import BatchOptions, run_batch
+from qwen_rerank_plugins.errors import (
+    CheckpointNotFoundError,
+    ClosedError,
+    ConfigurationError,
+    DeadlineExceededError,
+    InputError,
+    WorkerDiedError,
+)
+from qwen_rerank_plugins.ray import Pool, PoolScorer, rerank_file
+from tests.ray.clusters import kill, processes, wait_for
+
+pytestmark = [
+    pytest.mark.loopback,
+    pytest.mark.timeout(240),
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
+    ),
+]
+
+WORKERS = "ray::ScoringWorker"
+CONFIG = RerankConfig(
+    model="demo",
+    device="cpu",
+    dtype="float32",
+    num_threads=1,
+    # What was computed before would change the last bits of what comes after.
+    prefix_cache_mb=0,
+    cache_entries=0,
+)
+TWO = Pool(num_workers=2, num_cpus=0.5)
+
+
+@pytest.fixture(autouse=True)
+def ray_runs(cluster: None) -> None:
+    """Every test here has it."""
+
+
+@pytest.fixture(scope="module")
+def reranker() -> Iterator[Reranker]:
+    with Reranker(CONFIG) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def scorer(cluster: None) -> Iterator[PoolScorer]:
+    """Two workers that have loaded the model."""
+    with PoolScorer(CONFIG, TWO) as one:
+        yield one
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def pairs(num: int, *, words: int = 4) -> list[ScoreRequest]:
+    return [ScoreRequest("blue whale", f"document {number} " + "sings " * words) for number in range(num)]
+
+
+def scores_of(found: list[PairScore]) -> list[float]:
+    return [one.relevance_score for one in found]
+
+
+def test_pairs_come_back_in_their_order_from_several_workers(scorer: PoolScorer, reranker: Reranker) -> None:
+    """More tokens than one call holds, so that both workers have a part."""
+    requests = pairs(1500, words=60)
+    expected = reranker.score("blue whale", [request.document for request in requests])
+    assert scores_of(scorer.score(requests)) == pytest.approx(expected, abs=1e-5)
+    assert len(processes(WORKERS)) == 2
+
+
+def test_a_reranker_over_it_ranks_as_one_on_this_machine(scorer: PoolScorer, reranker: Reranker) -> None:
+    documents = ["a red fox", "the blue whale sings", ""]
+    with Reranker(CONFIG, scorer=scorer) as over:
+        assert over.rank("blue whale", documents) == reranker.rank("blue whale", documents)
+        assert over.info()["fingerprint"] == reranker.info()["fingerprint"]
+
+
+def test_errors_are_those_of_the_worker(scorer: PoolScorer) -> None:
+    with pytest.raises(InputError, match="instruction"):
+        scorer.score([ScoreRequest("q", "d", "long " * 20_000)])
+    with pytest.raises(DeadlineExceededError):
+        scorer.score(pairs(64, words=500), deadline_s=0.05)
+    assert len(scorer.score(pairs(1))) == 1
+
+
+def test_a_model_that_is_not_there_is_said_as_on_this_machine(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "in.jsonl", [{"query": "a", "document": "b"}])
+    with pytest.raises(CheckpointNotFoundError, match="nowhere"):
+        rerank_file(source, tmp_path / "out.jsonl", config=CONFIG.replace(model=str(tmp_path / "nowhere")))
+
+
+ROWS: list[dict[str, Any]] = [
+    {"id": 1, "query": "blue whale", "documents": ["a red fox", {"text": "the blue whale sings", "page": 7}]},
+    {"id": 2, "query": "  ", "documents": ["a"], "note": "set aside"},
+    {"id": 3, "query": "red fox", "documents": []},
+    {"query": "鲸", "documents": ["鲸在唱歌", "狐狸", ""], "own": {"kept": True}},
+]
+
+
+@pytest.mark.parametrize("output", ["jsonl", "csv", "parquet"])
+def test_lists_bad_rows_and_every_format_are_those_of_one_machine(
+    output: str, tmp_path: Path, reranker: Reranker
+) -> None:
+    """Byte for byte, in each format; rows of JSON have columns of their own."""
+    source = write_lines(tmp_path / "in.jsonl", ROWS)
+    options = BatchOptions(on_bad_row="set_aside", top_n=2, details=True)
+    here, there = tmp_path / f"here.{output}", tmp_path / f"there.{output}"
+    expected = run_batch(source, here, reranker=reranker, options=options)
+    found = rerank_file(source, there, config=CONFIG, options=options)
+    assert there.read_bytes() == here.read_bytes()
+    assert Path(f"{there}.rejected.jsonl").read_bytes() == Path(f"{here}.rejected.jsonl").read_bytes()
+    told = ("status", "num_rows", "num_pairs", "num_written", "num_set_aside", "model")
+    assert [getattr(found, name) for name in told] == [getattr(expected, name) for name in told]
+
+
+def test_a_worker_that_is_killed_in_the_middle_loses_nothing(tmp_path: Path, reranker: Reranker) -> None:
+    rows = [{"query": f"whale {n % 40}", "document": f"{n} sings " + "of whales " * 40} for n in range(1200)]
+    source, target = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    killed: list[int] = []
+
+    def computes() -> bool:
+        killed.extend(processes(f"{WORKERS}.score")[:1])
+        return bool(killed)
+
+    def kill_one() -> None:
+        wait_for(computes, every_s=0.02)
+        kill(killed[0])
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    report = rerank_file(source, target, config=CONFIG, pool=TWO, options=BatchOptions(call_pairs=64))
+    thread.join()
+    assert killed
+    assert (report.status, report.num_written) == ("complete", len(rows))
+    found = read_lines(target)
+    assert [{"query": row["query"], "document": row["document"]} for row in found] == rows
+    expected = reranker.score_pairs([(row["query"], row["document"]) for row in rows])
+    assert [row["relevance_score"] for row in found] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_job_of_one_machine_goes_on_on_a_cluster(tmp_path: Path, reranker: Reranker) -> None:
+    rows = [{"query": f"whale {n % 4}", "document": f"{n} sings"} for n in range(64)]
+    source, target = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    options = BatchOptions(call_pairs=8, concurrency=1)
+    looks = iter(range(100))
+    stopped = run_batch(source, target, reranker=reranker, options=options, stop=lambda: next(looks) > 3)
+    assert (stopped.status, 0 < stopped.num_pairs < 64) == ("stopped", True)
+    report = rerank_file(source, target, config=CONFIG, options=options, resume=True)
+    assert (report.status, report.num_resumed_pairs) == ("complete", stopped.num_pairs)
+    assert len(read_lines(target)) == 64
+
+
+def test_what_is_wrong_is_said_before_any_worker_starts(tmp_path: Path) -> None:
+    before = processes(WORKERS)
+    source = write_lines(tmp_path / "in.jsonl", [{"query": "a", "text": "b"}])
+    with pytest.raises(InputError, match="has no column 'document'"):
+        rerank_file(source, tmp_path / "out.jsonl", config=CONFIG)
+    with pytest.raises(InputError, match=r"in\.xls"):
+        rerank_file(tmp_path / "in.xls", tmp_path / "out.jsonl", config=CONFIG)
+    with pytest.raises(ConfigurationError, match="num_workers is not valid: 0"):
+        rerank_file(source, tmp_path / "out.jsonl", config=CONFIG, pool=Pool(num_workers=0))
+    assert processes(WORKERS) == before
+
+
+def test_a_call_that_kills_every_worker_that_gets_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_rerank_plugins.ray.pool.ScoringWorker", Deadly)
+    monkeypatch.setattr("qwen_rerank_plugins.ray.pool.CALL_ATTEMPTS", 2)
+    with PoolScorer(CONFIG) as scorer, pytest.raises(WorkerDiedError, match="died at every attempt"):
+        scorer.score(pairs(1))
+
+
+def test_after_its_end_it_says_so(scorer: PoolScorer) -> None:
+    with PoolScorer(CONFIG) as closed:
+        pass
+    with pytest.raises(ClosedError, match="were ended"):
+        closed.score(pairs(1))
+
+
+class Deadly:
+    """Dies of any pair."""
+
+    def __init__(self, config: RerankConfig) -> None:
+        self.config = config
+
+    def ready(self) -> None:
+        """Be there."""
+
+    def score(self, requests: object, deadline_s: object) -> None:
+        import os
+
+        os._exit(1)

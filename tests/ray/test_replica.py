@@ -1,0 +1,138 @@
+"""A replica without Ray's processes: what stands together is scored together, and a dead engine is noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pytest
+from ray import serve
+
+from qwen_rerank_plugins import RerankConfig
+from qwen_rerank_plugins.errors import EngineError, InputError, RerankError
+from qwen_rerank_plugins.lexical import LexicalScorer
+from qwen_rerank_plugins.ray import replica as replica_module
+from qwen_rerank_plugins.ray.replica import ScorerReplica
+from qwen_rerank_plugins.ray.scaling import ScalingSettings
+from qwen_rerank_plugins.types import PairScore, ScoreRequest
+
+# A queue of Serve's makes an event loop when it is thrown away after the one that it worked in.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+CONFIG = RerankConfig(backend="lexical")
+SCALING = ScalingSettings(batch_wait_s=0.05, max_ongoing_requests=64)
+
+
+class Engine(LexicalScorer):
+    """Fails with what it is told, and remembers the pairs of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: RerankError | None = None
+        self.hangs = False
+        self.calls: list[list[ScoreRequest]] = []
+
+    async def ascore(
+        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+    ) -> list[PairScore]:
+        self.calls.append(list(requests))
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+        return await super().ascore(requests, deadline_s=deadline_s)
+
+
+@pytest.fixture(autouse=True)
+def in_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Serve's batching asks of where it is."""
+    limits = SimpleNamespace(max_ongoing_requests=SCALING.max_ongoing_requests)
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(_deployment_config=limits))
+
+
+def pairs(*documents: str) -> list[ScoreRequest]:
+    return [ScoreRequest("blue whale", document) for document in documents]
+
+
+async def score_all(
+    engine: Engine, calls: Sequence[list[ScoreRequest]], scaling: ScalingSettings = SCALING
+) -> list[object]:
+    """Make calls at the same time, of a replica of their own."""
+    replica = ScorerReplica(CONFIG, scaling, scorer=engine)
+    return await asyncio.gather(*(replica.score(call) for call in calls))
+
+
+def test_calls_that_come_together_are_scored_together() -> None:
+    engine = Engine()
+    calls = [pairs("blue whale"), pairs("fox", "whale"), pairs("a hen")]
+    answers = asyncio.run(score_all(engine, calls))
+    assert answers == [LexicalScorer().score(call) for call in calls]
+    assert [len(call) for call in engine.calls] == [4]
+
+
+def test_a_batch_is_full_when_its_tokens_are() -> None:
+    """Calls of some 440 tokens where 1,000 make a batch: two to a batch, however many come."""
+    engine = Engine()
+    scaling = SCALING.model_copy(update={"batch_tokens": 1000})
+    asyncio.run(score_all(engine, [pairs("whale " * 240)] * 6, scaling))
+    assert [len(call) for call in engine.calls] == [2, 2, 2]
+
+
+def test_a_replica_that_never_failed_is_healthy_without_a_probe() -> None:
+    engine = Engine()
+    asyncio.run(ScorerReplica(CONFIG, SCALING, scorer=engine).check_health())
+    assert engine.calls == []
+
+
+def test_a_dead_engine_makes_the_replica_sick_until_it_answers_again() -> None:
+    """Serve replaces a replica whose check fails three times; each check asks with a pair that no cache holds."""
+    engine = Engine()
+    replica = ScorerReplica(CONFIG, SCALING, scorer=engine)
+
+    async def live() -> None:
+        engine.error = EngineError("out of memory")
+        assert isinstance(await replica.score(pairs("whale")), EngineError)
+        for _ in range(2):
+            with pytest.raises(EngineError, match="out of memory"):
+                await replica.check_health()
+        engine.error = None
+        await replica.check_health()
+        asked = len(engine.calls)
+        await replica.check_health()
+        assert len(engine.calls) == asked, "it is trusted again"
+
+    asyncio.run(live())
+    probes = [call[0].document for call in engine.calls[1:]]
+    assert len(set(probes)) == len(probes) == 3
+
+
+def test_an_engine_that_does_not_answer_the_probe_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica_module, "PROBE_TIMEOUT_S", 0.05)
+    engine = Engine()
+    replica = ScorerReplica(CONFIG, SCALING, scorer=engine)
+
+    async def live() -> None:
+        engine.error = EngineError("lost")
+        await replica.score(pairs("whale"))
+        engine.hangs = True
+        with pytest.raises(TimeoutError):
+            await replica.check_health()
+
+    asyncio.run(live())
+
+
+def test_a_bad_request_makes_nobody_suspect_the_engine() -> None:
+    engine = Engine()
+    engine.error = InputError("no")
+    replica = ScorerReplica(CONFIG, SCALING, scorer=engine)
+
+    async def live() -> None:
+        assert isinstance(await replica.score(pairs("whale")), InputError)
+        await replica.check_health()
+
+    asyncio.run(live())
+    assert len(engine.calls) == 1
