@@ -114,26 +114,29 @@ def configuration_error(
     Args:
         error: What pydantic found.
         known: The settings that exist, for the nearest one to an unknown.
-        sources: Setting → where its value came from.
+        sources: Setting → where its value came from, as far as that is known; None where all were arguments.
         at: The one setting that was checked and the variable that held it, when it was checked alone.
     """
     names = list(known)
-    texts = [_describe(detail, names, sources or {}, at) for detail in error.errors(include_url=False)]
+    texts = [_describe(detail, names, sources, at) for detail in error.errors(include_url=False)]
     return ConfigurationError("; ".join(dict.fromkeys(texts)))
 
 
 def _describe(
-    detail: ErrorDetails, known: list[str], sources: Mapping[str, str], at: tuple[str, str] | None
+    detail: ErrorDetails,
+    known: list[str],
+    sources: Mapping[str, str] | None,
+    at: tuple[str, str] | None,
 ) -> str:
     setting = at[0] if at else str(detail["loc"][0]) if detail["loc"] else ""
     own = detail.get("ctx", {}).get("error")
     if detail["type"] == "extra_forbidden":
-        return str(unknown_setting(setting, known, sources.get(setting, "argument")))
+        return str(unknown_setting(setting, known, "argument" if sources is None else sources.get(setting)))
     if not setting:
         return str(own) if own else f"a configuration is not valid: {detail['msg']}"
     shown = "(hidden)" if setting in {"api_key", "base_url"} else _SHORT.repr(detail["input"])
     allowed = str(own) if own else _allowed(detail["msg"])
-    origin = f"environment {at[1]}" if at else sources.get(setting)
+    origin = f"environment {at[1]}" if at else (sources or {}).get(setting)
     return f"{setting} is not valid: {shown}; allowed: {allowed}" + (f" ({origin})" if origin else "")
 
 

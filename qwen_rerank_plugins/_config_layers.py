@@ -24,10 +24,11 @@ _KUBERNETES_LINK = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 _KUBERNETES_PORT = re.compile(r"PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
 
 
-def unknown_setting(name: object, known: Iterable[str], origin: str) -> ConfigurationError:
-    """Give the error for a setting that does not exist; it names the nearest one that does."""
+def unknown_setting(name: object, known: Iterable[str], origin: str | None) -> ConfigurationError:
+    """Give the error for a setting that does not exist; it names the nearest one that does, and where it came from."""
     hint = nearest_name(str(name), known)
-    return ConfigurationError(f"unknown setting {name!r} ({origin}); the nearest known one is {hint!r}")
+    place = "" if origin is None else f" ({origin})"
+    return ConfigurationError(f"unknown setting {name!r}{place}; the nearest known one is {hint!r}")
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "workbench.png"
 CHROMIUM = "/usr/bin/chromium"
 EXAMPLE = 2
-SIZE = {"width": 1280, "height": 820}
+SIZE = {"width": 1280, "height": 860}
 
 
 def main(url: str = "http://127.0.0.1:8501") -> None:
@@ -30,6 +30,7 @@ def main(url: str = "http://127.0.0.1:8501") -> None:
         page.locator("#examples button").nth(EXAMPLE).click()
         page.locator("#run").click()
         page.locator("#summary").wait_for(state="visible")
+        page.locator("#status").scroll_into_view_if_needed()
         page.wait_for_timeout(500)  # the cards come in one after the other
         page.screenshot(path=str(TARGET))
         browser.close()

@@ -115,7 +115,7 @@ class BatchOptions(BaseModel):
             try:
                 super().__init__(**settings)
             except ValidationError as error:
-                told = checks.configuration_error(error, type(self).model_fields)
+                told = checks.configuration_error(error, type(self).model_fields, {})
                 raise ConfigurationError(f"section 'batch': {told}") from None
 
     @classmethod

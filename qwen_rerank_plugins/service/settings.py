@@ -159,7 +159,7 @@ class ServiceSettings(BaseModel):
 
 
 def _as_service_error(error: ValidationError) -> ConfigurationError:
-    told = checks.configuration_error(error, ServiceSettings.model_fields)
+    told = checks.configuration_error(error, ServiceSettings.model_fields, {})
     return ConfigurationError(f"section 'service': {told}")
 
 
