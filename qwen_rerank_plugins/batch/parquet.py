@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from qwen_rerank_plugins.batch.writers import Kept
 
 try:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
     message = "Parquet needs 'pyarrow': pip install 'qwen-rerank-plugins[batch]'"
     raise MissingDependencyError(message) from error

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow as pa
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data.expressions import monotonically_increasing_id
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from langchain_core.documents import Document
-from pymilvus import MilvusClient  # type: ignore[import-untyped]
+from pymilvus import MilvusClient
 
 from examples import langchain_milvus
 from examples._first_stage import FirstStage, load_corpus, load_questions
