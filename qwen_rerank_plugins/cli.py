@@ -211,12 +211,15 @@ def doctor(
     overrides = {"backend": backend, "model": model, "device": device, "dtype": dtype}
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface-hub is imported, which comes later
     with report_errors(debug=debug):
+        from qwen_rerank_plugins.batch import BatchOptions
         from qwen_rerank_plugins.doctor import collect
+        from qwen_rerank_plugins.service.settings import ServiceSettings
 
         loaded = load(config, overrides)
         announce_demo(loaded.config)
         with show_status("examining"):
-            facts = collect(loaded, load_model=not no_model)
+            sections = (BatchOptions.from_config, ServiceSettings.from_config)
+            facts = collect(loaded, load_model=not no_model, sections=sections)
         print_facts(facts, as_json=as_json)
         if facts["problems"]:
             raise typer.Exit(EXIT_FAILED)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from typing import Any
 
 import qwen_rerank_plugins
-from qwen_rerank_plugins.config import LoadedConfig
+from qwen_rerank_plugins.config import LoadedConfig, RerankConfig
+from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.reranker import Reranker
 
 __all__ = ["collect"]
@@ -22,20 +23,25 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-h
 
 
 def collect(
-    loaded: LoadedConfig, *, load_model: bool = True, make: Callable[..., Reranker] = Reranker
+    loaded: LoadedConfig,
+    *,
+    load_model: bool = True,
+    sections: Iterable[Callable[[RerankConfig], object]] = (),
+    make: Callable[..., Reranker] = Reranker,
 ) -> dict[str, Any]:
     """Examine the machine, and the engine if the model can be loaded.
 
     Args:
         loaded: The configuration and its sources.
         load_model: False leaves the engine out, and with it the self-check.
+        sections: Each reads a section of the configuration, and refuses what is wrong in it.
         make: Builds the reranker that is asked.
 
     Returns:
         Sections of plain JSON types: packages, machine, torch, settings, engine, problems. `problems` is a list
         of sentences; it is empty when the reranker works.
     """
-    problems: list[str] = []
+    problems = [*_section_problems(loaded, sections)]
     return {
         "packages": _packages(),
         "machine": machine_facts(),
@@ -46,6 +52,16 @@ def collect(
         else {"status": "not loaded (--no-model)"},
         "problems": list(dict.fromkeys(problems)),
     }
+
+
+def _section_problems(
+    loaded: LoadedConfig, sections: Iterable[Callable[[RerankConfig], object]]
+) -> Iterator[str]:
+    for read in sections:
+        try:
+            read(loaded.config)
+        except ConfigurationError as error:
+            yield str(error)
 
 
 def machine_facts() -> dict[str, Any]:

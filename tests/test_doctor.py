@@ -107,3 +107,16 @@ def test_it_works_without_torch_and_names_the_line_that_installs_it() -> None:
     facts = json.loads(done.stdout)
     assert facts["torch"] == {"installed": False, "install": "pip install 'qwen-rerank-plugins[local]'"}
     assert facts["problems"] == []
+
+
+def test_what_a_section_would_refuse_is_a_problem_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A misspelt variable of the service is told here, and not only when the service is started."""
+    monkeypatch.setenv("QWEN_RERANK_SERVICE_JOB_FOLDER", "jobs")
+    told = CliRunner().invoke(app, ["doctor", "--backend", "lexical", "--no-model", "--json"])
+    assert told.exit_code == 1
+    (problem,) = json.loads(told.stdout)["problems"]
+    assert (
+        problem == "section 'service': unknown setting 'job_folder'; the nearest known one is 'jobs_folder'"
+    )
