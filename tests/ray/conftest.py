@@ -15,6 +15,8 @@ import pytest
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+# Ray's workers give way to everything else (15), and would starve beside another suite.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
 
 with warnings.catch_warnings():
     # Ray declares its own settings in ways that pydantic has deprecated; nothing of ours is imported here.
