@@ -10,7 +10,8 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -118,11 +119,12 @@ class PoolScorer(Closing):
             ClosedError: It was closed.
             RerankError: What the worker's scorer raised.
         """
+        end = None if deadline_s is None else time.monotonic() + deadline_s
         parts = list(slices_of(requests, batch_tokens=CALL_TOKENS, max_length=self._config.max_length))
         if len(parts) == 1:
-            return self._score_part(parts[0], deadline_s)
+            return self._score_part(parts[0], end)
         with ThreadPoolExecutor(self.num_calls) as threads:
-            calls = [threads.submit(self._score_part, part, deadline_s) for part in parts]
+            calls = [threads.submit(self._score_part, part, end) for part in parts]
             return [score for call in calls for score in call.result()]
 
     async def ascore(
@@ -141,7 +143,7 @@ class PoolScorer(Closing):
         Raises:
             RerankError: As `score`.
         """
-        info: dict[str, Any] = self._call("info")
+        info: dict[str, Any] = self._call(lambda worker, _: worker.info.remote())
         return info
 
     def close(self) -> None:
@@ -153,21 +155,27 @@ class PoolScorer(Closing):
         for worker in workers:
             ray.kill(worker)
 
-    def _score_part(self, requests: Sequence[ScoreRequest], deadline_s: float | None) -> list[PairScore]:
-        scores: list[PairScore] = self._call("score", requests, deadline_s, timeout_s=deadline_s)
+    def _score_part(self, requests: Sequence[ScoreRequest], end: float | None) -> list[PairScore]:
+        scores: list[PairScore] = self._call(lambda worker, left: worker.score.remote(requests, left), end)
         return scores
 
-    def _call(self, name: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        """Let a worker that has time do something, another one if it dies; errors of ours come as values."""
+    def _call(self, start: Callable[[Any, float | None], Any], end: float | None = None) -> Any:
+        """Let a worker that has time do something, another one if it dies; errors of ours come as values.
+
+        Args:
+            start: Calls a worker, which has so many seconds.
+            end: Until when an answer is wanted, on `time.monotonic`'s clock.
+        """
         self._begin()
         lost: ray_errors.RayError | None = None
         for _ in range(CALL_ATTEMPTS):
-            worker = self._borrow(timeout_s)
+            worker = self._borrow(end)
+            left = _seconds_left(end)
             try:
-                answer = ray.get(getattr(worker, name).remote(*arguments), timeout=timeout_s)
+                answer = ray.get(start(worker, left), timeout=left)
             except (ray_errors.GetTimeoutError, ray_errors.RayTaskError) as error:
                 self._free.put(worker)
-                raise _told(error, timeout_s) from error
+                raise _told(error) from error
             except ray_errors.RayError as error:
                 lost = error
                 self._replace(worker)
@@ -178,14 +186,15 @@ class PoolScorer(Closing):
             return answer
         raise WorkerDiedError(f"a worker died at every attempt: {type(lost).__name__}") from lost
 
-    def _borrow(self, timeout_s: float | None) -> Any:
+    def _borrow(self, end: float | None) -> Any:
         """Wait for a worker that has time; what has died meanwhile is passed over."""
         while True:
+            left = _seconds_left(end)
             try:
-                worker = self._free.get(timeout=WARN_AFTER_S if timeout_s is None else timeout_s)
+                worker = self._free.get(timeout=WARN_AFTER_S if left is None else left)
             except queue.Empty:
-                if timeout_s is not None:
-                    raise _late(timeout_s) from None
+                if left is not None:
+                    raise _late() from None
                 self._warn_without_workers()
                 continue
             with self._lock:
@@ -274,11 +283,15 @@ class ScoringWorker:
             return self._scorer
 
 
-def _told(error: ray_errors.RayError, timeout_s: float | None) -> RerankError:
+def _told(error: ray_errors.RayError) -> RerankError:
     if isinstance(error, ray_errors.RayTaskError):
         return EngineError(f"a worker failed: {type(error.cause).__name__}")
-    return _late(timeout_s)
+    return _late()
 
 
-def _late(timeout_s: float | None) -> DeadlineExceededError:
-    return DeadlineExceededError(f"no score within the deadline of {timeout_s!r} s")
+def _late() -> DeadlineExceededError:
+    return DeadlineExceededError("no score within the deadline")
+
+
+def _seconds_left(end: float | None) -> float | None:
+    return None if end is None else max(0.0, end - time.monotonic())

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-PATIENCE_S = 100.0
+PATIENCE_S = 150.0
 
 
 def free_port() -> int:

@@ -25,7 +25,7 @@ from tests.ray.clusters import kill, processes, wait_for
 
 pytestmark = [
     pytest.mark.loopback,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
     pytest.mark.filterwarnings(
         "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
     ),
@@ -84,7 +84,7 @@ def test_pairs_come_back_in_their_order_from_several_workers(scorer: PoolScorer,
     requests = pairs(1500, words=60)
     expected = reranker.score("blue whale", [request.document for request in requests])
     assert scores_of(scorer.score(requests)) == pytest.approx(expected, abs=1e-5)
-    assert len(processes(WORKERS)) == 2
+    wait_for(lambda: len(processes(WORKERS)) == 2)
 
 
 def test_a_reranker_over_it_ranks_as_one_on_this_machine(scorer: PoolScorer, reranker: Reranker) -> None:
@@ -170,7 +170,7 @@ def test_a_job_of_one_machine_goes_on_on_a_cluster(tmp_path: Path, reranker: Rer
 
 
 def test_what_is_wrong_is_said_before_any_worker_starts(tmp_path: Path) -> None:
-    before = processes(WORKERS)
+    before = set(processes(WORKERS))  # those of tests before may still be on their way out
     source = write_lines(tmp_path / "in.jsonl", [{"query": "a", "text": "b"}])
     with pytest.raises(InputError, match="has no column 'document'"):
         rerank_file(source, tmp_path / "out.jsonl", config=CONFIG)
@@ -178,7 +178,7 @@ def test_what_is_wrong_is_said_before_any_worker_starts(tmp_path: Path) -> None:
         rerank_file(tmp_path / "in.xls", tmp_path / "out.jsonl", config=CONFIG)
     with pytest.raises(ConfigurationError, match="num_workers is not valid: 0"):
         rerank_file(source, tmp_path / "out.jsonl", config=CONFIG, pool=Pool(num_workers=0))
-    assert processes(WORKERS) == before
+    assert set(processes(WORKERS)) - before == set()
 
 
 def test_a_call_that_kills_every_worker_that_gets_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
