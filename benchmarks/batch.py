@@ -39,6 +39,7 @@ from benchmarks.peers.runner import peak_mb  # noqa: E402
 from benchmarks.processes import environment, python_of, run_runner  # noqa: E402
 from benchmarks.workloads import WORDS  # noqa: E402
 from qwen_rerank_plugins import Reranker  # noqa: E402
+from qwen_rerank_plugins._batch_command import MEMORY  # noqa: E402
 from qwen_rerank_plugins.batch import BatchOptions, run_batch  # noqa: E402
 
 PARTS = ("speed", "cost", "memory")
@@ -46,7 +47,6 @@ MAX_COST = 0.05
 MAX_GROWTH = 0.05
 DOCUMENTS_PER_QUERY = 20
 CALL_PAIRS = 256
-MEMORY: dict[str, Any] = {"cache_entries": 10_000, "prefix_cache_mb": 32}  # as `qwen-rerank batch` sets them
 
 
 def say(text: str) -> None:

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from qwen_rerank_plugins.batch import BatchOptions, BatchProgress, BatchReport
     from qwen_rerank_plugins.config import LoadedConfig, RerankConfig
 
-__all__ = ["EXIT_SET_ASIDE", "batch"]
+__all__ = ["EXIT_SET_ASIDE", "MEMORY", "batch"]
 
 EXIT_SET_ASIDE = 3
 EXIT_SIGNAL = 128
 LINE_EVERY_S = 30.0
-MEMORY = {"cache_entries": 10_000, "prefix_cache_mb": 32}
+MEMORY: dict[str, Any] = {"cache_entries": 10_000, "prefix_cache_mb": 32}
 """Scores and computed queries in memory, where nothing is configured: a file hardly repeats itself, and rows of a query
 are scored together. So memory is soon what it will be, however large the file."""
 
@@ -155,10 +155,9 @@ def _run(given: dict[str, Any]) -> int:
 
 
 def _bounded(loaded: LoadedConfig) -> RerankConfig:
-    config = loaded.config
-    config = config.replace(**{name: n for name, n in MEMORY.items() if loaded.sources[name] == "default"})
+    bounds = {name: bound for name, bound in MEMORY.items() if loaded.sources[name] == "default"}
     # Nobody waits for one call, and a score that is missing must not be taken for a rank.
-    return config.replace(deadline_s=None, on_error="raise")
+    return loaded.config.replace(**bounds, deadline_s=None, on_error="raise")
 
 
 def _rank_file(

@@ -34,7 +34,7 @@ from qwen_rerank_plugins._terminal import (
     rank_with_progress,
     show_status,
 )
-from qwen_rerank_plugins.commands import EXIT_FAILED, Config, Debug, make_console, print_version
+from qwen_rerank_plugins.commands import EXIT_FAILED, Config, Debug, make_app, make_console, version_option
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -50,14 +50,7 @@ class InputKind(enum.StrEnum):
     CSV = "csv"
 
 
-app = typer.Typer(
-    name=PROGRAM,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_app(PROGRAM)
 
 
 def main() -> None:
@@ -67,15 +60,7 @@ def main() -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            help="Print the version.",
-            callback=print_version(PROGRAM, __version__),
-            is_eager=True,
-        ),
-    ] = False,
+    version: Annotated[bool, version_option(PROGRAM, __version__)] = False,
 ) -> None:
     """Rank documents with Qwen3 rerankers, on this machine.
 

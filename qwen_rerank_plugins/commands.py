@@ -17,11 +17,18 @@ import typer
 from qwen_rerank_plugins.errors import ConfigurationError, InputError, MissingDependencyError, RerankError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
-__all__ = ["EXIT_FAILED", "EXIT_USAGE", "Config", "Debug", "make_console", "print_version", "report_errors"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_USAGE",
+    "Config",
+    "Debug",
+    "make_app",
+    "make_console",
+    "report_errors",
+    "version_option",
+]
 
 EXIT_FAILED = 1
 """The command was right, and something failed."""
@@ -71,15 +78,27 @@ def _fail(program: str, error: Exception, *, debug: bool) -> NoReturn:
     raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILED) from None
 
 
-def print_version(program: str, version: str) -> Callable[[bool], None]:
-    """Give the callback of an eager option `--version`."""
+def make_app(program: str) -> typer.Typer:
+    """Give a command line without commands yet, whose help is plain text and whose errors are `report_errors`'."""
+    return typer.Typer(
+        name=program,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def version_option(program: str, version: str) -> Any:
+    """Give the option `--version`, for the annotation of a bool."""
 
     def callback(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
         if wanted:
             typer.echo(f"{program} {version}")
             raise typer.Exit
 
-    return callback
+    return typer.Option("--version", help="Print the version.", callback=callback, is_eager=True)
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -31,7 +31,7 @@ from qwen_rerank_plugins.errors import (
     WorkerDiedError,
 )
 from qwen_rerank_plugins.ray.grouping import Answer, slices_of
-from qwen_rerank_plugins.ray.scaling import with_reserved_threads
+from qwen_rerank_plugins.ray.scaling import scorer_name, with_reserved_threads
 from qwen_rerank_plugins.types import PairScore, Scorer, ScoreRequest
 
 __all__ = ["CALLS_AT_A_TIME", "CALL_TOKENS", "Pool", "PoolScorer"]
@@ -103,7 +103,7 @@ class PoolScorer(Closing):
     @property
     def model(self) -> str:
         """The model's name as it was asked for."""
-        return self._config.model if self._config.backend == "local" else self._config.backend
+        return scorer_name(self._config)
 
     @property
     def num_calls(self) -> int:

@@ -17,7 +17,7 @@ from qwen_rerank_plugins.config import SECTIONS, RerankConfig, load_config
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["Deployment", "ScalingSettings", "read_arguments", "with_reserved_threads"]
+__all__ = ["Deployment", "ScalingSettings", "read_arguments", "scorer_name", "with_reserved_threads"]
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -168,3 +168,8 @@ def with_reserved_threads(config: RerankConfig, num_cpus: float) -> RerankConfig
     if config.num_threads is not None:
         return config
     return config.replace(num_threads=max(1, int(num_cpus)))
+
+
+def scorer_name(config: RerankConfig) -> str:
+    """The name under which workers' scores are reported, before any of them has loaded something."""
+    return config.model if config.backend == "local" else config.backend

@@ -25,6 +25,7 @@ from qwen_rerank_plugins.ray.scaling import (
     Deployment,
     ScalingSettings,
     read_arguments,
+    scorer_name,
     with_reserved_threads,
 )
 from qwen_rerank_plugins.service.app import create_app
@@ -61,7 +62,7 @@ class Gateway:
     ) -> None:
         self._remote = HandleScorer(
             scorer,
-            model=config.model if config.backend == "local" else config.backend,
+            model=scorer_name(config),
             batch_tokens=scaling.batch_tokens,
             max_length=config.max_length,
             call_attempts=scaling.call_attempts,

@@ -60,7 +60,7 @@ def test_no_path_of_a_machine_is_named() -> None:
 def test_the_patterns_find_what_they_are_for() -> None:
     assert REGISTRY_HOSTS.search("https://pypi" + ".org/simple")
     assert MACHINE_PATHS.search('"' + "/home" + '/someone/models"')
-    assert not MACHINE_PATHS.search("service/work/home")
+    assert not MACHINE_PATHS.search("service" + "/work" + "/home")
 
 
 def test_pins_stand_in_one_place() -> None:

@@ -15,6 +15,12 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
+
+OF_RAY = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
+)
+"""What Ray itself warns of."""
 
 PATIENCE_S = 150.0
 
@@ -40,6 +46,26 @@ def processes(title: str) -> list[int]:
 def kill(pid: int) -> None:
     """End a process as a crash would: without a word."""
     os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def killing_one(title: str, **patience: float) -> Iterator[None]:
+    """Kill the first process with a title that shows while the block runs, and see that there was one."""
+    killed: list[int] = []
+
+    def shows() -> bool:
+        killed.extend(processes(title)[:1])
+        return bool(killed)
+
+    def run() -> None:
+        wait_for(shows, every_s=0.02, **patience)
+        kill(killed[0])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join()
+    assert killed
 
 
 def wait_for(condition: Any, *, timeout_s: float = PATIENCE_S, every_s: float = 0.1) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +15,12 @@ from qwen_rerank_plugins import RerankConfig, Reranker
 from qwen_rerank_plugins.batch import BatchOptions
 from qwen_rerank_plugins.errors import ConfigurationError, InputError
 from qwen_rerank_plugins.ray import Pool, rerank_dataset
-from tests.ray.clusters import kill, processes, wait_for
+from tests.ray.clusters import OF_RAY, killing_one
 
 pytestmark = [
     pytest.mark.loopback,
     pytest.mark.timeout(400),
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
-    ),
+    OF_RAY,
 ]
 
 WORKERS = "ray::MapWorker(MapBatches(_Worker))"
@@ -48,24 +45,11 @@ def test_a_worker_that_is_killed_in_the_middle_loses_nothing(tmp_path: Path, rer
     rows = [{"query": f"whale {n % 40}", "document": f"{n} sings " + "of whales " * 40} for n in range(600)]
     source = tmp_path / "in.parquet"
     pq.write_table(pa.Table.from_pylist(rows), source)
-    killed: list[int] = []  # the process
-
-    def computes() -> bool:
-        killed.extend(processes(COMPUTING)[:1])
-        return bool(killed)
-
-    def kill_one() -> None:
-        wait_for(computes, timeout_s=300, every_s=0.02)
-        kill(killed[0])
-
-    thread = threading.Thread(target=kill_one)
-    thread.start()
-    ranked = rerank_dataset(
-        ray.data.read_parquet(str(source)), config=CONFIG, pool=Pool(num_workers=2, num_partitions=6)
-    )
-    ranked.write_parquet(str(tmp_path / "out"))
-    thread.join()
-    assert killed
+    with killing_one(COMPUTING, timeout_s=300):
+        ranked = rerank_dataset(
+            ray.data.read_parquet(str(source)), config=CONFIG, pool=Pool(num_workers=2, num_partitions=6)
+        )
+        ranked.write_parquet(str(tmp_path / "out"))
     found = {row["document"]: row for row in pq.read_table(tmp_path / "out").to_pylist()}
     assert found.keys() == {row["document"] for row in rows}
     expected = reranker.score_pairs([(row["query"], row["document"]) for row in rows])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,12 @@ from qwen_rerank_plugins.errors import (
     WorkerDiedError,
 )
 from qwen_rerank_plugins.ray import Pool, PoolScorer, rerank_file
-from tests.ray.clusters import kill, processes, wait_for
+from tests.ray.clusters import OF_RAY, killing_one, processes, wait_for
 
 pytestmark = [
     pytest.mark.loopback,
     pytest.mark.timeout(400),
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
-    ),
+    OF_RAY,
 ]
 
 WORKERS = "ray::ScoringWorker"
@@ -135,21 +132,8 @@ def test_lists_bad_rows_and_every_format_are_those_of_one_machine(
 def test_a_worker_that_is_killed_in_the_middle_loses_nothing(tmp_path: Path, reranker: Reranker) -> None:
     rows = [{"query": f"whale {n % 40}", "document": f"{n} sings " + "of whales " * 40} for n in range(1200)]
     source, target = write_lines(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    killed: list[int] = []
-
-    def computes() -> bool:
-        killed.extend(processes(f"{WORKERS}.score")[:1])
-        return bool(killed)
-
-    def kill_one() -> None:
-        wait_for(computes, every_s=0.02)
-        kill(killed[0])
-
-    thread = threading.Thread(target=kill_one)
-    thread.start()
-    report = rerank_file(source, target, config=CONFIG, pool=TWO, options=BatchOptions(call_pairs=64))
-    thread.join()
-    assert killed
+    with killing_one(f"{WORKERS}.score"):
+        report = rerank_file(source, target, config=CONFIG, pool=TWO, options=BatchOptions(call_pairs=64))
     assert (report.status, report.num_written) == ("complete", len(rows))
     found = read_lines(target)
     assert [{"query": row["query"], "document": row["document"]} for row in found] == rows

@@ -12,15 +12,13 @@ from ray import serve
 
 from qwen_rerank_plugins import RerankConfig, Reranker
 from qwen_rerank_plugins.ray import build_app
-from tests.ray.clusters import PATIENCE_S, body, free_port, kill, load_on, processes, wait_for
+from tests.ray.clusters import OF_RAY, PATIENCE_S, body, free_port, kill, load_on, processes, wait_for
 from tests.service.servers import running_service
 
 pytestmark = [
     pytest.mark.loopback,
     pytest.mark.timeout(400),
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
-    ),
+    OF_RAY,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 

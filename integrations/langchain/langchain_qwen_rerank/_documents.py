@@ -16,7 +16,6 @@ from qwen_rerank_plugins import InputTypeError, RankedDocument, RerankResult
 from qwen_rerank_plugins.wrapping import FIRST_STAGE_SCORE, ranked_metadata, unranked_metadata
 
 SCORE = "relevance_score"
-"""Keys that tell of one call; what an earlier call left under them is dropped."""
 
 Candidate = str | Mapping[str, Any] | Document
 """What `rerank` takes: a text, a mapping with `text` or `page_content`, or a document."""

@@ -15,7 +15,7 @@ import typer
 from opensearch_qwen_rerank._version import __version__
 from opensearch_qwen_rerank.options import CONNECTION, with_settings
 from qwen_rerank_plugins import ConfigurationError, InputError
-from qwen_rerank_plugins.commands import Config, Debug, make_console, print_version, report_errors
+from qwen_rerank_plugins.commands import Config, Debug, make_app, make_console, report_errors, version_option
 
 if TYPE_CHECKING:
     from opensearch_qwen_rerank.cluster import OpenSearchCluster
@@ -35,14 +35,7 @@ class OutputFormat(enum.StrEnum):
     JSON = "json"
 
 
-app = typer.Typer(
-    name=PROGRAM,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = make_app(PROGRAM)
 
 Format = Annotated[OutputFormat, typer.Option("--format", help="What to print on standard output.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the steps and do none.")]
@@ -55,15 +48,7 @@ def main() -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            help="Print the version.",
-            callback=print_version(PROGRAM, __version__),
-            is_eager=True,
-        ),
-    ] = False,
+    version: Annotated[bool, version_option(PROGRAM, __version__)] = False,
 ) -> None:
     """Make an OpenSearch cluster rerank its hits with Qwen3, by configuration alone.
 

@@ -15,8 +15,6 @@ from haystack import Document
 from qwen_rerank_plugins import InputTypeError, RankedDocument, RerankResult
 from qwen_rerank_plugins.wrapping import FIRST_STAGE_SCORE, ranked_metadata, unranked_metadata
 
-"""Keys that tell of one call; what an earlier call left under them is dropped."""
-
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
