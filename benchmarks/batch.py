@@ -39,8 +39,8 @@ from benchmarks.peers.runner import peak_mb  # noqa: E402
 from benchmarks.processes import environment, python_of, run_runner  # noqa: E402
 from benchmarks.workloads import WORDS  # noqa: E402
 from qwen_rerank_plugins import Reranker  # noqa: E402
-from qwen_rerank_plugins._batch_command import MEMORY  # noqa: E402
 from qwen_rerank_plugins.batch import BatchOptions, run_batch  # noqa: E402
+from qwen_rerank_plugins.cli.batch import MEMORY  # noqa: E402
 
 PARTS = ("speed", "cost", "memory")
 MAX_COST = 0.05

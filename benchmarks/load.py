@@ -36,10 +36,10 @@ def load_ours(
     model: str, dtype: str, threads: int, *, self_check: bool
 ) -> tuple[float, Callable[[], object]]:
     """Seconds to a ready reranker, and what scores a pair."""
-    import qwen_rerank_plugins.core.local
+    import qwen_rerank_plugins.core.local_scorer
     from qwen_rerank_plugins import Reranker
 
-    del qwen_rerank_plugins.core.local  # imported now, so that it is not timed
+    del qwen_rerank_plugins.core.local_scorer  # imported now, so that it is not timed
     start = time.perf_counter()
     reranker = Reranker(
         model=model,

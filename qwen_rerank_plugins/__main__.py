@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qwen_rerank_plugins.cli import main
+from qwen_rerank_plugins.cli.app import main
 
 if __name__ == "__main__":
     main()

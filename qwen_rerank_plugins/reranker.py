@@ -13,11 +13,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Self, TypedDict, Unpack
 
-from qwen_rerank_plugins import _inputs, _ranking
-from qwen_rerank_plugins._backends import build_scorer
-from qwen_rerank_plugins._closing import Closing
-from qwen_rerank_plugins._inputs import UNSET, Unset
-from qwen_rerank_plugins._ranking import Job
+from qwen_rerank_plugins import ranking, validation
+from qwen_rerank_plugins.closing import CloseMixin
 from qwen_rerank_plugins.config import RerankConfig, load_config
 from qwen_rerank_plugins.errors import (
     ClosedError,
@@ -25,7 +22,10 @@ from qwen_rerank_plugins.errors import (
     InputError,
     RerankError,
 )
+from qwen_rerank_plugins.ranking import Job
+from qwen_rerank_plugins.scorers import build_scorer
 from qwen_rerank_plugins.types import Document, PairScore, RerankResult, Scorer, ScoreRequest
+from qwen_rerank_plugins.validation import UNSET, Unset
 
 __all__ = ["UNSET", "RankOptions", "Reranker", "Unset"]
 
@@ -41,7 +41,7 @@ class RankOptions(TypedDict, total=False):
     deadline_s: float | None
 
 
-class Reranker(Closing):
+class Reranker(CloseMixin):
     """Rank documents by their relevance to a query.
 
     The scorer is built on first use, once, however many threads ask; the calls are safe from several threads,
@@ -271,16 +271,16 @@ class Reranker(Closing):
     ) -> Job:
         chosen_top_n = self._config.top_n if isinstance(top_n, Unset) else top_n
         chosen_min_score = self._config.min_score if isinstance(min_score, Unset) else min_score
-        _inputs.check_top_n(chosen_top_n)
-        _inputs.check_min_score(chosen_min_score)
-        _inputs.check_deadline(deadline_s)
+        validation.check_top_n(chosen_top_n)
+        validation.check_min_score(chosen_min_score)
+        validation.check_deadline(deadline_s)
         chosen = self._chosen(instruction)
-        lists = _inputs.check_lists(queries, documents_per_query)
+        lists = validation.check_lists(queries, documents_per_query)
         return Job(
             queries=tuple(query for query, _ in lists),
             documents=tuple(docs for _, docs in lists),
             requests=[
-                request for query, docs in lists for request in _inputs.list_requests(query, docs, chosen)
+                request for query, docs in lists for request in validation.list_requests(query, docs, chosen)
             ],
             top_n=chosen_top_n,
             min_score=chosen_min_score,
@@ -290,14 +290,16 @@ class Reranker(Closing):
     def _one_query(
         self, query: str, documents: Iterable[Document], instruction: str | None
     ) -> list[ScoreRequest]:
-        checked = _inputs.check_query(query)
-        return _inputs.list_requests(checked, _inputs.check_documents(documents), self._chosen(instruction))
+        checked = validation.check_query(query)
+        return validation.list_requests(
+            checked, validation.check_documents(documents), self._chosen(instruction)
+        )
 
     def _pairs(self, pairs: Iterable[tuple[str, Document]], instruction: str | None) -> list[ScoreRequest]:
-        return _inputs.pair_requests(pairs, self._chosen(instruction))
+        return validation.pair_requests(pairs, self._chosen(instruction))
 
     def _chosen(self, instruction: str | None) -> str | None:
-        _inputs.check_instruction(instruction)
+        validation.check_instruction(instruction)
         return self._config.instruction if instruction is None else instruction
 
     # From requests to scores.
@@ -308,7 +310,7 @@ class Reranker(Closing):
             return []
         deadline_s = self._config.deadline_s if deadline_s is None else deadline_s
         scores = self._get_scorer().score(requests, deadline_s=deadline_s)
-        _ranking.check_scores(scores, len(requests))
+        ranking.check_scores(scores, len(requests))
         return scores
 
     async def _ascore(self, requests: list[ScoreRequest], deadline_s: float | None = None) -> list[PairScore]:
@@ -320,7 +322,7 @@ class Reranker(Closing):
         if scorer is None:
             scorer = await asyncio.to_thread(self._get_scorer)
         scores = await scorer.ascore(requests, deadline_s=deadline_s)
-        _ranking.check_scores(scores, len(requests))
+        ranking.check_scores(scores, len(requests))
         return scores
 
     def _check_usable(self) -> None:
@@ -340,13 +342,13 @@ class Reranker(Closing):
     # From scores to results.
 
     def _ranked(self, job: Job, scores: list[PairScore]) -> list[RerankResult]:
-        return _ranking.ranked_lists(job, scores, model=self.model)
+        return ranking.ranked_lists(job, scores, model=self.model)
 
     def _disabled(self, job: Job) -> list[RerankResult]:
         if not self._told_disabled:
             self._told_disabled = True
             logger.warning("reranking is switched off (enabled=False): lists keep their first order")
-        return _ranking.unscored_lists(job, model=self.model, status="disabled")
+        return ranking.unscored_lists(job, model=self.model, status="disabled")
 
     def _failed(self, job: Job, error: RerankError) -> list[RerankResult]:
         """Give the first order, or raise what is the caller's mistake or was not to be survived."""
@@ -354,7 +356,7 @@ class Reranker(Closing):
             raise error
         logger.warning("scoring failed (%s): lists keep their first order", type(error).__name__)
         reason = f"{type(error).__name__}: {error}"
-        return _ranking.unscored_lists(job, model=self.model, status="failed", error=reason)
+        return ranking.unscored_lists(job, model=self.model, status="failed", error=reason)
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:

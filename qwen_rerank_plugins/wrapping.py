@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from qwen_rerank_plugins._closing import Closing
+from qwen_rerank_plugins.closing import CloseMixin
 from qwen_rerank_plugins.config import SECTIONS, RerankConfig, load_config
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.reranker import Reranker
@@ -108,7 +108,7 @@ def unranked_metadata(metadata: Mapping[str, Any], result: RerankResult) -> dict
     return told if result.error is None else {**told, ERROR: result.error}
 
 
-class HoldsReranker(Closing):
+class HoldsReranker(CloseMixin):
     """What wrappers do alike with the reranker that they hold; to derive from, beside the framework's own class.
 
     A derived class sets `_reranker` and `_is_lent` when it is created, takes `config` and settings as keywords, and

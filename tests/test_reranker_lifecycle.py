@@ -212,7 +212,7 @@ def test_without_its_packages_the_local_backend_names_the_line_that_installs_the
 
 def _without_torch(real: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(name: str, *rest: Any, **options: Any) -> Any:
-        if name == "qwen_rerank_plugins.core.local":
+        if name == "qwen_rerank_plugins.core.local_scorer":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
         return real(name, *rest, **options)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qwen_rerank_plugins.core.model import CPU_ROWS_PER_BLOCK, Decoder, Linear
+from qwen_rerank_plugins.core.model.decoder import CPU_ROWS_PER_BLOCK, Decoder, Linear
 
 __all__ = ["Batch", "multiply"]
 

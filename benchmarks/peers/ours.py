@@ -10,11 +10,11 @@ from torch import Tensor
 from benchmarks.peers.multiplications import Batch, multiply
 from benchmarks.peers.runner import Job, PairList, Scorer, main
 from qwen_rerank_plugins import RerankConfig, Reranker
-from qwen_rerank_plugins.core.local import LocalScorer
-from qwen_rerank_plugins.core.model import Decoder, Kernel
-from qwen_rerank_plugins.core.packing import PackedForest
+from qwen_rerank_plugins.core.local_scorer import LocalScorer
+from qwen_rerank_plugins.core.model.decoder import AttentionBackend, Decoder
+from qwen_rerank_plugins.core.model.packing import PackedForest
+from qwen_rerank_plugins.core.model.weights import weight_bytes
 from qwen_rerank_plugins.core.runtime import acquire_runtime
-from qwen_rerank_plugins.core.weights import weight_bytes
 
 
 class RecordingDecoder(Decoder):
@@ -27,13 +27,13 @@ class RecordingDecoder(Decoder):
     def forward(
         self,
         forest: PackedForest,
-        kernel: Kernel,
-        known: Mapping[int, Tensor] | None = None,
-        keep: Sequence[int] = (),
+        attention_backend: AttentionBackend,
+        cached_kv: Mapping[int, Tensor] | None = None,
+        store_kv: Sequence[int] = (),
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """As `Decoder.forward`."""
         self.batches.append(Batch(forest.num_tokens, len(set(forest.leaves))))
-        return super().forward(forest, kernel, known, keep)
+        return super().forward(forest, attention_backend, cached_kv, store_kv)
 
 
 class Ours(Scorer):

@@ -14,12 +14,12 @@ from typing import Any
 from qwen_rerank_plugins.batch.files import JobFiles, writing
 from qwen_rerank_plugins.batch.journal import Journal
 from qwen_rerank_plugins.batch.options import BatchOptions, FileFormat
+from qwen_rerank_plugins.batch.output import Written, write_rows
 from qwen_rerank_plugins.batch.progress import BatchProgress, BatchReport, ProgressMeter
 from qwen_rerank_plugins.batch.scoring import Scoring
 from qwen_rerank_plugins.batch.sources import Source, format_of, open_source
 from qwen_rerank_plugins.batch.streams import digest_of, reading
 from qwen_rerank_plugins.batch.writers import RejectedWriter, needs_scan, open_writer, scan_kinds
-from qwen_rerank_plugins.batch.writing import Written, write_rows
 from qwen_rerank_plugins.errors import ConfigurationError, InputError
 from qwen_rerank_plugins.reranker import Reranker
 

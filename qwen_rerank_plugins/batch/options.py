@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from qwen_rerank_plugins import _config_checks as checks
-from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.config import RerankConfig, validators
 from qwen_rerank_plugins.errors import ConfigurationError
 
 __all__ = ["BatchOptions", "FileFormat", "Form"]
@@ -31,7 +30,7 @@ def _delimiter(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(checks.not_blank)]
+Text = Annotated[str, AfterValidator(validators.not_blank)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_not_bool)]
 
 
@@ -115,7 +114,7 @@ class BatchOptions(BaseModel):
             try:
                 super().__init__(**settings)
             except ValidationError as error:
-                told = checks.configuration_error(error, type(self).model_fields, {})
+                told = validators.configuration_error(error, type(self).model_fields, {})
                 raise ConfigurationError(f"section 'batch': {told}") from None
 
     @classmethod

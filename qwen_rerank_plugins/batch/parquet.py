@@ -13,7 +13,7 @@ from qwen_rerank_plugins.batch.streams import reading
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from qwen_rerank_plugins.batch.writers import Kept
+    from qwen_rerank_plugins.batch.writers import OutputRow
 
 try:
     import pyarrow as pa
@@ -135,7 +135,7 @@ class ParquetWriter:
             return listed.value_type if _is_list(listed) else pa.string()
         return _ADDED_TYPES.get(name, pa.int64())
 
-    def write(self, chunk: Chunk, kept: Sequence[Kept]) -> None:
+    def write(self, chunk: Chunk, kept: Sequence[OutputRow]) -> None:
         """Add rows, each with what is added to it."""
         if not kept:
             return
@@ -148,7 +148,7 @@ class ParquetWriter:
         if self._num_pending >= ROW_GROUP_ROWS:
             self._flush()
 
-    def _own_arrays(self, chunk: Chunk, kept: Sequence[Kept]) -> list[Any]:
+    def _own_arrays(self, chunk: Chunk, kept: Sequence[OutputRow]) -> list[Any]:
         fields = list(self._schema)[: self._num_own]
         if chunk.batch is not None:
             taken = chunk.batch.take(pa.array([one.position for one in kept], pa.int64()))

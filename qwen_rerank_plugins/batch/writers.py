@@ -16,12 +16,12 @@ from qwen_rerank_plugins.batch.options import BatchOptions, FileFormat
 from qwen_rerank_plugins.batch.rows import Chunk
 from qwen_rerank_plugins.batch.sources import Source, delimiter_of
 
-__all__ = ["Kept", "RejectedWriter", "Writer", "needs_scan", "open_writer", "scan_kinds"]
+__all__ = ["OutputRow", "RejectedWriter", "Writer", "needs_scan", "open_writer", "scan_kinds"]
 
 MAX_INT64 = (1 << 63) - 1
 
 
-class Kept(NamedTuple):
+class OutputRow(NamedTuple):
     """A row of the output.
 
     Attributes:
@@ -36,7 +36,7 @@ class Kept(NamedTuple):
 class Writer(Protocol):
     """A file of rows that is being written."""
 
-    def write(self, chunk: Chunk, kept: Sequence[Kept]) -> None:
+    def write(self, chunk: Chunk, kept: Sequence[OutputRow]) -> None:
         """Add rows, each with what is added to it."""
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class CsvWriter:
         self._writer = csv.writer(output.text, delimiter=delimiter, lineterminator="\r\n")
         self._writer.writerow([self._inert(name) for name in (*columns, *added)])
 
-    def write(self, chunk: Chunk, kept: Sequence[Kept]) -> None:
+    def write(self, chunk: Chunk, kept: Sequence[OutputRow]) -> None:
         """Add rows, each with what is added to it."""
         for one in kept:
             cells = chunk.cells_of(one.position)
@@ -162,7 +162,7 @@ class JsonLinesWriter:
         self._output = output
         self._removed = removed
 
-    def write(self, chunk: Chunk, kept: Sequence[Kept]) -> None:
+    def write(self, chunk: Chunk, kept: Sequence[OutputRow]) -> None:
         """Add rows, each with what is added to it."""
         for one in kept:
             source = chunk.rows[one.position].source

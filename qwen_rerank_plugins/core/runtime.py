@@ -17,22 +17,22 @@ from typing import Any
 import torch
 
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.core.checkpoint import Checkpoint, fingerprint, open_checkpoint
-from qwen_rerank_plugins.core.devices import (
+from qwen_rerank_plugins.core.engine.devices import (
     choose_dtype,
     default_batch_tokens,
     keep_freed_memory,
     resolve_devices,
     set_num_threads,
 )
-from qwen_rerank_plugins.core.engine import Engine
-from qwen_rerank_plugins.core.families import PromptFamily, get_family
-from qwen_rerank_plugins.core.model import Decoder
-from qwen_rerank_plugins.core.quantize import quantizer
-from qwen_rerank_plugins.core.scheduler import Scheduler
-from qwen_rerank_plugins.core.selfcheck import SelfCheck, run_self_check
-from qwen_rerank_plugins.core.vocabulary import Vocabulary, answer_ids, check_family, read_recipe
-from qwen_rerank_plugins.core.weights import load_weights, weight_bytes
+from qwen_rerank_plugins.core.engine.engine import Engine
+from qwen_rerank_plugins.core.engine.self_check import SelfCheck, run_self_check
+from qwen_rerank_plugins.core.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from qwen_rerank_plugins.core.model.decoder import Decoder
+from qwen_rerank_plugins.core.model.quantization import quantizer
+from qwen_rerank_plugins.core.model.weights import load_weights, weight_bytes
+from qwen_rerank_plugins.core.prompts.families import PromptFamily, get_family
+from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids, check_family, read_recipe
+from qwen_rerank_plugins.core.scheduler.scheduler import Scheduler
 from qwen_rerank_plugins.errors import FamilyMismatchError, TensorMismatchError
 
 __all__ = ["Runtime", "acquire_runtime", "load_runtime"]
@@ -54,7 +54,7 @@ class Runtime:
     """
 
     checkpoint: Checkpoint
-    vocabulary: Vocabulary
+    tokenizer: PromptTokenizer
     family: PromptFamily
     engines: tuple[Engine, ...]
     scheduler: Scheduler
@@ -85,7 +85,7 @@ class Runtime:
             "load_s": round(self.load_s, 3),
             "self_check": {
                 "status": check.status,
-                "kernel": check.kernel,
+                "attention_backend": check.attention_backend,
                 "max_abs_diff": check.max_abs_diff,
                 "tolerance": check.tolerance,
                 "cached": check.cached,
@@ -135,12 +135,12 @@ def load_runtime(config: RerankConfig) -> Runtime:
     set_num_threads(config.num_threads)
     keep_freed_memory()
     checkpoint = open_checkpoint(config.model, config.revision)
-    vocabulary = Vocabulary.from_folder(checkpoint.folder)
-    family = _family(config.family, checkpoint, vocabulary)
+    tokenizer = PromptTokenizer.from_folder(checkpoint.folder)
+    family = _family(config.family, checkpoint, tokenizer)
     digest = fingerprint(checkpoint)
 
     def load_engines() -> tuple[tuple[Engine, ...], tuple[SelfCheck, ...]]:
-        engines = tuple(_engine(config, checkpoint, vocabulary, family, device) for device in devices)
+        engines = tuple(_engine(config, checkpoint, tokenizer, family, device) for device in devices)
         return engines, tuple(_check(config, engine, digest) for engine in engines)
 
     # In a thread of its own, whose OpenMP threads end with it: those of two threads together outnumber the
@@ -156,7 +156,7 @@ def load_runtime(config: RerankConfig) -> Runtime:
     )
     return Runtime(
         checkpoint=checkpoint,
-        vocabulary=vocabulary,
+        tokenizer=tokenizer,
         family=family,
         engines=engines,
         scheduler=scheduler,
@@ -168,7 +168,7 @@ def load_runtime(config: RerankConfig) -> Runtime:
     )
 
 
-def _family(name: str, checkpoint: Checkpoint, vocabulary: Vocabulary) -> PromptFamily:
+def _family(name: str, checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> PromptFamily:
     """The family that is asked for, or the checkpoint's own, proven to fit."""
     recipe = read_recipe(checkpoint.folder)
     if name == "auto":
@@ -185,31 +185,31 @@ def _family(name: str, checkpoint: Checkpoint, vocabulary: Vocabulary) -> Prompt
             f"family {family.name!r} scores one answer's logit, which a sequence-classification checkpoint "
             f"such as {checkpoint.name!r} does not have"
         )
-    check_family(vocabulary, family, recipe)
+    check_family(tokenizer, family, recipe)
     return family
 
 
 def _engine(
     config: RerankConfig,
     checkpoint: Checkpoint,
-    vocabulary: Vocabulary,
+    tokenizer: PromptTokenizer,
     family: PromptFamily,
     device: torch.device,
 ) -> Engine:
-    if vocabulary.size > checkpoint.architecture.vocab_size:
+    if tokenizer.size > checkpoint.architecture.vocab_size:
         raise TensorMismatchError(
-            f"the tokenizer has {vocabulary.size} ids, the embedding {checkpoint.architecture.vocab_size} rows"
+            f"the tokenizer has {tokenizer.size} ids, the embedding {checkpoint.architecture.vocab_size} rows"
         )
     dtype = choose_dtype(config.dtype, device, checkpoint.dtype)
     convert = quantizer(config.quantization)
-    weights = load_weights(checkpoint, answer_ids(vocabulary, family), device, dtype, convert)
+    weights = load_weights(checkpoint, answer_ids(tokenizer, family), device, dtype, convert)
     decoder = Decoder(checkpoint.architecture, weights)
     return Engine(decoder, scale=family.scale, prefix_bytes=config.prefix_cache_mb << 20)
 
 
 def _check(config: RerankConfig, engine: Engine, digest: str) -> SelfCheck:
     if not config.self_check:
-        return SelfCheck("skipped", engine.kernel.__name__)
+        return SelfCheck("skipped", engine.attention_backend.__name__)
     return run_self_check(engine, f"{digest} {config.quantization}", _self_check_file())
 
 

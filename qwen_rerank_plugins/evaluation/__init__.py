@@ -10,27 +10,27 @@
 Needs the extra `eval`. The command line's `qwen-rerank evaluate` is the same, with files and tables around it.
 """
 
-from qwen_rerank_plugins.evaluation._extra import require_extra
+from qwen_rerank_plugins.evaluation.extra import require_extra
 
 require_extra()
 
 from qwen_rerank_plugins.evaluation.bootstrap import Resampling  # noqa: E402 (first the message of what is missing)
-from qwen_rerank_plugins.evaluation.dataset import Dataset, Query  # noqa: E402
-from qwen_rerank_plugins.evaluation.evaluator import Evaluation, Plan, evaluate  # noqa: E402
-from qwen_rerank_plugins.evaluation.first_stage import bm25_run, run_of_scores  # noqa: E402
-from qwen_rerank_plugins.evaluation.formats import read_run  # noqa: E402
-from qwen_rerank_plugins.evaluation.loading import (  # noqa: E402
+from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Query  # noqa: E402
+from qwen_rerank_plugins.evaluation.datasets.formats import read_run  # noqa: E402
+from qwen_rerank_plugins.evaluation.datasets.loading import (  # noqa: E402
     load_bundled,
     load_dataset,
     load_files,
     load_rows,
 )
+from qwen_rerank_plugins.evaluation.evaluator import Evaluation, Plan, evaluate  # noqa: E402
+from qwen_rerank_plugins.evaluation.first_stage import bm25_run, run_of_scores  # noqa: E402
 from qwen_rerank_plugins.evaluation.measures import Measure, parse_measure  # noqa: E402
 from qwen_rerank_plugins.evaluation.proposals import Proposal, Target, parse_target  # noqa: E402
-from qwen_rerank_plugins.evaluation.report import write_report  # noqa: E402
+from qwen_rerank_plugins.evaluation.report.page import write_report  # noqa: E402
+from qwen_rerank_plugins.evaluation.report.summary import summarize  # noqa: E402
 from qwen_rerank_plugins.evaluation.runs import write_run  # noqa: E402
 from qwen_rerank_plugins.evaluation.scoring import System  # noqa: E402
-from qwen_rerank_plugins.evaluation.summary import summarize  # noqa: E402
 
 __all__ = [
     "Dataset",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.evaluation.bootstrap import Intervals, Resampling
-from qwen_rerank_plugins.evaluation.dataset import Dataset, Run
+from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Run
 from qwen_rerank_plugins.evaluation.measures import DEFAULT_MEASURES, Measure, Meter, Values, parse_measure
 from qwen_rerank_plugins.evaluation.proposals import Proposal, Target, propose
 from qwen_rerank_plugins.evaluation.scoring import (

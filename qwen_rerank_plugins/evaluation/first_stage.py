@@ -10,7 +10,7 @@ import bm25s
 import numpy as np
 
 from qwen_rerank_plugins.errors import InputError
-from qwen_rerank_plugins.evaluation.dataset import Dataset, Run
+from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Run
 from qwen_rerank_plugins.evaluation.runs import order_as_trec_eval
 from qwen_rerank_plugins.evaluation.terms import terms_of
 

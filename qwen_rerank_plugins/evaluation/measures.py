@@ -15,7 +15,7 @@ import ir_measures
 import numpy as np
 
 from qwen_rerank_plugins.errors import InputError
-from qwen_rerank_plugins.evaluation.dataset import Qrels, Run
+from qwen_rerank_plugins.evaluation.datasets.dataset import Qrels, Run
 
 __all__ = ["DEFAULT_MEASURES", "Measure", "Meter", "Values", "parse_measure"]
 

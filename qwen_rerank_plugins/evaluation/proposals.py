@@ -13,7 +13,7 @@ from typing import Literal
 
 from qwen_rerank_plugins.errors import InputError
 from qwen_rerank_plugins.evaluation.bootstrap import Resampling
-from qwen_rerank_plugins.evaluation.dataset import Qrels
+from qwen_rerank_plugins.evaluation.datasets.dataset import Qrels
 from qwen_rerank_plugins.evaluation.measures import Measure, Meter, parse_measure
 
 __all__ = ["Proposal", "Setting", "Target", "parse_target", "propose"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ConfigurationError
-from qwen_rerank_plugins.evaluation.dataset import Dataset, Run
+from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Run
 from qwen_rerank_plugins.evaluation.runs import ScoredList, logit
 from qwen_rerank_plugins.reranker import Reranker
 from qwen_rerank_plugins.types import PairScore

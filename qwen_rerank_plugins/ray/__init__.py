@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 from qwen_rerank_plugins.errors import MissingDependencyError
 
 if TYPE_CHECKING:
+    from qwen_rerank_plugins.ray.actor_pool import ActorPoolScorer, Pool
     from qwen_rerank_plugins.ray.data import rerank_dataset
+    from qwen_rerank_plugins.ray.deployment import DeploymentScorer
     from qwen_rerank_plugins.ray.files import rerank_file
-    from qwen_rerank_plugins.ray.handle import HandleScorer
-    from qwen_rerank_plugins.ray.pool import Pool, PoolScorer
     from qwen_rerank_plugins.ray.scaling import ScalingSettings
     from qwen_rerank_plugins.ray.serving import build_app
 
 __all__ = [
-    "HandleScorer",
+    "ActorPoolScorer",
+    "DeploymentScorer",
     "Pool",
-    "PoolScorer",
     "ScalingSettings",
     "build_app",
     "rerank_dataset",
@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "HandleScorer": "handle",
-    "Pool": "pool",
-    "PoolScorer": "pool",
+    "DeploymentScorer": "deployment",
+    "Pool": "actor_pool",
+    "ActorPoolScorer": "actor_pool",
     "ScalingSettings": "scaling",
     "build_app": "serving",
     "rerank_dataset": "data",

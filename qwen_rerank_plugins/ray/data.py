@@ -15,15 +15,15 @@ import pyarrow as pa
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data.expressions import monotonically_increasing_id
 
-from qwen_rerank_plugins._backends import build_scorer
-from qwen_rerank_plugins._ranking import check_scores, ranked_order
 from qwen_rerank_plugins.batch.options import BatchOptions
 from qwen_rerank_plugins.batch.rows import Layout, Row
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ConfigurationError, InputError
+from qwen_rerank_plugins.ranking import check_scores, ranked_order
+from qwen_rerank_plugins.ray.actor_pool import CALL_TOKENS, CALLS_AT_A_TIME, Pool
 from qwen_rerank_plugins.ray.grouping import slices_of
-from qwen_rerank_plugins.ray.pool import CALL_TOKENS, CALLS_AT_A_TIME, Pool
 from qwen_rerank_plugins.ray.scaling import with_reserved_threads
+from qwen_rerank_plugins.scorers import build_scorer
 from qwen_rerank_plugins.types import PairScore, ScoreRequest
 
 __all__ = ["rerank_dataset"]

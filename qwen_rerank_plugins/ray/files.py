@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from qwen_rerank_plugins.batch import BatchOptions, BatchProgress, BatchReport, run_batch
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.ray.pool import Pool, PoolScorer
+from qwen_rerank_plugins.ray.actor_pool import ActorPoolScorer, Pool
 from qwen_rerank_plugins.reranker import Reranker
 
 __all__ = ["rerank_file"]
@@ -48,7 +48,7 @@ def rerank_file(  # noqa: PLR0913 (those of `run_batch`, and the workers)
         RerankError: Scoring failed, or a file cannot be written; `resume` goes on with what is kept.
     """
     chosen = BatchOptions.from_config(config) if options is None else options
-    with PoolScorer(config, pool) as scorer, Reranker(config, scorer=scorer) as reranker:
+    with ActorPoolScorer(config, pool) as scorer, Reranker(config, scorer=scorer) as reranker:
         if chosen.concurrency is None:
             chosen = chosen.model_copy(update={"concurrency": scorer.num_calls})
         return run_batch(

@@ -14,11 +14,11 @@ from typing import Any
 
 from ray import serve
 
-from qwen_rerank_plugins._backends import build_scorer
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ClosedError, EngineError, RerankError
 from qwen_rerank_plugins.ray.grouping import Answer, Call, estimate_tokens, score_together
 from qwen_rerank_plugins.ray.scaling import ScalingSettings
+from qwen_rerank_plugins.scorers import build_scorer
 from qwen_rerank_plugins.types import Scorer, ScoreRequest
 
 __all__ = ["ScorerReplica"]

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from qwen_rerank_plugins import _config_checks as checks
-from qwen_rerank_plugins._config_layers import ENV_PREFIX, unknown_setting
-from qwen_rerank_plugins.config import SECTIONS, RerankConfig, load_config
+from qwen_rerank_plugins.config import SECTIONS, RerankConfig, load_config, validators
+from qwen_rerank_plugins.config.sources import ENV_PREFIX, unknown_setting
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
@@ -85,7 +84,7 @@ class ScalingSettings(BaseModel):
             try:
                 super().__init__(**settings)
             except ValidationError as error:
-                raise checks.configuration_error(error, type(self).model_fields) from None
+                raise validators.configuration_error(error, type(self).model_fields) from None
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

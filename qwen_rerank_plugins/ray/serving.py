@@ -1,6 +1,6 @@
 """The service as an application of Ray Serve: gateways that speak HTTP, replicas that score.
 
-    client → Serve's proxy → Gateway: our FastAPI app → HandleScorer → ScorerReplica: batches → the core
+    client → Serve's proxy → Gateway: our FastAPI app → DeploymentScorer → ScorerReplica: batches → the core
 
 The app is the one of `qwen-rerank serve`, with the same addresses, limits and answers; only what scores is elsewhere.
 """
@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import EngineError
-from qwen_rerank_plugins.ray.handle import HandleScorer
+from qwen_rerank_plugins.ray.deployment import DeploymentScorer
 from qwen_rerank_plugins.ray.replica import ScorerReplica
 from qwen_rerank_plugins.ray.scaling import (
     Deployment,
@@ -60,7 +60,7 @@ class Gateway:
         settings: ServiceSettings,
         scaling: ScalingSettings,
     ) -> None:
-        self._remote = HandleScorer(
+        self._remote = DeploymentScorer(
             scorer,
             model=scorer_name(config),
             batch_tokens=scaling.batch_tokens,

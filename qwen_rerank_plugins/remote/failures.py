@@ -12,7 +12,7 @@ import httpx
 
 from qwen_rerank_plugins.errors import RemoteConnectionError, RemoteProtocolError, RemoteStatusError
 from qwen_rerank_plugins.remote.channel import Answer
-from qwen_rerank_plugins.remote.excerpts import excerpt_of
+from qwen_rerank_plugins.remote.redaction import excerpt_of
 from qwen_rerank_plugins.remote.retries import parse_retry_after
 
 __all__ = ["connection_error", "protocol_error", "status_error", "timeout_error"]

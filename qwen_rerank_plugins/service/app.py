@@ -1,6 +1,6 @@
 """The FastAPI app: parts, layers and addresses put together. What each does stands in its own module.
 
-Observer ──► CORS, if set ──► Gatekeeper ──► router ──► handler
+RequestContextMiddleware ──► CORS, if set ──► AuthMiddleware ──► router ──► handler
 id, headers,                  host, key
 errors, log
 """
@@ -24,15 +24,15 @@ from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.reranker import Reranker
-from qwen_rerank_plugins.service.auth import Gatekeeper, HostNames, KeyRing
-from qwen_rerank_plugins.service.bodies import dump_json
-from qwen_rerank_plugins.service.docspage import docs_page
+from qwen_rerank_plugins.service.api.docs_page import docs_page
+from qwen_rerank_plugins.service.api.openapi import openapi_document
+from qwen_rerank_plugins.service.api.routes import Endpoint, endpoints, http_routes
+from qwen_rerank_plugins.service.app_state import Service
+from qwen_rerank_plugins.service.errors import STATUSES, Problem, ProblemError
 from qwen_rerank_plugins.service.lifecycle import Event, Lifecycle
-from qwen_rerank_plugins.service.observe import Observer, context_of
-from qwen_rerank_plugins.service.openapi import openapi_document
-from qwen_rerank_plugins.service.parts import Service
-from qwen_rerank_plugins.service.problems import STATUSES, Problem, ProblemError
-from qwen_rerank_plugins.service.routes import Endpoint, endpoints, http_routes
+from qwen_rerank_plugins.service.middleware.auth import AuthMiddleware, HostNames, KeyRing
+from qwen_rerank_plugins.service.middleware.request_context import RequestContextMiddleware, context_of
+from qwen_rerank_plugins.service.schemas.json_codec import dump_json
 from qwen_rerank_plugins.service.settings import ServiceSettings, read_keys
 from qwen_rerank_plugins.service.static import StaticFiles, make_file
 from qwen_rerank_plugins.types import Scorer
@@ -80,7 +80,7 @@ def create_app(
     app.state.service = service
     app.openapi = lambda: document  # type: ignore[method-assign]
     if settings.tracing:
-        from qwen_rerank_plugins.service.tracing import instrument
+        from qwen_rerank_plugins.service.middleware.tracing import instrument
 
         instrument(app)
     return app
@@ -126,7 +126,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _layers(service: Service, keys: KeyRing) -> list[Middleware]:
     settings = service.settings
     hosts = HostNames(settings, has_keys=bool(keys))
-    layers = [Middleware(Observer, on_done=service.note_done)]
+    layers = [Middleware(RequestContextMiddleware, on_done=service.note_done)]
     if settings.cors_origins:
         cors = Middleware(
             CORSMiddleware,
@@ -136,13 +136,13 @@ def _layers(service: Service, keys: KeyRing) -> list[Middleware]:
             expose_headers=["Content-Disposition", "Location", "Retry-After", "X-Request-Id"],
         )
         layers.append(cors)
-    return [*layers, Middleware(Gatekeeper, keys=keys, hosts=hosts)]
+    return [*layers, Middleware(AuthMiddleware, keys=keys, hosts=hosts)]
 
 
 def _pages(document: Mapping[str, Any]) -> list[BaseRoute]:
     """The workbench, its files, and the description as JSON and as a page."""
     files = StaticFiles()
-    style = (resources.files("qwen_rerank_plugins.service") / "pages" / "docs.css").read_bytes()
+    style = (resources.files("qwen_rerank_plugins.service") / "ui" / "docs.css").read_bytes()
     css = make_file(style, ".css")
     html = make_file(docs_page(document).encode(), ".html")
     described = make_file(dump_json(document), ".json")

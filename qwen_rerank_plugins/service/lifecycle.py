@@ -24,7 +24,7 @@ from qwen_rerank_plugins.errors import (
     WorkerDiedError,
 )
 from qwen_rerank_plugins.reranker import Reranker
-from qwen_rerank_plugins.service.problems import ProblemError, unavailable
+from qwen_rerank_plugins.service.errors import ProblemError, unavailable
 
 __all__ = ["Event", "Lifecycle", "State", "in_daemon_thread"]
 

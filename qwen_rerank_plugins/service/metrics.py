@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from qwen_rerank_plugins.service.limits import Gate
+from qwen_rerank_plugins.service.admission import AdmissionController
 
 __all__ = ["MEDIA_TYPE", "Figures", "Metrics"]
 
@@ -63,7 +63,10 @@ class _Live(Collector):
     """What is read when somebody asks: the gate's books and the scorer's own figures."""
 
     def __init__(
-        self, gate: Gate, figures: Callable[[], Figures], state: Callable[[], tuple[bool, dict[str, str]]]
+        self,
+        gate: AdmissionController,
+        figures: Callable[[], Figures],
+        state: Callable[[], tuple[bool, dict[str, str]]],
     ) -> None:
         self._gate, self._figures, self._state = gate, figures, state
 
@@ -118,7 +121,10 @@ class Metrics:
     """
 
     def __init__(
-        self, gate: Gate, figures: Callable[[], Figures], state: Callable[[], tuple[bool, dict[str, str]]]
+        self,
+        gate: AdmissionController,
+        figures: Callable[[], Figures],
+        state: Callable[[], tuple[bool, dict[str, str]]],
     ) -> None:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from qwen_rerank_plugins import _config_checks as checks
-from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.config import RerankConfig, validators
 from qwen_rerank_plugins.errors import ConfigurationError
 
 __all__ = ["ServiceSettings", "read_keys"]
@@ -36,8 +35,8 @@ def _list_of_texts(value: object) -> object:
 Count = Annotated[int, Field(ge=1), BeforeValidator(_not_bool)]
 Seconds = Annotated[float, Field(gt=0), BeforeValidator(_not_bool)]
 SecondsOrZero = Annotated[float, Field(ge=0), BeforeValidator(_not_bool)]
-Text = Annotated[str, AfterValidator(checks.not_blank)]
-PathText = Annotated[str, BeforeValidator(checks.path_to_text), AfterValidator(checks.not_blank)]
+Text = Annotated[str, AfterValidator(validators.not_blank)]
+PathText = Annotated[str, BeforeValidator(validators.path_to_text), AfterValidator(validators.not_blank)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_list_of_texts)]
 
 
@@ -159,7 +158,7 @@ class ServiceSettings(BaseModel):
 
 
 def _as_service_error(error: ValidationError) -> ConfigurationError:
-    told = checks.configuration_error(error, ServiceSettings.model_fields, {})
+    told = validators.configuration_error(error, ServiceSettings.model_fields, {})
     return ConfigurationError(f"section 'service': {told}")
 
 
@@ -171,7 +170,7 @@ def read_keys(settings: ServiceSettings, *, env: Mapping[str, str] = os.environ)
     """
     keys: list[str] = []
     if settings.api_keys_file is not None:
-        lines = checks.read_secret(Path(settings.api_keys_file)).splitlines()
+        lines = validators.read_secret(Path(settings.api_keys_file)).splitlines()
         found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         keys += _some_keys(found, f"file {settings.api_keys_file!r} (api_keys_file)")
     if settings.api_keys_env is not None:

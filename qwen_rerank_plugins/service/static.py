@@ -73,7 +73,7 @@ class StaticFiles:
     """
 
     def __init__(self, folder: Traversable | None = None) -> None:
-        root = folder or resources.files("qwen_rerank_plugins.service") / "workbench"
+        root = folder or resources.files("qwen_rerank_plugins.service") / "ui"
         self._files = dict(_walk(root, "")) if root.is_dir() else {}
 
     def __contains__(self, name: str) -> bool:

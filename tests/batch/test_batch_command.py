@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from qwen_rerank_plugins._batch_command import EXIT_SET_ASIDE, _bounded
 from qwen_rerank_plugins.batch import BatchOptions
-from qwen_rerank_plugins.cli import app
+from qwen_rerank_plugins.cli.app import app
+from qwen_rerank_plugins.cli.batch import EXIT_SET_ASIDE, _bounded
 from qwen_rerank_plugins.config import load_config_with_sources
 from tests.batch.files import PAIRS, many_rows, read_csv, read_jsonl, write_csv
 from tests.service.servers import running_service

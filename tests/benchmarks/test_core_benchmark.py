@@ -20,7 +20,7 @@ from benchmarks.contenders import (
 from benchmarks.peers.runner import PREFIX, SUFFIX, Job, Scorer, body, measure
 from benchmarks.processes import PEERS, RunnerError
 from benchmarks.workloads import Workload, make_workloads
-from qwen_rerank_plugins.core.families import get_family
+from qwen_rerank_plugins.core.prompts.families import get_family
 
 WORKLOADS = make_workloads(lambda text: len(text.split()), {"mixed": 2, "short": 2})
 REFERENCES = {"mixed": [0.25, 0.75], "short": [0.5, 0.1]}

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.core.local import LocalScorer
-from qwen_rerank_plugins.core.vocabulary import Vocabulary
+from qwen_rerank_plugins.core.local_scorer import LocalScorer
+from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from tests.core.oracle import Recipes
 from tests.core.qwen_vocabulary import qwen_tokenizer, qwen_tokenizer_json
 
@@ -25,9 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def qwen() -> Vocabulary:
+def qwen() -> PromptTokenizer:
     """Qwen's real vocabulary, 151,669 ids."""
-    return Vocabulary(qwen_tokenizer_json())
+    return PromptTokenizer(qwen_tokenizer_json())
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from qwen_rerank_plugins.core.checkpoint import open_checkpoint
-from qwen_rerank_plugins.core.engine import Engine
-from qwen_rerank_plugins.core.model import Decoder
-from qwen_rerank_plugins.core.weights import load_weights
+from qwen_rerank_plugins.core.engine.engine import Engine
+from qwen_rerank_plugins.core.model.checkpoint import open_checkpoint
+from qwen_rerank_plugins.core.model.decoder import Decoder
+from qwen_rerank_plugins.core.model.weights import load_weights
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins.core.packing import Node, PackedForest, Segment, TokenSequence
+from qwen_rerank_plugins.core.model.packing import Node, PackedForest
+from qwen_rerank_plugins.core.sequences import Segment, TokenSequence
 
 VOCAB_SIZE = 64
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins.core.families import FAMILIES
-from qwen_rerank_plugins.core.tokens import PromptEncoder, TokenLimits
-from qwen_rerank_plugins.core.vocabulary import Vocabulary
+from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits
+from qwen_rerank_plugins.core.prompts.families import FAMILIES
+from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from qwen_rerank_plugins.types import ScoreRequest
 from tests.core import oracle
 from tests.core.oracle import Recipes
@@ -57,13 +57,15 @@ attacks = st.lists(st.one_of(st.sampled_from(ATTACKS), st.text(max_size=3)), min
 )
 
 
-def prompt(qwen: Vocabulary, family: str, query: str, document: str, instruction: str | None) -> list[int]:
+def prompt(
+    qwen: PromptTokenizer, family: str, query: str, document: str, instruction: str | None
+) -> list[int]:
     encoder = PromptEncoder(qwen, FAMILIES[family], TokenLimits())
     (pair,) = encoder.encode([ScoreRequest(query, document, instruction)])
     return [number for segment in pair.prompts[0].segments for number in segment]
 
 
-def controls(qwen: Vocabulary, ids: list[int]) -> list[int]:
+def controls(qwen: PromptTokenizer, ids: list[int]) -> list[int]:
     """The control ids among ids, in order."""
     known = set(qwen.added.values())
     return [number for number in ids if number in known]
@@ -75,7 +77,9 @@ def instruction_for(family: str, text: str) -> str | None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_an_attack_leaves_the_control_tokens_as_they_are(qwen: Vocabulary, family: str, attack: str) -> None:
+def test_an_attack_leaves_the_control_tokens_as_they_are(
+    qwen: PromptTokenizer, family: str, attack: str
+) -> None:
     """In query, document and instruction: the prompt has the control tokens of a harmless one and no others."""
     harmless = prompt(qwen, family, "q", "d", instruction_for(family, "i"))
     attacked = prompt(qwen, family, attack, attack, instruction_for(family, attack))
@@ -83,31 +87,33 @@ def test_an_attack_leaves_the_control_tokens_as_they_are(qwen: Vocabulary, famil
 
 
 @given(query=attacks, document=attacks)
-def test_attacks_in_any_mixture_do_the_same(qwen: Vocabulary, query: str, document: str) -> None:
+def test_attacks_in_any_mixture_do_the_same(qwen: PromptTokenizer, query: str, document: str) -> None:
     harmless = prompt(qwen, "qwen3", "q", "d", None)
     assert controls(qwen, prompt(qwen, "qwen3", query, document, query)) == controls(qwen, harmless)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_no_character_of_an_attack_is_lost(qwen: Vocabulary, attack: str) -> None:
+def test_no_character_of_an_attack_is_lost(qwen: PromptTokenizer, attack: str) -> None:
     """The ids decode to the whole prompt, text and all: nothing is stripped, nothing rewritten but by NFC."""
     ids = prompt(qwen, "qwen3", attack, attack, attack)
     expected = qwen_tokenizer().normalizer.normalize_str(oracle.qwen3_text(attack, attack, attack))
     assert qwen_tokenizer().decode(ids, skip_special_tokens=False) == expected
 
 
-def test_the_reference_would_have_been_fooled(qwen: Vocabulary, recipes: Recipes) -> None:
+def test_the_reference_would_have_been_fooled(qwen: PromptTokenizer, recipes: Recipes) -> None:
     """The attack is real: the published recipe closes the turn inside the document."""
     official, ours = recipes.qwen3(("q", FORGED_TURN)), prompt(qwen, "qwen3", "q", FORGED_TURN, None)
     assert len(controls(qwen, official)) > len(controls(qwen, ours))
 
 
-def test_braces_in_the_query_are_not_filled_with_the_document(qwen: Vocabulary, recipes: Recipes) -> None:
+def test_braces_in_the_query_are_not_filled_with_the_document(
+    qwen: PromptTokenizer, recipes: Recipes
+) -> None:
     for query in ("{document}", "{query}", "{instruction}", "{document}{document}", "{{document}}"):
         assert prompt(qwen, "qwen3", query, "secret", None) == recipes.qwen3((query, "secret"))
 
 
-def test_chunks_of_an_attack_hold_no_control_token_either(qwen: Vocabulary) -> None:
+def test_chunks_of_an_attack_hold_no_control_token_either(qwen: PromptTokenizer) -> None:
     limits = TokenLimits(long_documents="chunk", chunk_tokens=16, chunk_overlap=4)
     encoder = PromptEncoder(qwen, FAMILIES["qwen3"], limits)
     (pair,) = encoder.encode([ScoreRequest("q", FORGED_TURN * 20)])
@@ -116,7 +122,7 @@ def test_chunks_of_an_attack_hold_no_control_token_either(qwen: Vocabulary) -> N
         assert controls(qwen, [number for segment in chunk.segments for number in segment]) == harmless
 
 
-def test_a_query_that_is_cut_holds_no_control_token(qwen: Vocabulary) -> None:
+def test_a_query_that_is_cut_holds_no_control_token(qwen: PromptTokenizer) -> None:
     encoder = PromptEncoder(qwen, FAMILIES["qwen3"], TokenLimits(max_query_tokens=7))
     (pair,) = encoder.encode([ScoreRequest(FORGED_TURN * 3, "d")])
     assert pair.query_truncated

@@ -14,19 +14,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins.core.attention import DenseAttention, GroupedAttention
-from qwen_rerank_plugins.core.engine import plain_log_odds
-from qwen_rerank_plugins.core.families import FAMILIES
-from qwen_rerank_plugins.core.local import LocalScorer
-from qwen_rerank_plugins.core.packing import TokenSequence, plan_batches
-from qwen_rerank_plugins.core.tokens import PromptEncoder, TokenLimits
-from qwen_rerank_plugins.core.vocabulary import Vocabulary, answer_ids
+from qwen_rerank_plugins.core.engine.engine import reference_log_odds
+from qwen_rerank_plugins.core.local_scorer import LocalScorer
+from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention
+from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits
+from qwen_rerank_plugins.core.prompts.families import FAMILIES
+from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids
+from qwen_rerank_plugins.core.sequences import TokenSequence, plan_batches
 from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 from qwen_rerank_plugins.types import ScoreRequest
 from tests.core.checkpoints import Shape, as_classifier, make, write_checkpoint
 from tests.core.engines import engine_of
+from tests.core.model.test_attention import ReferenceVarlen
 from tests.core.oracle import OfficialModel, Pair, Recipes
-from tests.core.test_attention import ReferenceVarlen
 from tests.core.texts import NASTY, texts
 from tests.core.tolerances import assert_close, assert_probabilities_close, largest_difference, sigmoid
 
@@ -80,7 +80,7 @@ def tied(folders: Path) -> Twin:
 
 
 def prompts_of(
-    qwen: Vocabulary, pairs: Sequence[Pair], family: str = "qwen3", **limits: Any
+    qwen: PromptTokenizer, pairs: Sequence[Pair], family: str = "qwen3", **limits: Any
 ) -> list[TokenSequence]:
     encoder = PromptEncoder(qwen, FAMILIES[family], TokenLimits(**limits))
     encoded = encoder.encode([ScoreRequest(*pair) for pair in pairs])
@@ -94,7 +94,7 @@ def official_ids(recipes: Recipes, family: str, pair: Pair, max_length: int = 81
 # -------------------------------------------------------------------------- against the official recipe
 
 
-def test_fp32_scores_are_the_official_ones(qwen: Vocabulary, recipes: Recipes, twin: Twin) -> None:
+def test_fp32_scores_are_the_official_ones(qwen: PromptTokenizer, recipes: Recipes, twin: Twin) -> None:
     """Texts to log-odds in one packed batch, against transformers' forward of the authors' ids."""
     answers = answer_ids(qwen, FAMILIES[twin.family])
     official = OfficialModel(twin.folder, has_classifier=twin.shape.has_classifier)
@@ -105,7 +105,7 @@ def test_fp32_scores_are_the_official_ones(qwen: Vocabulary, recipes: Recipes, t
 
 
 def test_bf16_scores_are_near_the_official_ones_of_the_rounded_weights(
-    qwen: Vocabulary, recipes: Recipes, twin: Twin, tmp_path: Path
+    qwen: PromptTokenizer, recipes: Recipes, twin: Twin, tmp_path: Path
 ) -> None:
     """Rounding the weights is the checkpoint's doing; what is added to it by computing in bf16 is ours."""
     folder = make(tmp_path, twin.shape, torch.bfloat16, seed=3)
@@ -119,7 +119,9 @@ def test_bf16_scores_are_near_the_official_ones_of_the_rounded_weights(
     assert_probabilities_close(found, wanted, f"bf16 probability (the official bf16 recipe: {error:.3g})")
 
 
-def test_truncated_prompts_score_as_the_official_ones(qwen: Vocabulary, recipes: Recipes, tied: Twin) -> None:
+def test_truncated_prompts_score_as_the_official_ones(
+    qwen: PromptTokenizer, recipes: Recipes, tied: Twin
+) -> None:
     answers = answer_ids(qwen, FAMILIES["qwen3"])
     pairs = [("cat", document) for document in ("word " * 200, "北京" * 200, "short", "x" * 999)]
     ids = [recipes.qwen3(pair, max_length=128) for pair in pairs]
@@ -129,7 +131,7 @@ def test_truncated_prompts_score_as_the_official_ones(qwen: Vocabulary, recipes:
 
 
 def test_a_conversion_scores_as_what_it_was_made_from(
-    qwen: Vocabulary, recipes: Recipes, folders: Path
+    qwen: PromptTokenizer, recipes: Recipes, folders: Path
 ) -> None:
     """score.weight = lm_head[yes] − lm_head[no], and the same log-odds, here and in transformers."""
     yes, no = answer_ids(qwen, FAMILIES["qwen3"])
@@ -145,7 +147,7 @@ def test_a_conversion_scores_as_what_it_was_made_from(
     assert_close(engine_of(converted, (yes, no)).log_odds(prompts), expected, what="converted")
 
 
-def test_zerank_is_a_fifth_of_one_logit(qwen: Vocabulary, recipes: Recipes, tied: Twin) -> None:
+def test_zerank_is_a_fifth_of_one_logit(qwen: PromptTokenizer, recipes: Recipes, tied: Twin) -> None:
     answers = answer_ids(qwen, FAMILIES["zerank"])
     wanted = OfficialModel(tied.folder).log_odds([recipes.zerank(pair) for pair in PAIRS], answers)
     engine = engine_of(tied.folder, answers, scale=FAMILIES["zerank"].scale)
@@ -199,7 +201,9 @@ def test_any_batch_scores_as_the_official_recipe_does(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_the_shape_of_the_real_model_is_exact_too(qwen: Vocabulary, recipes: Recipes, tmp_path: Path) -> None:
+def test_the_shape_of_the_real_model_is_exact_too(
+    qwen: PromptTokenizer, recipes: Recipes, tmp_path: Path
+) -> None:
     """Qwen3-Reranker-0.6B with random weights: 28 layers of 1,024, 16 heads of 128."""
     shape = Shape(
         hidden_size=1024, intermediate_size=3072, num_layers=28, num_heads=16, num_kv_heads=8, head_dim=128,
@@ -218,15 +222,19 @@ def test_the_shape_of_the_real_model_is_exact_too(qwen: Vocabulary, recipes: Rec
 # ---------------------------------------------------------------------- against the plain computation
 
 
-@pytest.mark.parametrize("kernel", [GroupedAttention, DenseAttention, ReferenceVarlen])
-def test_sharing_changes_nothing(qwen: Vocabulary, twin: Twin, kernel: Any) -> None:
+@pytest.mark.parametrize("attention_backend", [GroupedAttention, DenseAttention, ReferenceVarlen])
+def test_sharing_changes_nothing(qwen: PromptTokenizer, twin: Twin, attention_backend: Any) -> None:
     """One packed batch against each prompt by itself, for every kernel."""
-    engine = engine_of(twin.folder, answer_ids(qwen, FAMILIES[twin.family]), kernel=kernel)
+    engine = engine_of(
+        twin.folder, answer_ids(qwen, FAMILIES[twin.family]), attention_backend=attention_backend
+    )
     prompts = prompts_of(qwen, PAIRS, twin.family)
-    assert_close(engine.log_odds(prompts), plain_log_odds(engine.decoder, prompts), what=kernel.__name__)
+    assert_close(
+        engine.log_odds(prompts), reference_log_odds(engine.decoder, prompts), what=attention_backend.__name__
+    )
 
 
-def test_packing_and_merging_change_nothing(qwen: Vocabulary, tied: Twin) -> None:
+def test_packing_and_merging_change_nothing(qwen: PromptTokenizer, tied: Twin) -> None:
     """All at once, in batches of any budget, one by one, and backwards: the same scores."""
     engine = engine_of(tied.folder, answer_ids(qwen, FAMILIES["qwen3"]))
     prompts = prompts_of(qwen, PAIRS)
@@ -241,7 +249,7 @@ def test_packing_and_merging_change_nothing(qwen: Vocabulary, tied: Twin) -> Non
         assert_close(found, together, what=f"batches of {budget}")
 
 
-def test_known_beginnings_change_nothing(qwen: Vocabulary, tied: Twin) -> None:
+def test_known_beginnings_change_nothing(qwen: PromptTokenizer, tied: Twin) -> None:
     """The second call finds the root and the queries computed."""
     engine = engine_of(tied.folder, answer_ids(qwen, FAMILIES["qwen3"]), prefix_bytes=1 << 24)
     prompts = prompts_of(qwen, PAIRS)
@@ -250,7 +258,7 @@ def test_known_beginnings_change_nothing(qwen: Vocabulary, tied: Twin) -> None:
     assert_close(second, first, what="known beginnings")
 
 
-def test_splitting_otherwise_changes_nothing(qwen: Vocabulary, tied: Twin) -> None:
+def test_splitting_otherwise_changes_nothing(qwen: PromptTokenizer, tied: Twin) -> None:
     """Where a prompt's segments begin and end is a matter of cost alone."""
     engine = engine_of(tied.folder, answer_ids(qwen, FAMILIES["qwen3"]))
     prompts = prompts_of(qwen, PAIRS)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.core.local import LocalScorer
+from qwen_rerank_plugins.core.local_scorer import LocalScorer
 from qwen_rerank_plugins.types import ScoreRequest
 from tests.core.tolerances import GOLDEN_LOG_ODDS, GOLDEN_PROBABILITY, assert_close
 

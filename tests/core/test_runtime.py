@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.core import devices
 from qwen_rerank_plugins.core import runtime as module
-from qwen_rerank_plugins.core.devices import choose_dtype, default_batch_tokens, resolve_devices
-from qwen_rerank_plugins.core.local import LocalScorer
+from qwen_rerank_plugins.core.engine import devices
+from qwen_rerank_plugins.core.engine.devices import choose_dtype, default_batch_tokens, resolve_devices
+from qwen_rerank_plugins.core.local_scorer import LocalScorer
+from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from qwen_rerank_plugins.core.runtime import Runtime, acquire_runtime, load_runtime, release_runtime
-from qwen_rerank_plugins.core.vocabulary import Vocabulary
 from qwen_rerank_plugins.errors import (
     CheckpointFormatError,
     ClosedError,
@@ -85,7 +85,7 @@ def test_without_a_record_the_model_type_says_which_family(
     tmp_path: Path, qwen: Any, monkeypatch: pytest.MonkeyPatch, shape: Shape, family: str
 ) -> None:
     """On Qwen's own vocabulary, whose ids are known."""
-    monkeypatch.setattr(Vocabulary, "from_folder", lambda folder: qwen)
+    monkeypatch.setattr(PromptTokenizer, "from_folder", lambda folder: qwen)
     big = Shape(**{**shape.__dict__, "vocab_size": 151_669})
     runtime = load_runtime(settings(make(tmp_path, big)))
     assert runtime.family.name == family

@@ -10,19 +10,19 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from qwen_rerank_plugins.demo.train import together
-from qwen_rerank_plugins.demo.train.checkpoint import export
-from qwen_rerank_plugins.demo.train.corpus import Corpus, Place
-from qwen_rerank_plugins.demo.train.curriculum import Curriculum
-from qwen_rerank_plugins.demo.train.forward import log_odds, packed_hidden_states
-from qwen_rerank_plugins.demo.train.lists import ListMaker
-from qwen_rerank_plugins.demo.train.network import build_model
-from qwen_rerank_plugins.demo.train.packing import QueryList, pack
-from qwen_rerank_plugins.demo.train.queries import chinese_query, english_query, with_strange_words
-from qwen_rerank_plugins.demo.train.sources import Document, split_sentences
-from qwen_rerank_plugins.demo.train.synthetic import mixed_list
-from qwen_rerank_plugins.demo.train.tokenizer import recipe_record, train_tokenizer
-from qwen_rerank_plugins.demo.train.trainer import Batch, Lesson, Settings, Trainer, mean_reciprocal_rank
+from scripts.train_demo import together
+from scripts.train_demo.checkpoint import export
+from scripts.train_demo.corpus import Corpus, Place
+from scripts.train_demo.curriculum import Curriculum
+from scripts.train_demo.forward import log_odds, packed_hidden_states
+from scripts.train_demo.lists import ListMaker
+from scripts.train_demo.network import build_model
+from scripts.train_demo.packing import QueryList, pack
+from scripts.train_demo.queries import chinese_query, english_query, with_strange_words
+from scripts.train_demo.sources import Document, split_sentences
+from scripts.train_demo.synthetic import mixed_list
+from scripts.train_demo.tokenizer import recipe_record, train_tokenizer
+from scripts.train_demo.trainer import Batch, Lesson, Settings, Trainer, mean_reciprocal_rank
 from tests.demo.small_lists import CHINESE, ENGLISH
 
 TOLERANCE = 2e-5

@@ -9,7 +9,7 @@ import pytest
 
 from qwen_rerank_plugins import RerankConfig
 from qwen_rerank_plugins.evaluation import Dataset, Plan, System, bm25_run, evaluate, load_bundled, summarize
-from qwen_rerank_plugins.evaluation.loading import BUNDLED
+from qwen_rerank_plugins.evaluation.datasets.loading import BUNDLED
 from qwen_rerank_plugins.evaluation.terms import terms_of
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from qwen_rerank_plugins import RerankConfig
-from qwen_rerank_plugins.cli import app
+from qwen_rerank_plugins.cli.app import app
 from qwen_rerank_plugins.evaluation import read_run
 from tests.evaluation.collections import tiny, write_beir, write_jsonl
 from tests.service.servers import running_service

@@ -7,7 +7,7 @@ import pytest
 
 from qwen_rerank_plugins import InputError
 from qwen_rerank_plugins.evaluation import load_dataset, load_files, load_rows, read_run
-from qwen_rerank_plugins.evaluation.formats import read_corpus, read_qrels, read_queries
+from qwen_rerank_plugins.evaluation.datasets.formats import read_corpus, read_qrels, read_queries
 from tests.evaluation.collections import tiny, write_beir, write_jsonl
 
 

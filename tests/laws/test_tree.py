@@ -125,4 +125,4 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     extras = ["all", "batch", "eval", "local", "otel", "ray", "server"]
     assert sorted(metadata.get_all("Provides-Extra") or []) == extras
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert "qwen-rerank = qwen_rerank_plugins.cli:main" in wheel.read(info + "entry_points.txt").decode()
+    assert "qwen-rerank = qwen_rerank_plugins.cli.app:main" in wheel.read(info + "entry_points.txt").decode()

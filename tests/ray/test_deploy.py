@@ -17,7 +17,7 @@ import yaml
 from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.config import load_config
 from qwen_rerank_plugins.ray.scaling import read_arguments
-from qwen_rerank_plugins.service.routes import endpoints
+from qwen_rerank_plugins.service.api.routes import endpoints
 from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.ray.clusters import free_port, load_on, wait_for
 from tests.service.servers import RunningProcess, running_process

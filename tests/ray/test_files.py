@@ -19,7 +19,7 @@ from qwen_rerank_plugins.errors import (
     InputError,
     WorkerDiedError,
 )
-from qwen_rerank_plugins.ray import Pool, PoolScorer, rerank_file
+from qwen_rerank_plugins.ray import ActorPoolScorer, Pool, rerank_file
 from tests.ray.clusters import OF_RAY, killing_one, processes, wait_for
 
 pytestmark = [
@@ -53,9 +53,9 @@ def reranker() -> Iterator[Reranker]:
 
 
 @pytest.fixture(scope="module")
-def scorer(cluster: None) -> Iterator[PoolScorer]:
+def scorer(cluster: None) -> Iterator[ActorPoolScorer]:
     """Two workers that have loaded the model."""
-    with PoolScorer(CONFIG, TWO) as one:
+    with ActorPoolScorer(CONFIG, TWO) as one:
         yield one
 
 
@@ -76,7 +76,9 @@ def scores_of(found: list[PairScore]) -> list[float]:
     return [one.relevance_score for one in found]
 
 
-def test_pairs_come_back_in_their_order_from_several_workers(scorer: PoolScorer, reranker: Reranker) -> None:
+def test_pairs_come_back_in_their_order_from_several_workers(
+    scorer: ActorPoolScorer, reranker: Reranker
+) -> None:
     """More tokens than one call holds, so that both workers have a part."""
     requests = pairs(1500, words=60)
     expected = reranker.score("blue whale", [request.document for request in requests])
@@ -84,14 +86,14 @@ def test_pairs_come_back_in_their_order_from_several_workers(scorer: PoolScorer,
     wait_for(lambda: len(processes(WORKERS)) == 2)
 
 
-def test_a_reranker_over_it_ranks_as_one_on_this_machine(scorer: PoolScorer, reranker: Reranker) -> None:
+def test_a_reranker_over_it_ranks_as_one_on_this_machine(scorer: ActorPoolScorer, reranker: Reranker) -> None:
     documents = ["a red fox", "the blue whale sings", ""]
     with Reranker(CONFIG, scorer=scorer) as over:
         assert over.rank("blue whale", documents) == reranker.rank("blue whale", documents)
         assert over.info()["fingerprint"] == reranker.info()["fingerprint"]
 
 
-def test_errors_are_those_of_the_worker(scorer: PoolScorer) -> None:
+def test_errors_are_those_of_the_worker(scorer: ActorPoolScorer) -> None:
     with pytest.raises(InputError, match="instruction"):
         scorer.score([ScoreRequest("q", "d", "long " * 20_000)])
     with pytest.raises(DeadlineExceededError):
@@ -166,14 +168,14 @@ def test_what_is_wrong_is_said_before_any_worker_starts(tmp_path: Path) -> None:
 
 
 def test_a_call_that_kills_every_worker_that_gets_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qwen_rerank_plugins.ray.pool.ScoringWorker", Deadly)
-    monkeypatch.setattr("qwen_rerank_plugins.ray.pool.CALL_ATTEMPTS", 2)
-    with PoolScorer(CONFIG) as scorer, pytest.raises(WorkerDiedError, match="died at every attempt"):
+    monkeypatch.setattr("qwen_rerank_plugins.ray.actor_pool.ScoringWorker", Deadly)
+    monkeypatch.setattr("qwen_rerank_plugins.ray.actor_pool.CALL_ATTEMPTS", 2)
+    with ActorPoolScorer(CONFIG) as scorer, pytest.raises(WorkerDiedError, match="died at every attempt"):
         scorer.score(pairs(1))
 
 
-def test_after_its_end_it_says_so(scorer: PoolScorer) -> None:
-    with PoolScorer(CONFIG) as closed:
+def test_after_its_end_it_says_so(scorer: ActorPoolScorer) -> None:
+    with ActorPoolScorer(CONFIG) as closed:
         pass
     with pytest.raises(ClosedError, match="were ended"):
         closed.score(pairs(1))

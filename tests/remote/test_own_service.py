@@ -11,8 +11,8 @@ import pytest
 from qwen_rerank_plugins import LexicalScorer, PairScore, RerankConfig, Reranker, ScoreRequest
 from qwen_rerank_plugins.remote import RemoteScorer
 from qwen_rerank_plugins.remote.dialects import DIALECTS
-from qwen_rerank_plugins.service.dialects import read_request
-from qwen_rerank_plugins.service.exchange import Outcome, Route
+from qwen_rerank_plugins.service.schemas.registry import read_request
+from qwen_rerank_plugins.service.schemas.request import Outcome, Route
 from qwen_rerank_plugins.types import Scorer
 from tests.doubles import FakeScorer
 from tests.remote.servers import mocked

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins.core.families import QWEN3, PromptFamily
+from qwen_rerank_plugins.core.prompts.families import QWEN3, PromptFamily
 from qwen_rerank_plugins.remote import prompts
 from tests.core.qwen_vocabulary import qwen_tokenizer
 

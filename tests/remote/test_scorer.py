@@ -24,8 +24,8 @@ from qwen_rerank_plugins import (
     Scorer,
     ScoreRequest,
 )
-from qwen_rerank_plugins._backends import build_scorer
 from qwen_rerank_plugins.remote import RemoteScorer, channel
+from qwen_rerank_plugins.scorers import build_scorer
 from tests.laws.sources import run_fresh
 from tests.remote import servers
 from tests.remote.servers import mocked, score_of, serving

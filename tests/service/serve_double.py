@@ -9,7 +9,7 @@ from typing import Any
 from qwen_rerank_plugins import RerankConfig
 from qwen_rerank_plugins.errors import WorkerDiedError
 from qwen_rerank_plugins.service.lifecycle import Event
-from qwen_rerank_plugins.service.server import serve
+from qwen_rerank_plugins.service.server.server import serve
 from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.service.doubles import SteeredScorer
 

@@ -16,9 +16,9 @@ from typing import IO, Any
 import httpx
 
 from qwen_rerank_plugins import RerankConfig, Scorer
+from qwen_rerank_plugins.service.app_state import Service
 from qwen_rerank_plugins.service.lifecycle import Event
-from qwen_rerank_plugins.service.parts import Service
-from qwen_rerank_plugins.service.server import Server, bind, make_server
+from qwen_rerank_plugins.service.server.server import Server, bind, make_server
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from qwen_rerank_plugins import RerankConfig
+from qwen_rerank_plugins.service.api.routes import RANKING_PATHS
 from qwen_rerank_plugins.service.app import create_app
-from qwen_rerank_plugins.service.exchange import Route
-from qwen_rerank_plugins.service.jobs.description import JOB_STATUSES
-from qwen_rerank_plugins.service.problems import STATUSES
-from qwen_rerank_plugins.service.routes import RANKING_PATHS
+from qwen_rerank_plugins.service.errors import STATUSES
+from qwen_rerank_plugins.service.jobs.openapi import JOB_STATUSES
+from qwen_rerank_plugins.service.schemas.request import Route
 from qwen_rerank_plugins.service.static import MEDIA_TYPES, PAGE_POLICY, StaticFiles
 from tests.service.doubles import SteeredScorer
+from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, running_service
-from tests.service.test_bodies import assert_problem
 
 RERANK = {"query": "blue whale", "documents": ["a red fox", "the blue whale"]}
 DASHSCOPE = {"model": "m", "input": RERANK}

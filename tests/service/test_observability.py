@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from qwen_rerank_plugins import NonFiniteScoreError, RerankConfig
-from qwen_rerank_plugins.service.limits import Gate
+from qwen_rerank_plugins.service.admission import AdmissionController
 from qwen_rerank_plugins.service.logs import JsonFormatter, TextFormatter, log_config, log_fault
 from qwen_rerank_plugins.service.metrics import Metrics
 from qwen_rerank_plugins.service.settings import ServiceSettings
@@ -105,7 +105,9 @@ def test_the_scorer_s_own_figures_are_shown_as_far_as_it_tells_them() -> None:
         },
         "cache": {"hits": 5, "misses": 6, "entries": 6},
     }
-    metrics = Metrics(Gate(ServiceSettings()), lambda: figures, lambda: (False, {"model": "m"}))
+    metrics = Metrics(
+        AdmissionController(ServiceSettings()), lambda: figures, lambda: (False, {"model": "m"})
+    )
     found = samples(metrics.render().decode())
     shown = {name: value for (name, labels), value in found.items() if not labels}
     assert shown["rerank_queue_tokens"] == 7
@@ -114,7 +116,9 @@ def test_the_scorer_s_own_figures_are_shown_as_far_as_it_tells_them() -> None:
     assert (shown["rerank_queue_seconds_total"], shown["rerank_compute_seconds_total"]) == (1.5, 2.0)
     assert (shown["rerank_encode_seconds_total"], shown["rerank_cache_hits_total"]) == (0.5, 5.0)
     assert shown["rerank_ready"] == 0
-    bare = samples(Metrics(Gate(ServiceSettings()), dict, lambda: (True, {})).render().decode())
+    bare = samples(
+        Metrics(AdmissionController(ServiceSettings()), dict, lambda: (True, {})).render().decode()
+    )
     assert ("rerank_queue_tokens", ()) not in bare
 
 
@@ -186,7 +190,7 @@ def test_importing_the_service_configures_no_logging() -> None:
     from tests.laws.sources import run_fresh
 
     code = (
-        "import logging\nimport qwen_rerank_plugins.service.server\n"
+        "import logging\nimport qwen_rerank_plugins.service.server.server\n"
         "print(logging.root.handlers, logging.getLogger('qwen_rerank_plugins').handlers)"
     )
     assert run_fresh(code).stdout.strip() == "[] []"

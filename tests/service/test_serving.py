@@ -22,15 +22,15 @@ from qwen_rerank_plugins import (
     WorkerDiedError,
 )
 from qwen_rerank_plugins.errors import CheckpointNotFoundError, NonFiniteScoreError
-from qwen_rerank_plugins.service.limits import Gate
+from qwen_rerank_plugins.service.admission import AdmissionController
 from tests.service.doubles import SteeredScorer
+from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, running_service, wait_for
-from tests.service.test_bodies import assert_problem
 
 pytestmark = pytest.mark.loopback
 
 
-def balanced(gate: Gate) -> bool:
+def balanced(gate: AdmissionController) -> bool:
     """Nothing is inside, and everything that ever was has been answered or had left."""
     return gate.pending_requests == gate.pending_tokens == gate.pending_bytes == 0 and (
         gate.accepted == gate.answered + gate.cancelled

@@ -15,7 +15,14 @@ import typer
 from opensearch_qwen_rerank._version import __version__
 from opensearch_qwen_rerank.options import CONNECTION, with_settings
 from qwen_rerank_plugins import ConfigurationError, InputError
-from qwen_rerank_plugins.commands import Config, Debug, make_app, make_console, report_errors, version_option
+from qwen_rerank_plugins.cli.console import (
+    Config,
+    Debug,
+    make_app,
+    make_console,
+    report_errors,
+    version_option,
+)
 
 if TYPE_CHECKING:
     from opensearch_qwen_rerank.cluster import OpenSearchCluster

@@ -18,14 +18,14 @@ from typing import BinaryIO, ParamSpec, TypeVar
 
 from qwen_rerank_plugins.batch import BatchReport
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.service.jobs.figures import Figures
-from qwen_rerank_plugins.service.jobs.records import FILES_PER_UPLOAD, Job, Order, Progress, new_id
+from qwen_rerank_plugins.service.admission import AdmissionController
+from qwen_rerank_plugins.service.errors import Problem, ProblemError, overloaded, problem_of
+from qwen_rerank_plugins.service.jobs.metrics import Figures
+from qwen_rerank_plugins.service.jobs.records import FILES_PER_UPLOAD, Job, JobSpec, Progress, new_id
 from qwen_rerank_plugins.service.jobs.runner import Run, Runner, no_room
 from qwen_rerank_plugins.service.jobs.store import Store
 from qwen_rerank_plugins.service.lifecycle import Lifecycle
-from qwen_rerank_plugins.service.limits import Gate
 from qwen_rerank_plugins.service.logs import log_fault
-from qwen_rerank_plugins.service.problems import Problem, ProblemError, overloaded, problem_of
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = ["Jobs"]
@@ -57,7 +57,7 @@ class Jobs:
     """
 
     def __init__(
-        self, config: RerankConfig, settings: ServiceSettings, lifecycle: Lifecycle, gate: Gate
+        self, config: RerankConfig, settings: ServiceSettings, lifecycle: Lifecycle, gate: AdmissionController
     ) -> None:
         assert settings.jobs_folder is not None
         self._settings, self._lifecycle = settings, lifecycle
@@ -161,12 +161,12 @@ class Jobs:
         if stored + FILES_PER_UPLOAD * num_bytes > self._settings.jobs_max_total_bytes:
             raise ProblemError(_full())
 
-    async def add(self, owner: str, order: Order, pieces: AsyncIterator[bytes], declared: int) -> Job:
+    async def add(self, owner: str, spec: JobSpec, pieces: AsyncIterator[bytes], declared: int) -> Job:
         """Take an upload in; it is durable when this returns, and nothing is left of it when this raises.
 
         Args:
             owner: Whose it is.
-            order: What is asked for.
+            spec: What is asked for.
             pieces: The upload.
             declared: Its size as far as it is known.
 
@@ -174,7 +174,7 @@ class Jobs:
             ProblemError: With status 400 (empty), 415 (compressed), 429, 503 or 507.
         """
         self.check_room(owner, declared)
-        job = Job(new_id(), owner, order, declared)
+        job = Job(new_id(), owner, spec, declared)
         self._coming[job.id] = job
         file: BinaryIO | None = None
         try:
@@ -197,7 +197,7 @@ class Jobs:
         size = 0
         async for piece in pieces:
             if piece and not size:
-                _check_beginning(piece, job.order.input_format)
+                _check_beginning(piece, job.spec.input_format)
             size += len(piece)
             if size > job.num_bytes:
                 self._check_bytes(size - job.num_bytes)

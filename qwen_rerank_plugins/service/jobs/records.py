@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, get_args
 
 from qwen_rerank_plugins.batch import BatchProgress
-from qwen_rerank_plugins.service.problems import STATUSES, Problem
+from qwen_rerank_plugins.service.errors import STATUSES, Problem
 
-__all__ = ["FILES_PER_UPLOAD", "JOB_ID", "Job", "JobState", "Order", "Progress", "new_id"]
+__all__ = ["FILES_PER_UPLOAD", "JOB_ID", "Job", "JobSpec", "JobState", "Progress", "new_id"]
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 """`cancelled`: nobody sees it any more; its files go as soon as nothing reads them."""
@@ -31,7 +31,7 @@ def new_id() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class JobSpec:
     """What a client asked for.
 
     Attributes:
@@ -80,7 +80,7 @@ class Job:
     Attributes:
         id: Its name, in addresses and as its folder.
         owner: Whose it is, as `KeyRing.owner` says it.
-        order: What was asked for.
+        spec: What was asked for.
         num_bytes: Of the upload.
         created_s: Unix time, as the next two.
         state: Where it stands.
@@ -96,7 +96,7 @@ class Job:
 
     id: str
     owner: str
-    order: Order
+    spec: JobSpec
     num_bytes: int
     created_s: float = field(default_factory=time.time)
     state: JobState = "queued"
@@ -146,7 +146,7 @@ class Job:
         if fields.pop("version", None) != FORMAT_VERSION or fields.get("state") not in get_args(JobState):
             raise ValueError("not a job of this version")
         try:
-            fields["order"] = Order(**fields["order"])
+            fields["spec"] = JobSpec(**fields["spec"])
             fields["progress"] = Progress(**fields["progress"])
             problem = fields["problem"]
             fields["problem"] = None if problem is None else (int(problem[0]), str(problem[1]))
@@ -164,10 +164,10 @@ class Job:
         return {
             "id": self.id,
             "state": self.state,
-            "name": self.order.name,
-            "input_format": self.order.input_format,
-            "output_format": self.order.output_format,
-            "options": dict(self.order.options),
+            "name": self.spec.name,
+            "input_format": self.spec.input_format,
+            "output_format": self.spec.output_format,
+            "options": dict(self.spec.options),
             "num_bytes": self.num_bytes,
             "created": int(self.created_s),
             "started": _whole(self.started_s),

@@ -17,14 +17,14 @@ from qwen_rerank_plugins.batch import BatchProgress, BatchReport, run_batch
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError, RerankError
 from qwen_rerank_plugins.reranker import Reranker
-from qwen_rerank_plugins.service.jobs.orders import batch_options
-from qwen_rerank_plugins.service.jobs.patience import PatientScorer
+from qwen_rerank_plugins.service.admission import AdmissionController
+from qwen_rerank_plugins.service.errors import Problem, problem_of
+from qwen_rerank_plugins.service.jobs.background import BackgroundScorer
 from qwen_rerank_plugins.service.jobs.records import Job, Progress
+from qwen_rerank_plugins.service.jobs.spec import batch_options
 from qwen_rerank_plugins.service.jobs.store import Store
 from qwen_rerank_plugins.service.lifecycle import Lifecycle, in_daemon_thread
-from qwen_rerank_plugins.service.limits import Gate
 from qwen_rerank_plugins.service.logs import log_fault
-from qwen_rerank_plugins.service.problems import Problem, problem_of
 
 __all__ = ["Run", "Runner", "no_room"]
 
@@ -68,7 +68,7 @@ class Runner:
         self,
         config: RerankConfig,
         lifecycle: Lifecycle,
-        gate: Gate,
+        gate: AdmissionController,
         store: Store,
         *,
         max_rows: int,
@@ -117,8 +117,8 @@ class Runner:
         def count(num_pairs: int) -> None:
             loop.call_soon_threadsafe(self._count_pairs, num_pairs)
 
-        scorer = PatientScorer(self._lifecycle, self._gate, loop=loop, stop=stop, count=count)
-        options = batch_options(run.job.order, self._config, concurrency=CONCURRENCY)
+        scorer = BackgroundScorer(self._lifecycle, self._gate, loop=loop, stop=stop, count=count)
+        options = batch_options(run.job.spec, self._config, concurrency=CONCURRENCY)
 
         def score(*, resume: bool) -> BatchReport:
             return run_batch(
@@ -158,7 +158,7 @@ class Runner:
         """Name the client's file in place of those here, and parameters in place of the command line's options."""
         upload = self._store.input_path(job)
         for path in (upload, self._store.result_path(job)):
-            message = message.replace(str(path), job.order.name).replace(path.name, job.order.name)
+            message = message.replace(str(path), job.spec.name).replace(path.name, job.spec.name)
         message = message.replace(f"{upload.parent}/", "").replace(str(upload.parent), "")
         return _OPTION.sub(lambda found: found[1].replace("-", "_"), message)
 

@@ -101,11 +101,11 @@ class Store:
 
     def input_path(self, job: Job) -> Path:
         """Where a job's upload is."""
-        return self._folder / job.id / f"input.{job.order.input_format}"
+        return self._folder / job.id / f"input.{job.spec.input_format}"
 
     def result_path(self, job: Job) -> Path:
         """Where a job's result is to be."""
-        return self._folder / job.id / f"result.{job.order.output_format}"
+        return self._folder / job.id / f"result.{job.spec.output_format}"
 
     def rejected_path(self, job: Job) -> Path:
         """Where the rows are that the batch pipeline set aside."""

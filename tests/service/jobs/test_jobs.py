@@ -16,8 +16,8 @@ import pytest
 from qwen_rerank_plugins import RerankConfig, Reranker
 from qwen_rerank_plugins.service.app import create_app
 from tests.service.jobs.uploads import CSV, Client, csv_file, pairs, records, rows_of, serving
+from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, running_service, wait_for
-from tests.service.test_bodies import assert_problem
 
 pytestmark = pytest.mark.loopback
 

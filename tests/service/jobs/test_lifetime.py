@@ -16,8 +16,8 @@ from qwen_rerank_plugins import RerankConfig
 from qwen_rerank_plugins.errors import NonFiniteScoreError, OverloadedError, WorkerDiedError
 from tests.service.doubles import SteeredScorer
 from tests.service.jobs.uploads import Client, csv_file, pairs, records, rows_of, serving
+from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningProcess, running_process, wait_for
-from tests.service.test_bodies import assert_problem
 
 pytestmark = pytest.mark.loopback
 

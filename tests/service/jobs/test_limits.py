@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from qwen_rerank_plugins import RerankConfig, ScoreRequest
-from qwen_rerank_plugins.service.jobs import patience
-from qwen_rerank_plugins.service.jobs.patience import PatientScorer, slices
+from qwen_rerank_plugins.service.jobs import background
+from qwen_rerank_plugins.service.jobs.background import BackgroundScorer, slices
 from qwen_rerank_plugins.service.jobs.store import Store
 from tests.service.doubles import SteeredScorer
 from tests.service.jobs.uploads import CSV, Client, csv_file, pairs, records, serving
+from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, wait_for
-from tests.service.test_bodies import assert_problem
 
 pytestmark = pytest.mark.loopback
 
@@ -102,8 +102,8 @@ def test_keys_take_turns(tmp_path: Path) -> None:
         modest = theirs.upload(CONTENT)
         for job_id in greedy:
             mine.wait(job_id)
-        order = sorted(records(tmp_path / "jobs"), key=lambda record: record["started_s"])
-        assert [record["id"] for record in order].index(modest) == 1
+        spec = sorted(records(tmp_path / "jobs"), key=lambda record: record["started_s"])
+        assert [record["id"] for record in spec].index(modest) == 1
 
 
 # Sizes.
@@ -176,7 +176,7 @@ def test_an_upload_whose_client_leaves_leaves_nothing(tmp_path: Path) -> None:
 def test_a_long_upload_may_take_longer_than_any_other_body(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qwen_rerank_plugins.service.protocol.APP_MARGIN_S", 0.1)
+    monkeypatch.setattr("qwen_rerank_plugins.service.server.protocol.APP_MARGIN_S", 0.1)
     lines = csv_file(pairs(12_000))
     pieces = [lines[at : at + 70_000] for at in range(0, len(lines), 70_000)]
     assert len(pieces) * TIMEOUT_S / 3 > 1.5 * (TIMEOUT_S + 0.1)
@@ -241,10 +241,10 @@ def test_people_are_answered_while_a_job_runs(tmp_path: Path) -> None:
 
 
 @contextmanager
-def patient_scorer(running: RunningService) -> Iterator[PatientScorer]:
+def patient_scorer(running: RunningService) -> Iterator[BackgroundScorer]:
     service, loop = running.service, asyncio.new_event_loop()
     with closing(loop):
-        yield PatientScorer(service.lifecycle, service.gate, loop=loop, stop=lambda: False)
+        yield BackgroundScorer(service.lifecycle, service.gate, loop=loop, stop=lambda: False)
 
 
 def test_a_call_of_a_job_stands_back_while_somebody_waits_but_not_for_ever(
@@ -253,7 +253,7 @@ def test_a_call_of_a_job_stands_back_while_somebody_waits_but_not_for_ever(
     scorer = SteeredScorer()
     with serving(tmp_path, scorer=scorer) as (running, _), patient_scorer(running) as patient:
         requests = [ScoreRequest("fox", "a fox"), ScoreRequest("fox", "whale"), ScoreRequest("a", "a", "why")]
-        monkeypatch.setattr(patience, "YIELD_S", 3600.0)
+        monkeypatch.setattr(background, "YIELD_S", 3600.0)
         with running.service.gate.enter(100), ThreadPoolExecutor(1) as pool:
             scores = pool.submit(patient.score, requests)
             time.sleep(0.3)
@@ -261,7 +261,7 @@ def test_a_call_of_a_job_stands_back_while_somebody_waits_but_not_for_ever(
             monkeypatch.setattr(running.service.gate, "pending_requests", 0)
             assert [score.relevance_score > 0.5 for score in scores.result(20)] == [True, False, True]
             running.service.gate.pending_requests = 1
-        monkeypatch.setattr(patience, "YIELD_S", 0.05)
+        monkeypatch.setattr(background, "YIELD_S", 0.05)
         with running.service.gate.enter(100):
             assert len(patient.score(requests)) == 3
 
@@ -299,7 +299,7 @@ def test_jobs_are_counted_and_logged_without_a_text_or_a_name(
     assert "sesame" not in told
     assert job_id not in told
     assert job_id[:8] in told
-    assert json.loads((tmp_path / job_id / "job.json").read_text())["order"]["name"] == "sesame.csv"
+    assert json.loads((tmp_path / job_id / "job.json").read_text())["spec"]["name"] == "sesame.csv"
 
 
 def test_a_service_that_ends_takes_no_upload(tmp_path: Path) -> None:

@@ -1,0 +1,349 @@
+"""The command `evaluate`: parses, calls, prints. Figures and files are the evaluation package's matter."""
+
+# ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
+
+from __future__ import annotations
+
+import enum
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwen_rerank_plugins.cli.console import Config, Debug, make_console, show_status
+from qwen_rerank_plugins.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    Family,
+    Model,
+    Quantization,
+    Revision,
+    announce_demo,
+    load,
+    report_errors,
+)
+from qwen_rerank_plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from qwen_rerank_plugins.config import RerankConfig
+    from qwen_rerank_plugins.evaluation import Dataset, Evaluation, Plan, System
+    from qwen_rerank_plugins.evaluation.datasets.dataset import Run
+
+__all__ = ["evaluate"]
+
+_FILE = "FILE"
+_SHOWN_INSTRUCTION = 40
+_DATA_PROBLEMS = {
+    "queries_without_judgements": "queries without judgements, not evaluated",
+    "judged_queries_without_text": "judged queries without a text, counted as 0",
+    "judged_queries_without_a_relevant_document": "judged queries without a relevant document, counted as 0",
+    "judgements_of_unknown_documents": "judgements of documents that are not in the corpus",
+}
+
+
+class FigureFormat(enum.StrEnum):
+    """What `evaluate` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+DatasetPath = Annotated[
+    Path | None,
+    typer.Option(help="BEIR folder, or file of MTEB rows; left out, the bundled set.", metavar="PATH"),
+]
+Split = Annotated[str, typer.Option(help="Which judgements of the folder: qrels/SPLIT.tsv.")]
+CorpusFile = Annotated[Path | None, typer.Option(help="Documents, JSONL or TSV.", metavar=_FILE)]
+QueriesFile = Annotated[Path | None, typer.Option(help="Queries, JSONL or TSV.", metavar=_FILE)]
+QrelsFile = Annotated[Path | None, typer.Option(help="Judgements, TREC or BEIR.", metavar=_FILE)]
+RunFile = Annotated[Path | None, typer.Option(help="First stage, a TREC run; left out, BM25.", metavar=_FILE)]
+GroupBy = Annotated[str, typer.Option(help="Key of a query that names its group.")]
+Depths = Annotated[list[int] | None, typer.Option(help="Documents reranked; may be repeated. [100]")]
+Measures = Annotated[
+    list[str] | None, typer.Option(help="May be repeated. [nDCG@10, RR@10, AP@100, R@10, P@5]")
+]
+Instructions = Annotated[
+    list[str] | None, typer.Option(help="What relevance means; may be repeated, to compare.")
+]
+Compared = Annotated[
+    list[Path] | None,
+    typer.Option(help="Settings to compare with; may be repeated. Each file stands alone.", metavar=_FILE),
+]
+Targets = Annotated[
+    list[str] | None, typer.Option(help="Propose top_n and min_score for it, as R@5=0.9; may be repeated.")
+]
+Resamples = Annotated[int, typer.Option(help="Resamplings of the queries, for intervals.")]
+Seed = Annotated[int, typer.Option(help="Seed of the resamplings.")]
+SaveRun = Annotated[
+    Path | None,
+    typer.Option(help="Write the reranked lists; of several systems, one file each.", metavar=_FILE),
+]
+ReportFile = Annotated[Path | None, typer.Option(help="Write an HTML report.", metavar=_FILE)]
+Output = Annotated[FigureFormat, typer.Option("--format", help="What to print.")]
+
+
+def evaluate(  # noqa: PLR0913, PLR0917 (one parameter an option)
+    dataset: DatasetPath = None,
+    split: Split = "test",
+    corpus: CorpusFile = None,
+    queries: QueriesFile = None,
+    qrels: QrelsFile = None,
+    run: RunFile = None,
+    group_by: GroupBy = "group",
+    depth: Depths = None,
+    measure: Measures = None,
+    instruction: Instructions = None,
+    compare: Compared = None,
+    target: Targets = None,
+    resamples: Resamples = 10_000,
+    seed: Seed = 0,
+    save_run: SaveRun = None,
+    report: ReportFile = None,
+    output: Output = FigureFormat.TABLE,
+    backend: Backend = None,
+    model: Model = None,
+    revision: Revision = None,
+    family: Family = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    config: Config = None,
+    debug: Debug = False,
+) -> None:
+    """Measure ranking against judgements, before and after reranking, with confidence intervals.
+
+    The first stage is BM25, or a run of your own. Without data, a small bundled set is used, English and Chinese.
+    Files may be gzipped. A judged query without a list counts as 0.
+
+    \b
+    Examples:
+      qwen-rerank evaluate --model demo
+      qwen-rerank evaluate --dataset scifact --depth 20 --depth 100 --report report.html
+      qwen-rerank evaluate --corpus c.jsonl --queries q.jsonl --qrels qrels.tsv --run first.trec
+      qwen-rerank evaluate --instruction "Find the recipe" --instruction "Find the reason"
+      qwen-rerank evaluate --compare small.yaml --compare large.yaml --target R@5=0.9 --format json
+    """
+    overrides = {
+        "backend": backend,
+        "model": model,
+        "revision": revision,
+        "family": family,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+    with report_errors(debug=debug):
+        base = load(config, overrides).config
+        plan = _plan(measure, depth, target, resamples=resamples, seed=seed)
+        systems = _systems(base, compare or [], instruction or [])
+        with show_status("reading"):
+            data = _dataset(dataset, (corpus, queries, qrels), split=split, group_key=group_by)
+            first = _first_stage(data, run)
+        evaluation = _evaluated(data, first, systems, plan, run.name if run else "BM25")
+        _write(evaluation, save_run, report)
+        _print(evaluation, output)
+
+
+def _plan(
+    measures: list[str] | None,
+    depths: list[int] | None,
+    targets: list[str] | None,
+    *,
+    resamples: int,
+    seed: int,
+) -> Plan:
+    from qwen_rerank_plugins.evaluation.extra import require_extra
+
+    require_extra()
+    from qwen_rerank_plugins.evaluation import Plan, Resampling, parse_measure, parse_target
+
+    given: dict[str, Any] = {}
+    if measures:
+        given["measures"] = tuple(dict.fromkeys(map(parse_measure, measures)))
+    if depths:
+        given["depths"] = tuple(sorted(set(depths)))
+    chosen = tuple(map(parse_target, targets or ()))
+    return Plan(targets=chosen, resampling=Resampling(resamples=resamples, seed=seed), **given)
+
+
+def _systems(base: RerankConfig, compared: Sequence[Path], instructions: Sequence[str]) -> list[System]:
+    """Every configuration with every instruction; the options are a configuration of their own."""
+    from qwen_rerank_plugins.config import load_config
+    from qwen_rerank_plugins.evaluation import System
+
+    configs = {_name_of(base): base}
+    for path in compared:
+        name = path.stem if path.stem not in configs else str(path)
+        configs[name] = load_config(path, env=None)
+    systems: list[System] = []
+    for name, config in configs.items():
+        for instruction in instructions or (None,):
+            label = name if len(instructions) < 2 else f"{name}: {_short(instruction or '')}"  # noqa: PLR2004
+            if any(system.name == label for system in systems):
+                label = f"{name}: {instruction}"
+            systems.append(System(label, config, instruction))
+    return systems
+
+
+def _name_of(config: RerankConfig) -> str:
+    if config.backend == "lexical":
+        return "lexical"
+    return Path(config.model).name if config.backend == "local" else f"{config.model} ({config.backend})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_INSTRUCTION else f"{text[: _SHOWN_INSTRUCTION - 1]}…"
+
+
+def _dataset(
+    path: Path | None, files: tuple[Path | None, Path | None, Path | None], *, split: str, group_key: str
+) -> Dataset:
+    from qwen_rerank_plugins.evaluation import load_bundled, load_dataset, load_files
+
+    corpus, queries, qrels = files
+    given = [file for file in files if file is not None]
+    if path is not None and given:
+        raise InputError(
+            f"two collections: --dataset {str(path)!r} and {str(given[0])!r}; allowed: one of them"
+        )
+    if path is not None:
+        return load_dataset(path, split=split, group_key=group_key)
+    if corpus and queries and qrels:
+        return load_files(corpus=corpus, queries=queries, qrels=qrels, group_key=group_key)
+    if given:
+        raise InputError(
+            f"collection is not whole: {str(given[0])!r} alone; allowed: --corpus, --queries and --qrels"
+        )
+    typer.echo("no data given: using the bundled set (small, everyday questions)", err=True)
+    return load_bundled()
+
+
+def _first_stage(data: Dataset, path: Path | None) -> Run:
+    from qwen_rerank_plugins.evaluation import bm25_run, read_run, run_of_scores
+
+    return bm25_run(data) if path is None else run_of_scores(data, read_run(path))
+
+
+def _evaluated(
+    data: Dataset, first: Run, systems: Sequence[System], plan: Plan, first_name: str
+) -> Evaluation:
+    from qwen_rerank_plugins.evaluation import evaluate as run_evaluation
+
+    for system in {id(system.config): system for system in systems}.values():
+        announce_demo(system.config)
+    deepest = max(plan.depths)
+    pairs = sum(min(deepest, len(doc_ids)) for doc_ids in first.values()) * len(systems)
+    with _progress(pairs) as advance:
+        return run_evaluation(data, first, systems, plan, first_name=first_name, on_progress=advance)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
+    """Show how many pairs are scored, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("scoring", total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _write(evaluation: Evaluation, save_run: Path | None, report: Path | None) -> None:
+    from qwen_rerank_plugins.evaluation import write_report, write_run
+
+    if save_run is not None:
+        for place, (name, scored) in enumerate(evaluation.scored.items(), start=1):
+            path = save_run if len(evaluation.scored) == 1 else _numbered(save_run, place, name)
+            write_run(path, scored.complete(max(evaluation.plan.depths)), tag=_slug(name))
+            typer.echo(f"written: {path}", err=True)
+    if report is not None:
+        write_report(report, evaluation)
+        typer.echo(f"written: {report}", err=True)
+
+
+def _numbered(path: Path, place: int, name: str) -> Path:
+    return path.with_name(f"{path.stem}-{place}-{_slug(name)}{path.suffix}")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")[:40] or "system"
+
+
+def _print(evaluation: Evaluation, output: FigureFormat) -> None:
+    from qwen_rerank_plugins.cli.tables import to_json
+    from qwen_rerank_plugins.evaluation import summarize
+
+    summary = summarize(evaluation)
+    for fact, meaning in _DATA_PROBLEMS.items():
+        if summary["dataset"][fact]:
+            typer.echo(f"{meaning}: {summary['dataset'][fact]}", err=True)
+    for system in summary["systems"]:
+        if system["truncated_pairs"]:
+            typer.echo(f"{system['name']}: truncated pairs: {system['truncated_pairs']}", err=True)
+    if output is FigureFormat.JSON:
+        typer.echo(to_json(summary))
+        return
+    console = make_console()
+    facts = summary["dataset"]
+    console.print(f"{facts['name']}: {facts['judged_queries']} queries, {facts['documents']} documents\n")
+    console.print(_figures_table(summary["measures"], [summary["before"], *summary["after"]]))
+    for group in summary["groups"]:
+        console.print(f"\n{group['group'] or 'no group'}: {group['queries']} queries")
+        console.print(_figures_table(summary["measures"][:1], group["rows"]))
+    if summary["proposals"]:
+        console.print()
+        console.print(_proposals_table(summary["proposals"]))
+        console.print("chosen on these queries: check on others; 'interval' is the cautious one")
+
+
+def _figures_table(measures: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
+    """Lay out a measure's rows one below another, so that before and after are compared by looking down."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("measure", no_wrap=True)
+    table.add_column("ranking", overflow="fold")
+    for title in ("depth", "mean", "interval", "change", "interval"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for measure in measures:
+        for row in rows:
+            shown = measure if row is rows[0] else ""
+            depth = "" if row["depth"] is None else str(row["depth"])
+            table.add_row(shown, Text(row["name"]), depth, *_cells(row["figures"][measure]))
+    return table
+
+
+def _cells(figure: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Write mean and interval, and the difference from the first stage with its own."""
+    own = (f"{figure['mean']:.4f}", f"{figure['low']:.3f}..{figure['high']:.3f}")
+    change = figure.get("difference")
+    if change is None:
+        return *own, "", ""
+    return *own, f"{change['mean']:+.4f}", f"{change['low']:+.3f}..{change['high']:+.3f}"
+
+
+def _proposals_table(proposals: Sequence[dict[str, Any]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("ranking", "target", "setting", "reached by", "value", "mean", "lower end", "documents"):
+        table.add_column(title)
+    for proposal in proposals:
+        for one in proposal["settings"]:
+            value = "not reached" if one["value"] is None else f"{one['value']:g}"
+            figures = (f"{one['mean']:.3f}", f"{one['low']:.3f}", f"{one['documents']:.1f}")
+            texts = (proposal["system"], proposal["target"], one["name"], one["by"], value, *figures)
+            table.add_row(*map(Text, texts))
+    return table

@@ -1,0 +1,168 @@
+"""The command `rank`: a file of documents in, a ranked table or JSON out."""
+
+# ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
+
+from __future__ import annotations
+
+import enum
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qwen_rerank_plugins.cli.console import Config, Debug, make_console, show_status
+from qwen_rerank_plugins.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    Family,
+    Model,
+    Quantization,
+    Revision,
+    announce_demo,
+    load,
+    report_errors,
+)
+from qwen_rerank_plugins.errors import InputError
+
+if TYPE_CHECKING:
+    from qwen_rerank_plugins.cli.documents import DocumentFile
+    from qwen_rerank_plugins.config import RerankConfig
+    from qwen_rerank_plugins.types import RerankResult
+
+__all__ = ["rank"]
+
+
+class InputKind(enum.StrEnum):
+    """Formats that `rank` reads."""
+
+    TEXT = "text"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+class OutputFormat(enum.StrEnum):
+    """Formats that `rank` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
+    query: Annotated[str, typer.Argument(help="What is searched for.", show_default=False)],
+    file: Annotated[str, typer.Argument(help="Documents; - for standard input.")] = "-",
+    input_format: Annotated[
+        InputKind | None, typer.Option(help="Left out, the suffix decides; standard input is text.")
+    ] = None,
+    text_field: Annotated[str | None, typer.Option(help="JSON key or CSV column of the text.")] = None,
+    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="Show so many documents.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Leave out scores below, from 0 to 1.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="What relevance means.")] = None,
+    output: Annotated[OutputFormat, typer.Option("--format", help="What to print.")] = OutputFormat.TABLE,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair before it is cut.")] = None,
+    long_documents: Annotated[str | None, typer.Option(help="truncate or chunk.")] = None,
+    backend: Backend = None,
+    model: Model = None,
+    revision: Revision = None,
+    family: Family = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    config: Config = None,
+    debug: Debug = False,
+) -> None:
+    """Rank the documents of a file, or of standard input, by their relevance to QUERY.
+
+    Text files hold one document a line; .jsonl holds strings or objects with a text, .csv a column of texts.
+
+    \b
+    Examples:
+      qwen-rerank rank "how to wash a cat" documents.txt
+      qwen-rerank rank "how to wash a cat" articles.jsonl --text-field body --top-n 5
+      qwen-rerank rank "how to wash a cat" table.csv --format json | jq .results
+      grep -h cat notes/*.txt | qwen-rerank rank "how to wash a cat" --model demo
+      qwen-rerank rank "quarterly loss" reports.txt --instruction "Find the passage with the figure"
+    """
+    overrides = {
+        "top_n": top_n,
+        "min_score": min_score,
+        "instruction": instruction,
+        "max_length": max_length,
+        "long_documents": long_documents,
+        "backend": backend,
+        "model": model,
+        "revision": revision,
+        "family": family,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+    with report_errors(debug=debug):
+        loaded = load(config, overrides)
+        documents = _read(file, input_format, text_field)
+        announce_demo(loaded.config)
+        result = _rank_with_progress(loaded.config, query, documents.texts)
+        _print_result(result, documents, output)
+
+
+def _read(path: str, kind: InputKind | None, text_field: str | None) -> DocumentFile:
+    from qwen_rerank_plugins.cli.documents import read_documents
+
+    if path == "-" and sys.stdin.isatty():
+        raise InputError("no documents: nothing is piped in; name a file, or pipe one document a line")
+    documents = read_documents(path, input_format=kind.value if kind else None, text_field=text_field)
+    if documents.num_blank_lines:
+        typer.echo(f"blank lines skipped: {documents.num_blank_lines}", err=True)
+    return documents
+
+
+def _rank_with_progress(config: RerankConfig, query: str, texts: Sequence[str]) -> RerankResult:
+    """Rank at once, or in slices under a progress bar where somebody watches and there is enough to watch."""
+    from qwen_rerank_plugins.cli.progress import SLICE, ProgressScorer
+    from qwen_rerank_plugins.reranker import Reranker
+
+    if not (sys.stderr.isatty() and len(texts) > SLICE and config.enabled):
+        with Reranker(config) as reranker:
+            return reranker.rank(query, texts)
+    from qwen_rerank_plugins.scorers import build_scorer
+
+    with show_status("loading the model"):
+        scorer = build_scorer(config)
+    try:
+        with _progress_bar(len(texts)) as advance:
+            return Reranker(config, scorer=ProgressScorer(scorer, advance)).rank(query, texts)
+    finally:
+        scorer.close()
+
+
+@contextmanager
+def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("scoring", total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def _print_result(result: RerankResult, documents: DocumentFile, output: OutputFormat) -> None:
+    """Print a ranked list, or say why there is nothing to print."""
+    from qwen_rerank_plugins.cli.tables import result_object, result_table, row_objects, to_json
+
+    if result.status != "ranked":
+        reason = f": {result.error}" if result.error else " (enabled is false)"
+        typer.echo(f"not ranked, in the order of the input{reason}", err=True)
+    if output is OutputFormat.JSON:
+        typer.echo(
+            to_json(result_object(result, documents.records, num_blank_lines=documents.num_blank_lines))
+        )
+    elif output is OutputFormat.JSONL:
+        for row in row_objects(result, documents.records):
+            typer.echo(to_json(row))
+    elif result.results:
+        make_console().print(result_table(result, documents.texts))
+    else:
+        typer.echo("no documents" if not documents.texts else "no document reaches the threshold", err=True)

@@ -1,0 +1,199 @@
+"""The command `serve`, and what it prints: addresses, how long loading took, and warnings.
+
+The service itself prints nothing; its events become lines here.
+"""
+
+# ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwen_rerank_plugins.cli.console import Config, Debug, make_console
+from qwen_rerank_plugins.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    Family,
+    Model,
+    Quantization,
+    Revision,
+    load,
+    report_errors,
+)
+from qwen_rerank_plugins.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from qwen_rerank_plugins.config import RerankConfig
+    from qwen_rerank_plugins.service.lifecycle import Event
+    from qwen_rerank_plugins.service.settings import ServiceSettings
+
+__all__ = ["Announcer", "addresses", "serve"]
+
+Say = Callable[[str, str], None]
+"""Prints a line in a style of rich's, or plainly with an empty one."""
+
+DEMO_READY = (
+    "The DEMO model is ranking: tiny, bundled, of poor judgement. "
+    "For real results: --model Qwen/Qwen3-Reranker-0.6B, or a folder with a checkpoint."
+)
+WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (compared with, not bound to)
+
+
+def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
+    host: Annotated[str | None, typer.Option(help="Address; 127.0.0.1 left out, 0.0.0.0 for all.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 8501 left out, 0 takes a free one.")] = None,
+    api_keys_file: Annotated[
+        str | None, typer.Option(help="File with the keys that clients may use, one a line.", metavar="FILE")
+    ] = None,
+    log_format: Annotated[str | None, typer.Option(help="json or text.")] = None,
+    backend: Backend = None,
+    model: Model = None,
+    revision: Revision = None,
+    family: Family = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    quantization: Quantization = None,
+    config: Config = None,
+    debug: Debug = False,
+) -> None:
+    """Serve rerank APIs and the workbench over HTTP until Ctrl-C.
+
+    Cohere, Jina, vLLM, TEI, Voyage and DashScope clients reach it by changing a URL; the page is at the address
+    itself. Everything else is set in the section `service` of the configuration, or by QWEN_RERANK_SERVICE_*.
+
+    \b
+    Examples:
+      qwen-rerank serve
+      qwen-rerank serve --model demo --port 8600
+      qwen-rerank serve --host 0.0.0.0 --api-keys-file keys.txt
+      QWEN_RERANK_SERVICE_MAX_DOCUMENTS=200 qwen-rerank serve --config qwen-rerank.yaml
+    """
+    overrides = {
+        "backend": backend,
+        "model": model,
+        "revision": revision,
+        "family": family,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+    own = {"host": host, "port": port, "api_keys_file": api_keys_file, "log_format": log_format}
+    with report_errors(debug=debug):
+        loaded = load(config, overrides)
+        status = _serve(loaded.config, {name: value for name, value in own.items() if value is not None})
+    raise typer.Exit(status)
+
+
+def _serve(config: RerankConfig, own: dict[str, Any]) -> int:
+    try:
+        from qwen_rerank_plugins.service.server.server import serve
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("qwen_rerank_plugins"):
+            raise
+        message = f"serving needs {error.name!r}: pip install 'qwen-rerank-plugins[server]'"
+        raise MissingDependencyError(message) from error
+    from qwen_rerank_plugins.service.settings import ServiceSettings
+
+    settings = ServiceSettings.from_config(config, **own)
+    console = make_console(stderr=True)
+    announcer = Announcer(
+        config, settings, lambda text, style: console.print(text, style=style, soft_wrap=True)
+    )
+    return serve(config, settings, announce=announcer)
+
+
+class Announcer:
+    """Says what happens.
+
+    Args:
+        config: The reranker's settings.
+        settings: The service's.
+        say: Prints a line.
+    """
+
+    def __init__(self, config: RerankConfig, settings: ServiceSettings, say: Say) -> None:
+        self._config = config
+        self._settings = settings
+        self._say = say
+        self._address = ("", 0)
+
+    def __call__(self, event: Event) -> None:
+        """Say an event."""
+        if event.address is not None:
+            self._address = event.address
+        for text, style in self._lines(event):
+            self._say(text, style)
+
+    def _lines(self, event: Event) -> list[tuple[str, str]]:
+        name = type(event.error).__name__
+        match event.kind:
+            case "listening":
+                return [(f"listening on port {self._address[1]}", ""), *self._warnings()]
+            case "loading":
+                return [(f"loading {self._source()}", "")]
+            case "loaded":
+                return self._ready(event)
+            case "failing":
+                return [(f"the engine failed ({name}) and is being mended; /ready says no", "bold red")]
+            case "recovered":
+                return [("the engine answers again", "bold green")]
+            case "failed":
+                return [(f"cannot score: {name}: {event.error}", "bold red")]
+            case "draining":
+                return [
+                    ("stopping: requests that were accepted are being finished; again to stop at once", "")
+                ]
+            case "stopped":
+                return [("stopped", "")]
+
+    def _source(self) -> str:
+        return str(self._config.base_url) if self._config.backend == "remote" else self._config.model
+
+    def _ready(self, event: Event) -> list[tuple[str, str]]:
+        info = event.info or {}
+        what = [str(info[key]) for key in ("model", "device", "dtype") if info.get(key)]
+        lines = [(f"ready after {event.seconds or 0.0:.1f} s: {' · '.join(what)}", "bold green")]
+        if self._config.is_demo:
+            lines.append((DEMO_READY, "bold yellow"))
+        lines += [(f"  {label:<9}{url}", "bold") for label, url in addresses(*self._address)]
+        if not self._settings.is_public:
+            lines.append(("  only this machine can reach it; --host 0.0.0.0 opens it to the network", ""))
+        return [*lines, ("  Ctrl-C stops it", "")]
+
+    def _warnings(self) -> list[tuple[str, str]]:
+        if self._settings.is_public and not (self._settings.api_keys_file or self._settings.api_keys_env):
+            text = (
+                f"WARNING: {self._settings.host} can be reached from other machines, and no key is asked for: "
+                "whoever reaches the port can use it. Name a file with keys: --api-keys-file FILE"
+            )
+            return [(text, "bold red")]
+        return []
+
+
+def addresses(host: str, port: int) -> list[tuple[str, str]]:
+    """Where a browser finds what listens here: for this machine, and for the network if it is to be had there."""
+    if host not in WILDCARDS:
+        return [("address", _url(host, port))]
+    local = _url("127.0.0.1" if host == "0.0.0.0" else "::1", port)  # noqa: S104
+    own = _network_address()
+    return [("local", local)] + ([("network", _url(own, port))] if own else [])
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _network_address() -> str | None:
+    """The address that this machine would use to the outside; no packet is sent for that."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documentation (RFC 5737)
+        except OSError:
+            return None
+        address: Any = probe.getsockname()[0]
+    return str(address)

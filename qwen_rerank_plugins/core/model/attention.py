@@ -1,0 +1,344 @@
+"""Attention over a packed forest: a token sees its node's ancestors, and its own node up to itself.
+
+Three implementations of one meaning. `DenseAttention` is the plain one: one mask over everything, against which the
+others are tested. `GroupedAttention` multiplies siblings of equal length in one batch, in fp32, on any device.
+`VarlenAttention` gathers each node's keys behind one another for the variable-length kernel of torch, on CUDA.
+
+Keys and values come as a pool: rows of the nodes that were known before, then the rows of the packed sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from qwen_rerank_plugins.core.model.kv_layout import AttentionShape, KVLayout, dense_mask
+
+__all__ = [
+    "Attention",
+    "AttentionShape",
+    "DenseAttention",
+    "GroupedAttention",
+    "KVLayout",
+    "VarlenAttention",
+    "varlen_attn_reference",
+]
+
+ROWS_PER_BLOCK = 128
+"""Rows of one node that are multiplied at once: later keys than the block's last are skipped."""
+
+SCORES_PER_GROUP = 1 << 20
+"""Most attention scores of a group of siblings; about what a core's cache holds."""
+
+
+class Attention(Protocol):
+    """Attention for one packed forest, built once and used in every layer."""
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """All rows.
+
+        Args:
+            queries: [tokens, num_heads * head_dim].
+            keys: [pool, num_kv_heads * head_dim].
+            values: [pool, num_kv_heads * head_dim].
+
+        Returns:
+            [tokens, num_heads * head_dim]; may be the memory of `queries`.
+        """
+
+    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The last row of each node that ends a prompt: [ends, num_heads * head_dim] in and out."""
+
+
+class DenseAttention:
+    """The plain form: scores of all rows with the whole pool, and one boolean mask."""
+
+    def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
+        self._shape = shape
+        self._mask = dense_mask(layout).to(device)
+        self._last_mask = self._mask[torch.tensor(layout.last_rows, device=device)]
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """All rows; see `Attention.attend`."""
+        return self._masked(queries, keys, values, self._mask)
+
+    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The last row of each prompt; see `Attention.attend_last`."""
+        return self._masked(queries, keys, values, self._last_mask)
+
+    def _masked(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        q, k, v = (
+            t.view(t.shape[0], -1, self._shape.head_dim).transpose(0, 1)[None]
+            for t in (queries, keys, values)
+        )
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, scale=self._shape.scale, enable_gqa=True
+        )
+        return out[0].transpose(0, 1).reshape(queries.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """`count` siblings of `length` rows each, from row `start` of the packed sequence on."""
+
+    ancestors: tuple[slice, ...]
+    start: int
+    length: int
+    count: int
+    pool_start: int
+
+
+class GroupedAttention:
+    """Matrix multiplications in fp32 over siblings of equal length.
+
+    On CPU this is faster than torch's fused attention, whose kernel is made for longer keys: a node has 20 to 400.
+    """
+
+    def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
+        self._shape = shape
+        self._num_known = layout.forest.num_cached_tokens
+        self._blocks = list(_sibling_blocks(layout, range(len(layout.forest.nodes))))
+        self._end_blocks = list(_sibling_blocks(layout, layout.ends))
+        future = torch.full((ROWS_PER_BLOCK, ROWS_PER_BLOCK), float("-inf"), device=device)
+        self._future = future.triu(1)
+        self._nothing = torch.zeros(1, 1, 1, device=device)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """All rows; see `Attention.attend`."""
+        keys, values = self._split(keys), self._split(values)
+        for block in self._blocks:
+            for part in _parts(block, self._shape.num_heads):
+                self._attend_block(queries, keys, values, part)
+        return queries
+
+    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The last row of each prompt; see `Attention.attend_last`."""
+        keys, values = self._split(keys), self._split(values)
+        done = 0
+        for block in self._end_blocks:
+            k, v = self._gather(keys, block), self._gather(values, block)
+            rows = queries[done : done + block.count]
+            q = rows.view(block.count * self._shape.num_kv_heads, self._shape.group, -1).float()
+            rows.copy_(torch.bmm(torch.softmax(self._scores(q, k.mT), -1), v).view(block.count, -1))
+            done += block.count
+        return queries
+
+    def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return torch.baddbmm(self._nothing, queries, keys, beta=0, alpha=self._shape.scale)
+
+    def _split(self, pool: Tensor) -> Tensor:
+        return pool.view(pool.shape[0], self._shape.num_kv_heads, self._shape.head_dim)
+
+    def _gather(self, pool: Tensor, block: _Block) -> Tensor:
+        """Keys or values of a block with its ancestors' in front: [count * kv_heads, keys, head_dim] fp32."""
+        heads, dim = self._shape.num_kv_heads, self._shape.head_dim
+        shared = sum(rows.stop - rows.start for rows in block.ancestors)
+        out = torch.empty(
+            block.count, heads, shared + block.length, dim, dtype=torch.float32, device=pool.device
+        )
+        done = 0
+        for rows in block.ancestors:
+            size = rows.stop - rows.start
+            out[:, :, done : done + size] = pool[rows].transpose(0, 1)
+            done += size
+        own = pool[block.pool_start : block.pool_start + block.count * block.length]
+        out[:, :, done:] = own.view(block.count, block.length, heads, dim).transpose(1, 2)
+        return out.view(block.count * heads, shared + block.length, dim)
+
+    def _attend_block(self, queries: Tensor, keys: Tensor, values: Tensor, block: _Block) -> None:
+        """Attend from the rows of a block, and put the result into their place."""
+        shape = self._shape
+        k, v = self._gather(keys, block).mT, self._gather(values, block)
+        shared = k.shape[-1] - block.length
+        rows = queries[block.start : block.start + block.count * block.length]
+        rows = rows.view(block.count, block.length, shape.num_kv_heads, shape.group, shape.head_dim)
+        for first in range(0, block.length, ROWS_PER_BLOCK):
+            after = min(first + ROWS_PER_BLOCK, block.length)
+            seen, size = shared + after, after - first
+            q = rows[:, first:after].permute(0, 2, 3, 1, 4).float()
+            q = q.reshape(block.count * shape.num_kv_heads, shape.group * size, shape.head_dim)
+            scores = self._scores(q, k[:, :, :seen])
+            own = scores.view(-1, shape.group, size, seen)[..., seen - size :]
+            own += self._future[:size, :size]
+            out = torch.bmm(torch.softmax(scores, -1), v[:, :seen])
+            out = out.view(block.count, shape.num_kv_heads, shape.group, size, shape.head_dim)
+            rows[:, first:after] = out.permute(0, 3, 1, 2, 4)
+
+
+def _sibling_blocks(layout: KVLayout, nodes: range | list[int]) -> Iterator[_Block]:
+    """Runs of computed siblings of equal length that stand behind one another."""
+    run: _Block | None = None
+    parent = -2
+    for index in nodes:
+        node = layout.forest.nodes[index]
+        if node.is_cached:
+            continue
+        if (
+            run is not None
+            and node.parent == parent
+            and len(node.ids) == run.length
+            and _follows(run, node.start)
+        ):
+            run = _Block(run.ancestors, run.start, run.length, run.count + 1, run.pool_start)
+            continue
+        if run is not None:
+            yield run
+        ancestors = tuple(layout.slices[a] for a in layout.forest.ancestors(index))
+        run = _Block(ancestors, node.start, len(node.ids), 1, layout.slices[index].start)
+        parent = node.parent
+    if run is not None:
+        yield run
+
+
+def _follows(run: _Block, start: int) -> bool:
+    return start == run.start + run.count * run.length
+
+
+def _parts(block: _Block, num_heads: int) -> Iterator[_Block]:
+    """A block in parts whose scores are not too many to hold at once."""
+    keys = sum(rows.stop - rows.start for rows in block.ancestors) + block.length
+    most = max(1, SCORES_PER_GROUP // (num_heads * min(block.length, ROWS_PER_BLOCK) * keys))
+    for first in range(0, block.count, most):
+        count = min(most, block.count - first)
+        offset = first * block.length
+        yield _Block(block.ancestors, block.start + offset, block.length, count, block.pool_start + offset)
+
+
+class VarlenAttention:
+    """Gathered keys and torch's variable-length kernel, whose causal mask is aligned at the right end.
+
+    Args:
+        layout: The forest's pool.
+        shape: Heads.
+        device: Where the index tensors live.
+        kernel: A function of `torch.nn.attention.varlen.varlen_attn`'s signature; None takes that one.
+    """
+
+    def __init__(
+        self,
+        layout: KVLayout,
+        shape: AttentionShape,
+        device: torch.device,
+        kernel: Callable[..., Any] | None = None,
+    ) -> None:
+        self._shape = shape
+        self._kernel = kernel or _varlen_attn()
+        computed = [index for index, node in enumerate(layout.forest.nodes) if not node.is_cached]
+        lengths = [len(layout.forest.nodes[index].ids) for index in computed]
+        self._all = _VarlenIndex.build(layout, computed, lengths, device)
+        self._last = _VarlenIndex.build(layout, layout.ends, [1] * len(layout.ends), device)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """All rows; see `Attention.attend`."""
+        return self._call(queries, keys, values, self._all)
+
+    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The last row of each prompt; see `Attention.attend_last`."""
+        return self._call(queries, keys, values, self._last)
+
+    def _call(self, queries: Tensor, keys: Tensor, values: Tensor, index: _VarlenIndex) -> Tensor:
+        dim = self._shape.head_dim
+        out: Tensor = self._kernel(
+            queries.view(queries.shape[0], -1, dim),
+            keys.view(keys.shape[0], -1, dim).index_select(0, index.key_rows),
+            values.view(values.shape[0], -1, dim).index_select(0, index.key_rows),
+            index.cu_queries,
+            index.cu_keys,
+            index.max_queries,
+            index.max_keys,
+            scale=self._shape.scale,
+            window_size=(-1, 0),
+            enable_gqa=True,
+            # One split: a pair's scores do not depend on the longest key of its batch.
+            num_splits=1,
+        )
+        return out.reshape(queries.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _VarlenIndex:
+    """Rows and offsets for one call: query rows stay in packed order, keys are gathered a node at a time."""
+
+    key_rows: Tensor
+    cu_queries: Tensor
+    cu_keys: Tensor
+    max_queries: int
+    max_keys: int
+
+    @classmethod
+    def build(
+        cls, layout: KVLayout, nodes: list[int], query_lengths: list[int], device: torch.device
+    ) -> _VarlenIndex:
+        rows: list[Tensor] = []
+        key_lengths: list[int] = []
+        for index in nodes:
+            path = [*layout.forest.ancestors(index), index]
+            pieces = [torch.arange(layout.slices[n].start, layout.slices[n].stop) for n in path]
+            rows.extend(pieces)
+            key_lengths.append(sum(map(len, pieces)))
+        return cls(
+            torch.cat(rows).to(device),
+            _offsets(query_lengths).to(device),
+            _offsets(key_lengths).to(device),
+            max(query_lengths),
+            max(key_lengths),
+        )
+
+
+def _offsets(lengths: list[int]) -> Tensor:
+    return F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+
+
+def _varlen_attn() -> Callable[..., Any]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
+
+
+def varlen_attn_reference(  # noqa: PLR0913 - the signature is torch's
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    enable_gqa: bool = False,
+    num_splits: int | None = None,
+) -> Tensor:
+    """`varlen_attn` in plain torch, a sequence at a time, on any device: shows index tensors right without a GPU.
+
+    Raises:
+        ValueError: The offsets do not fit the tensors, or the window is neither full nor causal.
+    """
+    del num_splits
+    if window_size not in ((-1, -1), (-1, 0)):
+        raise ValueError(f"window {window_size!r} is not supported")
+    q_ends, k_ends = cu_seq_q.tolist(), cu_seq_k.tolist()
+    q_lengths, k_lengths = ([b - a for a, b in pairwise(e)] for e in (q_ends, k_ends))
+    if (q_ends[-1], k_ends[-1]) != (len(query), len(key)) or (max(q_lengths), max(k_lengths)) != (
+        max_q,
+        max_k,
+    ):
+        raise ValueError(
+            f"offsets end at {q_ends[-1]}, {k_ends[-1]} for {len(query)} queries and {len(key)} keys"
+        )
+    out = torch.empty_like(query)
+    for i in range(len(q_lengths)):
+        rows, cols = slice(q_ends[i], q_ends[i + 1]), slice(k_ends[i], k_ends[i + 1])
+        mask = torch.ones(q_lengths[i], k_lengths[i], dtype=torch.bool, device=query.device)
+        if window_size == (-1, 0):
+            mask = mask.tril(k_lengths[i] - q_lengths[i])
+        q, k, v = (t.transpose(0, 1)[None] for t in (query[rows], key[cols], value[cols]))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
+        out[rows] = attended[0].transpose(0, 1)
+    return out

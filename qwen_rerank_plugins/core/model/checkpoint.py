@@ -1,0 +1,285 @@
+"""A folder or a hub id to weights on a device: safetensors only, no pickle, no remote code.
+
+It knows files and tensor names, and nothing of text. Every tensor is asked for by name and shape before one is read;
+what is missing, superfluous or random is refused. A tensor goes straight to its device and dtype, one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qwen_rerank_plugins.core.model.attention import AttentionShape
+from qwen_rerank_plugins.core.model.decoder import Architecture
+from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigurationError
+
+__all__ = ["DEMO", "Checkpoint", "fingerprint", "open_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+DEMO = "demo"
+"""The name of the checkpoint that is part of the package."""
+
+_HUB_FILES = [
+    *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "rerank_recipe.json"),
+]
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_MODEL_TYPES = {"qwen2": "qwen2", "qwen3": "qwen3", "zeroentropy": "qwen3"}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk whose configuration has been read.
+
+    Attributes:
+        name: As it was asked for.
+        folder: Where it lies.
+        revision: The hub's commit, or None for a folder.
+        config: The contents of config.json.
+        architecture: The decoder's shape.
+        model_type: As in config.json.
+        has_classifier: A sequence-classification conversion: its head is one row of its own.
+        is_tied: The head is the embedding.
+        files: The safetensors files.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None
+    config: Mapping[str, Any]
+    architecture: Architecture
+    model_type: str
+    has_classifier: bool
+    is_tied: bool
+    files: tuple[Path, ...]
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that config.json names; "float32" if it names none."""
+        return str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
+
+
+def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+    """Find a checkpoint and read its configuration; from the hub, its files are fetched where they are not cached.
+
+    Args:
+        model: "demo", a folder, or a hub id such as "Qwen/Qwen3-Reranker-0.6B".
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        CheckpointNotFoundError: There is no such folder, or the hub cannot give it.
+        CheckpointFormatError: The files are incomplete, broken or of a kind that is refused.
+        ConfigurationError: A revision was asked for where there is none.
+    """
+    folder, commit = _find(model, revision)
+    config = _read_json(folder / "config.json")
+    model_type = str(config.get("model_type"))
+    if model_type not in _MODEL_TYPES:
+        raise CheckpointFormatError(
+            f"{model!r} has the model type {model_type!r}; known are {', '.join(sorted(_MODEL_TYPES))}"
+        )
+    has_classifier = _has_classifier(model, config)
+    return Checkpoint(
+        name=model,
+        folder=folder,
+        revision=commit,
+        config=config,
+        architecture=_architecture(model, config, _MODEL_TYPES[model_type]),
+        model_type=model_type,
+        has_classifier=has_classifier,
+        is_tied=bool(config.get("tie_word_embeddings", False)),
+        files=_weight_files(model, folder),
+    )
+
+
+def _find(model: str, revision: str | None) -> tuple[Path, str | None]:
+    """The checkpoint's folder, and its commit if it came from the hub."""
+    folder = Path(model).expanduser()
+    if model == DEMO:
+        from qwen_rerank_plugins.demo import CHECKPOINT_DIR
+
+        folder = Path(CHECKPOINT_DIR)
+    if model and folder.is_dir():
+        if revision is not None:
+            raise ConfigurationError(
+                f"revision {revision!r} was asked for, but {model!r} is a folder, which has none"
+            )
+        return folder, None
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise CheckpointNotFoundError(
+            f"there is no folder {model!r}; give a folder, a hub id such as 'Qwen/Qwen3-Reranker-0.6B', or 'demo'"
+        )
+    return _from_hub(model, revision)
+
+
+def _from_hub(model: str, revision: str | None) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise CheckpointNotFoundError(
+            f"{model!r}{f' at revision {revision!r}' if revision else ''} is neither a folder nor to be had from the "
+            f"hub ({type(error).__name__}: {_first_line(error)}). Without network, give a local folder, or 'demo' "
+            f"for the small checkpoint that is part of the package"
+        ) from error
+    return folder, folder.name
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no details"])[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointFormatError(
+            f"{str(path.parent)!r} is no checkpoint: it has no {path.name}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointFormatError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointFormatError(f"{str(path)!r} holds {type(content).__name__}, not an object")
+    return content
+
+
+def _has_classifier(model: str, config: Mapping[str, Any]) -> bool:
+    names = config.get("architectures") or [""]
+    if str(names[0]).endswith("ForSequenceClassification"):
+        labels = config.get("num_labels") or len(config.get("id2label") or (0, 1))
+        if labels != 1:
+            raise CheckpointFormatError(f"{model!r} classifies into {labels} labels; a reranker has one")
+        return True
+    if not str(names[0]).endswith("ForCausalLM"):
+        raise CheckpointFormatError(
+            f"{model!r} has the architecture {names[0]!r}; ...ForCausalLM and ...ForSequenceClassification are known"
+        )
+    return False
+
+
+def _architecture(model: str, config: Mapping[str, Any], model_type: str) -> Architecture:
+    _refuse_variants(model, config)
+    try:
+        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
+        shape = AttentionShape(
+            num_heads=heads,
+            num_kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or _default_head_dim(model_type, hidden, heads)),
+        )
+        architecture = Architecture(
+            hidden_size=hidden,
+            intermediate_size=int(config["intermediate_size"]),
+            num_layers=int(config["num_hidden_layers"]),
+            attention=shape,
+            vocab_size=int(config["vocab_size"]),
+            max_positions=int(config.get("max_position_embeddings") or 32768),
+            rms_eps=float(config.get("rms_norm_eps") or 1e-6),
+            rope_theta=float(_rope(config).get("rope_theta") or config.get("rope_theta") or 10000.0),
+            qk_norm=model_type == "qwen3",
+            qkv_bias=model_type == "qwen2",
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointFormatError(f"config.json of {model!r} lacks or garbles {error}") from error
+    if not _is_possible(architecture):
+        raise CheckpointFormatError(f"config.json of {model!r} describes an impossible shape: {architecture}")
+    return architecture
+
+
+def _is_possible(shape: Architecture) -> bool:
+    heads = shape.attention
+    sizes = (
+        shape.hidden_size,
+        shape.intermediate_size,
+        shape.num_layers,
+        shape.vocab_size,
+        shape.max_positions,
+    )
+    if min(*sizes, heads.num_heads, heads.num_kv_heads, heads.head_dim) < 1:
+        return False
+    return heads.num_heads % heads.num_kv_heads == 0 and heads.head_dim % 2 == 0
+
+
+def _default_head_dim(model_type: str, hidden: int, heads: int) -> int:
+    """Size of a head where config.json names none, as transformers takes it."""
+    return 128 if model_type == "qwen3" else hidden // heads
+
+
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Parameters of the rotary embedding, which newer files keep in an object of their own."""
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(parameters, Mapping):
+        raise CheckpointFormatError(
+            f"config.json describes the rotary embedding as {parameters!r}, which is not an object"
+        )
+    return parameters
+
+
+def _refuse_variants(model: str, config: Mapping[str, Any]) -> None:
+    """Refuse what this decoder does not compute."""
+    rope = str(_rope(config).get("rope_type") or _rope(config).get("type") or "default")
+    layer_types = set(config.get("layer_types") or ["full_attention"])
+    problems = {
+        f"the rotary embedding {rope!r}": rope != "default",
+        f"the activation {config.get('hidden_act')!r}": config.get("hidden_act", "silu") != "silu",
+        "sliding-window attention": bool(config.get("use_sliding_window"))
+        or layer_types != {"full_attention"},
+        "a bias in every attention projection": bool(config.get("attention_bias")),
+        "quantised weights": bool(config.get("quantization_config")),
+    }
+    found = [name for name, present in problems.items() if present]
+    if found:
+        raise CheckpointFormatError(f"{model!r} has {' and '.join(found)}, which is not supported")
+
+
+def _weight_files(model: str, folder: Path) -> tuple[Path, ...]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return (single,)
+    if index.is_file():
+        weight_map = _read_json(index).get("weight_map") or {}
+        if not isinstance(weight_map, dict):
+            raise CheckpointFormatError(f"{str(index)!r} has {weight_map!r} as its weight_map, not an object")
+        names = sorted(set(map(str, weight_map.values())))
+        if any(Path(name).name != name for name in names):
+            raise CheckpointFormatError(f"{str(index)!r} names files outside its folder")
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing or not names:
+            raise CheckpointFormatError(f"{model!r} lacks the files {', '.join(missing) or 'of its index'}")
+        return tuple(folder / name for name in names)
+    if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+        raise CheckpointFormatError(
+            f"{model!r} has its weights in pickle files, which can run code and are refused; "
+            f"convert them to safetensors"
+        )
+    raise CheckpointFormatError(
+        f"{str(folder)!r} has no model.safetensors and no model.safetensors.index.json"
+    )
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """A digest that changes when the checkpoint does: configuration, tokenizer, headers, sizes, times or revision."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in _fingerprint_parts(checkpoint):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _fingerprint_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
+    for name in ("config.json", "tokenizer.json", "vocab.json", "merges.txt", "rerank_recipe.json"):
+        path = checkpoint.folder / name
+        yield path.read_bytes() if path.is_file() else b""
+    for path in checkpoint.files:
+        status = path.stat()
+        with path.open("rb") as file:
+            header_size = int.from_bytes(file.read(8), "little")
+            yield file.read(min(header_size, 1 << 24))
+        when = checkpoint.revision or str(status.st_mtime_ns)
+        yield f"{path.name} {status.st_size} {when}".encode()

@@ -1,0 +1,302 @@
+"""The decoder: a packed forest of token ids in, one log-odds a prompt out.
+
+Qwen3 and, by flags, Qwen2. It knows neither text nor files. Tokens run through the layers as one sequence without
+padding; only attention sees the forest. The last layer gives queries, output and MLP to the last token of each prompt
+alone, and the head is one fp32 row: the difference of the answers' rows of the vocabulary matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from qwen_rerank_plugins.core.model.attention import (
+    Attention,
+    AttentionShape,
+    DenseAttention,
+    GroupedAttention,
+    KVLayout,
+    VarlenAttention,
+)
+from qwen_rerank_plugins.core.model.ops import RotaryCache, apply_qk_norm_rope, rms_norm, swiglu_
+from qwen_rerank_plugins.core.model.packing import PackedForest
+
+__all__ = ["Architecture", "AttentionBackend", "Decoder", "LayerWeights", "Linear", "Weights"]
+
+AttentionBackend = type[DenseAttention] | type[GroupedAttention] | type[VarlenAttention]
+
+CPU_ROWS_PER_BLOCK = 2048
+"""Rows that go through a layer's multiplications at once on CPU: each product reads all its weights from memory and
+brings them into the kernel's layout. On 28 layers of the 0.6B shape a tenth faster than 512; on three, which fit the
+cache, slower."""
+
+CPU_ROWS_PER_INT8_BLOCK = 512
+"""The same in int8, whose weights are a quarter and whose sums should stay in cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The shape of the decoder, as in a checkpoint's config.json.
+
+    Attributes:
+        qk_norm: Queries and keys are normalised a head before the rotation (Qwen3).
+        qkv_bias: The projections to queries, keys and values have a bias (Qwen2).
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    attention: AttentionShape
+    vocab_size: int
+    max_positions: int
+    rms_eps: float
+    rope_theta: float
+    qk_norm: bool
+    qkv_bias: bool
+
+
+class Linear:
+    """A matrix multiplication by stored weights [out, in]; the seam at which quantisation enters."""
+
+    __slots__ = ("bias", "weight")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """[rows, in] to [rows, out]; into `out`, whose memory need not be asked for again, if it is given."""
+        if out is None:
+            return F.linear(x, self.weight, self.bias)
+        if self.bias is None:
+            return torch.mm(x, self.weight.t(), out=out)
+        return torch.addmm(self.bias, x, self.weight.t(), out=out)
+
+    def add_to(self, x: Tensor, y: Tensor) -> None:
+        """Add the product with `y` to `x` in place, in one pass."""
+        x.addmm_(y, self.weight.t())
+
+    def rows(self, first: int, last: int) -> Linear:
+        """The part that gives the outputs from `first` to `last`, as a view."""
+        return Linear(self.weight[first:last], None if self.bias is None else self.bias[first:last])
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the weights take."""
+        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+
+@dataclass(slots=True)
+class LayerWeights:
+    """One layer. `qkv` and `gate_up` are the projections that read the same input, behind one another."""
+
+    input_norm: Tensor
+    qkv: Linear
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    output: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass(slots=True)
+class Weights:
+    """All weights on one device.
+
+    Attributes:
+        embedding: [vocab, hidden], in the dtype of the checkpoint.
+        layers: The layers.
+        final_norm: [hidden].
+        head: [hidden] fp32: log-odds = final hidden state · head.
+    """
+
+    embedding: Tensor
+    layers: list[LayerWeights]
+    final_norm: Tensor
+    head: Tensor
+
+
+class Decoder:
+    """The forward pass over packed forests.
+
+    Args:
+        architecture: Its shape.
+        weights: Its weights; their device and dtype are those of the computation.
+    """
+
+    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+        self.architecture = architecture
+        self.weights = weights
+        self.device = weights.final_norm.device
+        self.dtype = weights.final_norm.dtype
+        self.is_quantized = weights.layers[0].output.weight.dtype is torch.int8
+        dim = architecture.attention.head_dim
+        exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=self.device) / dim
+        self._inverse_frequencies = 1.0 / architecture.rope_theta**exponents
+        self._rows_per_block = _rows_per_block(self.device, is_quantized=self.is_quantized)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        forest: PackedForest,
+        attention_backend: AttentionBackend,
+        cached_kv: Mapping[int, Tensor] | None = None,
+        store_kv: Sequence[int] = (),
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Log-odds of every prompt of the forest.
+
+        Args:
+            forest: The packed prompts.
+            attention_backend: The attention implementation.
+            cached_kv: For each cached node its keys and values, [layers, 2, tokens, kv_heads * head_dim].
+            store_kv: Computed nodes whose keys and values are wanted.
+
+        Returns:
+            [prompts] fp32 on the decoder's device, unscaled; and what was to be kept, in the form of `cached_kv`.
+        """
+        layout = KVLayout(forest)
+        run = _ForwardPass(
+            self,
+            layout,
+            attention_backend(layout, self.architecture.attention, self.device),
+            cached_kv or {},
+            store_kv,
+        )
+        x = run.embed()
+        for number in range(self.architecture.num_layers - 1):
+            run.layer(number, x)
+        x = run.last_layer(x)
+        hidden = self.norm(x, self.weights.final_norm).float()
+        log_odds = hidden @ self.weights.head
+        return log_odds[torch.tensor(layout.sequence_of, device=self.device)], run.stored_kv
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Root mean square normalisation of the last dimension."""
+        return rms_norm(x, weight, self.architecture.rms_eps)
+
+    def rotation(self, positions: Sequence[int]) -> RotaryCache:
+        """The rotary embedding of tokens at these positions."""
+        return RotaryCache.at(
+            torch.tensor(positions, device=self.device), self._inverse_frequencies, self.dtype
+        )
+
+    def blocks(self, num_rows: int) -> list[slice]:
+        """Rows in blocks of even size, none larger than fits the cache."""
+        count = max(1, -(-num_rows // self._rows_per_block))
+        size = -(-num_rows // count)
+        return [slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size)]
+
+
+def _rows_per_block(device: torch.device, *, is_quantized: bool) -> int:
+    if device.type != "cpu":
+        return 1 << 30
+    return CPU_ROWS_PER_INT8_BLOCK if is_quantized else CPU_ROWS_PER_BLOCK
+
+
+class _ForwardPass:
+    """One forward pass: buffers that all layers share."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        layout: KVLayout,
+        attention: Attention,
+        cached_kv: Mapping[int, Tensor],
+        store_kv: Sequence[int],
+    ) -> None:
+        self.decoder = decoder
+        self.attention = attention
+        self.layout = layout
+        self.cached_kv = cached_kv
+        forest, shape = layout.forest, decoder.architecture.attention
+        self.num_cached = forest.num_cached_tokens
+        kv_size = shape.num_kv_heads * shape.head_dim
+        self.stored_kv = {
+            index: self._empty(decoder.architecture.num_layers, 2, len(forest.nodes[index].ids), kv_size)
+            for index in store_kv
+        }
+        self.queries = self._empty(forest.num_tokens, shape.num_heads * shape.head_dim)
+        self.keys = self._empty(self.num_cached + forest.num_tokens, kv_size)
+        self.values = self._empty(self.num_cached + forest.num_tokens, kv_size)
+        block = decoder.blocks(forest.num_tokens)[0].stop
+        self.projected = self._empty(block, self.queries.shape[1] + 2 * kv_size)
+        self.inner = self._empty(block, 2 * decoder.architecture.intermediate_size)
+        self.last_rows = torch.tensor(layout.last_rows, device=decoder.device)
+        positions = [n.position + i for n in forest.nodes if not n.is_cached for i in range(len(n.ids))]
+        self.rotation = decoder.rotation(positions)
+
+    def _empty(self, *size: int) -> Tensor:
+        return torch.empty(size, dtype=self.decoder.dtype, device=self.decoder.device)
+
+    def embed(self) -> Tensor:
+        """[tokens, hidden] in the computation's dtype."""
+        ids = [number for node in self.layout.forest.nodes if not node.is_cached for number in node.ids]
+        rows = self.decoder.weights.embedding[torch.tensor(ids, device=self.decoder.device)]
+        return rows.to(self.decoder.dtype)
+
+    def layer(self, number: int, x: Tensor) -> None:
+        """One layer for all rows, in place."""
+        layer = self.decoder.weights.layers[number]
+        blocks = self.decoder.blocks(x.shape[0])
+        for rows in blocks:
+            self._project(layer, x, rows)
+        self._load_store_prefix_kv(number)
+        attended = self.attention.attend(self.queries, self.keys, self.values)
+        for rows in blocks:
+            self._output_and_mlp(layer, x[rows], attended[rows])
+
+    def last_layer(self, x: Tensor) -> Tensor:
+        """The last layer for the last row of each prompt alone: [ends, hidden]."""
+        decoder, last = self.decoder, self.last_rows
+        number = decoder.architecture.num_layers - 1
+        layer = decoder.weights.layers[number]
+        query_size = self.queries.shape[1]
+        to_kv = layer.qkv.rows(query_size, query_size + 2 * self.keys.shape[1])
+        for rows in decoder.blocks(x.shape[0]):
+            keys, values = to_kv(decoder.norm(x[rows], layer.input_norm)).chunk(2, -1)
+            self._store(layer, keys, values, rows)
+        self._load_store_prefix_kv(number)
+        x = x[last]
+        projected = layer.qkv.rows(0, query_size)(decoder.norm(x, layer.input_norm))
+        queries = torch.empty_like(projected)
+        apply_qk_norm_rope(
+            projected, layer.query_norm, self.rotation[last], decoder.architecture.rms_eps, queries
+        )
+        self._output_and_mlp(layer, x, self.attention.attend_last(queries, self.keys, self.values))
+        return x
+
+    def _project(self, layer: LayerWeights, x: Tensor, rows: slice) -> None:
+        """Queries, keys and values of some rows into the buffers."""
+        shape = self.decoder.architecture.attention
+        sizes = [shape.num_heads * shape.head_dim, *2 * [shape.num_kv_heads * shape.head_dim]]
+        out = self.projected[: rows.stop - rows.start]
+        q, k, v = layer.qkv(self.decoder.norm(x[rows], layer.input_norm), out).split(sizes, -1)
+        eps = self.decoder.architecture.rms_eps
+        apply_qk_norm_rope(q, layer.query_norm, self.rotation[rows], eps, self.queries[rows])
+        self._store(layer, k, v, rows)
+
+    def _store(self, layer: LayerWeights, keys: Tensor, values: Tensor, rows: slice) -> None:
+        pool_rows = slice(self.num_cached + rows.start, self.num_cached + rows.stop)
+        eps = self.decoder.architecture.rms_eps
+        apply_qk_norm_rope(keys, layer.key_norm, self.rotation[rows], eps, self.keys[pool_rows])
+        self.values[pool_rows] = values
+
+    def _load_store_prefix_kv(self, number: int) -> None:
+        """Known keys and values of this layer into the pool, and those to be kept out of it."""
+        for index, tensor in self.cached_kv.items():
+            self.keys[self.layout.slices[index]] = tensor[number, 0]
+            self.values[self.layout.slices[index]] = tensor[number, 1]
+        for index, tensor in self.stored_kv.items():
+            tensor[number, 0] = self.keys[self.layout.slices[index]]
+            tensor[number, 1] = self.values[self.layout.slices[index]]
+
+    def _output_and_mlp(self, layer: LayerWeights, x: Tensor, attended: Tensor) -> None:
+        """Output projection and MLP, added to `x` in place."""
+        layer.output.add_to(x, attended)
+        both = layer.gate_up(self.decoder.norm(x, layer.mlp_norm), self.inner[: x.shape[0]])
+        layer.down.add_to(x, swiglu_(both))

@@ -1,0 +1,99 @@
+"""What happens to a token between two multiplications: normalisation, rotation, activation.
+
+torch's own `rms_norm` is one fused kernel on CUDA and six passes over memory on CPU. For fp32 on CPU there is a form
+here that takes two, and one for the heads of queries and keys that folds norm and rotation together; both compute the
+same up to rounding. Everything else takes the plain form.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+__all__ = ["RotaryCache", "apply_qk_norm_rope", "rms_norm", "swiglu_"]
+
+
+class RotaryCache:
+    """Cosines and signed sines of the rotary embedding for some positions, [tokens, 1, head_dim] each.
+
+    The first half of a head is paired with the second; the sines of the first half carry the minus.
+    """
+
+    __slots__ = ("cos", "sin")
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        self.cos = cos
+        self.sin = sin
+
+    @classmethod
+    def at(cls, positions: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype) -> RotaryCache:
+        """The rotation of tokens at these positions; angles are computed in fp32."""
+        angles = positions[:, None].float() * inverse_frequencies
+        cos, sin = angles.cos(), angles.sin()
+        return cls(
+            torch.cat([cos, cos], -1).to(dtype)[:, None],
+            torch.cat([-sin, sin], -1).to(dtype)[:, None],
+        )
+
+    def __getitem__(self, rows: slice | Tensor) -> RotaryCache:
+        return RotaryCache(self.cos[rows], self.sin[rows])
+
+    def scaled(self, weight: Tensor) -> RotaryCache:
+        """The rotation of heads that are multiplied by a weight [head_dim] before it."""
+        half = weight.shape[0] // 2
+        return RotaryCache(self.cos * weight, self.sin * weight.roll(half))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root mean square normalisation of the last dimension."""
+    if _is_plain(x):
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    return (x * _inverse_rms(x, eps)).mul_(weight)
+
+
+def apply_qk_norm_rope(
+    x: Tensor, norm: Tensor | None, rotation: RotaryCache, eps: float, out: Tensor
+) -> None:
+    """Normalise each head, if it has a norm, and rotate it to its position.
+
+    Args:
+        x: [rows, heads * head_dim].
+        norm: [head_dim], or None.
+        rotation: Of the rows.
+        eps: Of the norm.
+        out: As `x`; where the result goes.
+    """
+    head_dim = rotation.cos.shape[-1]
+    heads = x.view(x.shape[0], -1, head_dim)
+    target = out.view(heads.shape)
+    if norm is None:
+        _rotate(heads, rotation, target)
+    elif _is_plain(x):
+        _rotate(F.rms_norm(heads, (head_dim,), norm, eps), rotation, target)
+    else:
+        _rotate(heads, rotation.scaled(norm), target)
+        target.mul_(_inverse_rms(heads, eps))
+
+
+def swiglu_(both: Tensor) -> Tensor:
+    """SiLU of the first half of the columns times the second half, in the place of the first."""
+    gate, up = both.chunk(2, -1)
+    return F.silu(gate, inplace=True).mul_(up)
+
+
+def _is_plain(x: Tensor) -> bool:
+    return x.device.type != "cpu" or x.dtype is not torch.float32
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """[..., 1]: one over the root mean square of the last dimension."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _rotate(heads: Tensor, rotation: RotaryCache, out: Tensor) -> None:
+    half = heads.shape[-1] // 2
+    torch.mul(heads, rotation.cos, out=out)
+    out[..., :half].addcmul_(heads[..., half:], rotation.sin[..., :half])
+    out[..., half:].addcmul_(heads[..., :half], rotation.sin[..., half:])

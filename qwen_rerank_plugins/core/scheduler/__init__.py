@@ -1,0 +1,1 @@
+"""Requests of many threads and tasks, merged into batches for one worker per device."""

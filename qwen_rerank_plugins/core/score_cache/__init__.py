@@ -1,0 +1,1 @@
+"""Scores by key, in memory and on disk. Holds no text."""

@@ -1,0 +1,328 @@
+"""The score cache: what was scored before, in memory and, if a path is given, on disk.
+
+It knows no texts, no models and no families: keys are digests, values are numbers and flags. What goes into a key is
+the caller's business; `KeyMaker` makes sure that different parts never give the same key. A cache must not be able
+to fail a request: whatever happens to the file, reading gives fewer hits, and a warning is logged once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import struct
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from qwen_rerank_plugins.core.score_cache.disk import DiskCache
+from qwen_rerank_plugins.errors import ConfigurationError, InputTypeError
+
+__all__ = ["CacheStats", "CachedScore", "KeyMaker", "Part", "ScoreCache", "cache_key"]
+
+Part = str | bytes | int | float | bool | None
+"""What a key can be made of."""
+
+_DIGEST_SIZE = 32
+_SPAN, _TRUNCATED, _QUERY_TRUNCATED = 1, 2, 4
+_FORMAT = 1
+_VALUE = struct.Struct("<BBfQQQ")  # format, flags, log-odds, tokens, span's start and end
+
+
+@dataclass(frozen=True, slots=True)
+class CachedScore:
+    """What is remembered of a pair.
+
+    Attributes:
+        log_odds: Rounded to float32, so that a score is the same whether it was remembered in memory or on disk.
+        truncated: The document was cut.
+        query_truncated: The query was cut.
+        span: The best chunk's place in the document, in characters, or None.
+        num_tokens: Tokens of the pair as the plain recipe counts them.
+    """
+
+    log_odds: float
+    truncated: bool = False
+    query_truncated: bool = False
+    span: tuple[int, int] | None = None
+    num_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log_odds", _round_to_float32(self.log_odds))
+
+    def to_bytes(self) -> bytes:
+        """The form on disk, which begins with the number of its format."""
+        flags = _SPAN * (self.span is not None) + _TRUNCATED * self.truncated
+        flags += _QUERY_TRUNCATED * self.query_truncated
+        return _VALUE.pack(_FORMAT, flags, self.log_odds, self.num_tokens, *(self.span or (0, 0)))
+
+    @classmethod
+    def from_bytes(cls, value: object) -> Self | None:
+        """The score, or None if this is not the present format or not a usable score."""
+        if not isinstance(value, bytes) or len(value) != _VALUE.size or value[0] != _FORMAT:
+            return None
+        _, flags, log_odds, num_tokens, start, end = _VALUE.unpack(value)
+        if not math.isfinite(log_odds):
+            return None
+        span = (start, end) if flags & _SPAN else None
+        return cls(log_odds, bool(flags & _TRUNCATED), bool(flags & _QUERY_TRUNCATED), span, num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """Figures of a cache since it was made.
+
+    Attributes:
+        entries: Scores in memory.
+        max_entries: How many there may be.
+        hits: Keys that were found.
+        disk_hits: Those of them that were found on disk.
+        misses: Keys that were not found.
+        refused: Scores that were not stored because they were NaN or infinite.
+        disk_entries: Scores on disk, other processes' included; 0 without a usable file.
+        disk_bytes: What the file and its write-ahead log take.
+        disk_usable: A path was given and the file has not failed.
+    """
+
+    entries: int
+    max_entries: int
+    hits: int
+    disk_hits: int
+    misses: int
+    refused: int
+    disk_entries: int
+    disk_bytes: int
+    disk_usable: bool
+
+    @property
+    def hit_rate(self) -> float:
+        """Part of the keys that were found, in [0, 1]; 0 if none was asked for."""
+        return self.hits / max(1, self.hits + self.misses)
+
+
+class ScoreCache:
+    """Remembers scores, the least recently used forgotten first. Safe across threads, processes and forks.
+
+    Args:
+        max_entries: Scores in memory; 0 keeps none there.
+        path: A file for scores that outlive the process and are shared by several; None for memory alone.
+        max_disk_entries: Scores in the file.
+
+    Raises:
+        ConfigurationError: A limit is negative, or `max_disk_entries` is 0.
+    """
+
+    def __init__(
+        self, max_entries: int, *, path: str | Path | None = None, max_disk_entries: int = 1_000_000
+    ) -> None:
+        if max_entries < 0:
+            raise ConfigurationError(f"max_entries is {max_entries!r}; it must not be negative")
+        if max_disk_entries < 1:
+            raise ConfigurationError(f"max_disk_entries is {max_disk_entries!r}; it must be at least 1")
+        self._max_entries = max_entries
+        self._scores: OrderedDict[bytes, CachedScore] = OrderedDict()
+        self._hits = self._disk_hits = self._misses = self._refused = 0
+        self._disk = None if path is None else DiskCache(Path(path), max_entries=max_disk_entries)
+        self._closed = False
+        self._lock = threading.RLock()
+        _caches.add(self)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[CachedScore | None]:
+        """What is known of each key, in order; None where nothing is."""
+        with self._lock:
+            found = {key: self._touch(key) for key in keys}
+        missing = [key for key, score in found.items() if score is None]
+        from_disk = self._read_disk(missing)
+        found.update(from_disk)
+        scores = [found[key] for key in keys]
+        with self._lock:
+            self._remember(from_disk.items())
+            num_hits = sum(score is not None for score in scores)
+            self._hits += num_hits
+            self._misses += len(scores) - num_hits
+            self._disk_hits += sum(key in from_disk for key in keys)
+        return scores
+
+    def put_many(self, items: Iterable[tuple[bytes, CachedScore]]) -> None:
+        """Remember scores; what is NaN or infinite is passed over."""
+        given = dict(items)
+        usable = {key: score for key, score in given.items() if math.isfinite(score.log_odds)}
+        with self._lock:
+            self._refused += len(given) - len(usable)
+            self._remember(usable.items())
+        if self._disk is not None and usable:
+            self._disk.put_many([(key, score.to_bytes()) for key, score in usable.items()])
+
+    def clear(self) -> None:
+        """Forget everything, in memory and on disk."""
+        with self._lock:
+            self._scores.clear()
+        if self._disk is not None:
+            self._disk.clear()
+
+    def close(self) -> None:
+        """Release the file and the memory; from now on nothing is found and nothing is remembered."""
+        with self._lock:
+            self._closed = True
+            self._scores.clear()
+        if self._disk is not None:
+            self._disk.close()
+
+    def stats(self) -> CacheStats:
+        """Figures for logs and metrics."""
+        disk_entries, disk_bytes = (0, 0) if self._disk is None else self._disk.size()
+        with self._lock:
+            return CacheStats(
+                entries=len(self._scores),
+                max_entries=self._max_entries,
+                hits=self._hits,
+                disk_hits=self._disk_hits,
+                misses=self._misses,
+                refused=self._refused,
+                disk_entries=disk_entries,
+                disk_bytes=disk_bytes,
+                disk_usable=self._disk is not None and self._disk.is_usable,
+            )
+
+    def _touch(self, key: bytes) -> CachedScore | None:
+        score = self._scores.get(key)
+        if score is not None:
+            self._scores.move_to_end(key)
+        return score
+
+    def _remember(self, items: Iterable[tuple[bytes, CachedScore]]) -> None:
+        if self._closed:
+            return
+        for key, score in items:
+            self._scores[key] = score
+            self._scores.move_to_end(key)
+        while len(self._scores) > self._max_entries:
+            self._scores.popitem(last=False)
+
+    def _read_disk(self, keys: Sequence[bytes]) -> dict[bytes, CachedScore]:
+        if self._disk is None or not keys:
+            return {}
+        rows = self._disk.get_many(keys).items()
+        decoded = ((key, CachedScore.from_bytes(value)) for key, value in rows)
+        return {key: score for key, score in decoded if score is not None}
+
+    def _before_fork(self) -> None:
+        if self._disk is not None:
+            self._disk.before_fork()
+        self._lock.acquire()
+
+    def _after_fork_in_parent(self) -> None:
+        self._lock.release()
+        if self._disk is not None:
+            self._disk.after_fork_in_parent()
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+        if self._disk is not None:
+            self._disk.after_fork_in_child()
+
+
+class KeyMaker:
+    """Makes keys that begin with the same parts, which are hashed once.
+
+    Each part is hashed with its type and its length, so that ("ab", "c") and ("a", "bc") differ, and so do 1, "1",
+    1.0, True and None.
+
+    Args:
+        parts: What all keys have in common.
+    """
+
+    def __init__(self, *parts: Part) -> None:
+        self._hasher = hashlib.blake2b(digest_size=_DIGEST_SIZE)
+        self._hasher.update(b"".join(map(_encode, parts)))
+
+    def extended(self, *parts: Part) -> KeyMaker:
+        """A key maker for keys that have these parts in common too."""
+        longer = KeyMaker()
+        longer._hasher = self._hasher.copy()
+        longer._hasher.update(b"".join(map(_encode, parts)))
+        return longer
+
+    def key(self, *parts: Part) -> bytes:
+        """The key, 32 bytes, of the common parts followed by these.
+
+        Raises:
+            InputTypeError: A part is of a type that keys are not made of.
+        """
+        hasher = self._hasher.copy()
+        hasher.update(b"".join(map(_encode, parts)))
+        return hasher.digest()
+
+
+def cache_key(parts: Sequence[Part]) -> bytes:
+    """The key of these parts, as `KeyMaker(*parts).key()` gives it."""
+    return KeyMaker(*parts).key()
+
+
+def _encode(part: Part) -> bytes:
+    tag, payload = _tag_and_payload(part)
+    return b"%b%d:%b" % (tag, len(payload), payload)
+
+
+def _tag_and_payload(part: Part) -> tuple[bytes, bytes]:
+    match part:
+        case str():
+            return b"s", part.encode("utf-8", "surrogatepass")
+        case bytes():
+            return b"b", part
+        case bool():  # before int, of which it is a kind
+            return b"o", b"1" if part else b"0"
+        case int():
+            return b"i", str(part).encode()
+        case float():
+            return b"f", struct.pack(">d", part)
+        case None:
+            return b"n", b""
+    raise InputTypeError(
+        f"A key's part is a {type(part).__name__}; it must be str, bytes, int, float, bool or None"
+    )
+
+
+def _round_to_float32(value: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+# No lock is held and no file is open while the process forks, in any thread: SQLite must not be carried across.
+_caches: weakref.WeakSet[ScoreCache] = weakref.WeakSet()
+_held_in_fork: list[ScoreCache] = []
+_fork_lock = threading.RLock()  # two threads may fork at once
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()
+    _held_in_fork[:] = list(_caches)
+    for cache in _held_in_fork:
+        cache._before_fork()  # noqa: SLF001 - the class's own hook
+
+
+def _after_fork_in_parent() -> None:
+    for cache in _held_in_fork:
+        cache._after_fork_in_parent()  # noqa: SLF001
+    _held_in_fork.clear()
+    _fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _fork_lock  # noqa: PLW0603 - as the locks it guards
+    _fork_lock = threading.RLock()
+    for cache in _held_in_fork:
+        cache._after_fork_in_child()  # noqa: SLF001
+    _held_in_fork.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

@@ -1,0 +1,1 @@
+"""Queries, passages and judgements from BEIR, MTEB and TREC files."""

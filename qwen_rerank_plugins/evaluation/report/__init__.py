@@ -1,0 +1,1 @@
+"""An evaluation as JSON and as an offline HTML page."""

@@ -1,0 +1,135 @@
+"""The addresses of jobs: HTTP to `Jobs` and back. What a job is and how it is scored stands elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from qwen_rerank_plugins.service.api.body import check_declared_size, stream_body
+from qwen_rerank_plugins.service.app_state import Service, service_of
+from qwen_rerank_plugins.service.errors import Problem, ProblemError
+from qwen_rerank_plugins.service.jobs.manager import Jobs
+from qwen_rerank_plugins.service.jobs.records import Job
+from qwen_rerank_plugins.service.jobs.spec import MEDIA_TYPES, read_job_spec
+from qwen_rerank_plugins.service.middleware.request_context import context_of
+from qwen_rerank_plugins.service.schemas.json_codec import dump_json
+
+__all__ = ["create", "listing", "rejected", "remove", "result", "show"]
+
+READ_BYTES = 256 * 1024
+PRIVATE = {"Cache-Control": "private, no-store"}
+
+
+async def create(request: Request) -> Response:
+    """Take an upload in and queue it."""
+    jobs, settings = _jobs(request), service_of(request).settings
+    declared = check_declared_size(request, settings.jobs_max_upload_bytes)
+    spec = read_job_spec(request.query_params, request.headers, service_of(request).config)
+    pieces = stream_body(
+        request, max_bytes=settings.jobs_max_upload_bytes, timeout_s=settings.receive_timeout_s
+    )
+    with context_of(request.scope).stage("read"):
+        job = await jobs.add(_owner(request), spec, pieces, declared)
+    context_of(request.scope).num_bytes = job.num_bytes
+    return _json(_view(request, job), 202, {"Location": f"jobs/{job.id}"})
+
+
+async def listing(request: Request) -> Response:
+    """The caller's jobs, the newest first."""
+    found = _jobs(request).of(_owner(request))
+    return _json({"object": "list", "data": [_view(request, job) for job in found]})
+
+
+async def show(request: Request) -> Response:
+    """One job."""
+    return _json(_view(request, _job(request)))
+
+
+async def remove(request: Request) -> Response:
+    """Cancel a job and delete its files."""
+    await _jobs(request).remove(_job(request))
+    return Response(status_code=204)
+
+
+async def result(request: Request) -> Response:
+    """A job's result, as a file."""
+    job = _job(request)
+    path = _jobs(request).result(job)
+    stem = job.spec.name.rpartition(".")[0] or job.spec.name
+    name = f"{stem}.ranked.{job.spec.output_format}"
+    return await _file(request, path, name, MEDIA_TYPES[job.spec.output_format])
+
+
+async def rejected(request: Request) -> Response:
+    """The rows that a job set aside, as a file."""
+    job = _job(request)
+    path = _jobs(request).rejected(job)
+    stem = job.spec.name.rpartition(".")[0] or job.spec.name
+    return await _file(request, path, f"{stem}.rejected.jsonl", MEDIA_TYPES["jsonl"])
+
+
+def _jobs(request: Request) -> Jobs:
+    jobs = service_of(request).jobs
+    assert jobs is not None  # there are no such addresses otherwise
+    return jobs
+
+
+def _owner(request: Request) -> str:
+    return service_of(request).keys.owner(request.headers)
+
+
+def _job(request: Request) -> Job:
+    return _jobs(request).get(_owner(request), request.path_params["id"])
+
+
+def _view(request: Request, job: Job) -> dict[str, Any]:
+    retention_s = service_of(request).settings.jobs_retention_s
+    return job.view(retention_s=retention_s, num_ahead=_jobs(request).num_ahead(job))
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(dump_json(value), status, {**PRIVATE, **(headers or {})}, "application/json")
+
+
+async def _file(request: Request, path: Path, name: str, media_type: str) -> Response:
+    """Stream a file that may be removed meanwhile: it is opened first, and then stays."""
+    service = service_of(request)
+    try:
+        file = await service.in_thread(path.open, "rb")
+    except FileNotFoundError:
+        raise ProblemError(Problem(404, "there is no such job", reason="job")) from None
+    headers = {
+        **PRIVATE,
+        "Content-Type": media_type,
+        "Content-Length": str(os.fstat(file.fileno()).st_size),
+        # A plain name for those who know no other, and the file's own: nothing but ASCII and percent signs.
+        "Content-Disposition": f"attachment; filename=\"{path.name}\"; filename*=UTF-8''{quote(name, safe='')}",
+    }
+    return _FileResponse(file, service, headers, is_empty=request.method == "HEAD")
+
+
+class _FileResponse(StreamingResponse):
+    """An open file, closed whatever becomes of the answer."""
+
+    def __init__(
+        self, file: BinaryIO, service: Service, headers: Mapping[str, str], *, is_empty: bool
+    ) -> None:
+        super().__init__(self._pieces(), headers=headers)
+        self._file, self._service, self._is_empty = file, service, is_empty
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while not self._is_empty and (piece := await self._service.in_thread(self._file.read, READ_BYTES)):
+            yield piece

@@ -1,0 +1,1 @@
+"""The process: socket, HTTP protocol, logging, signals and shutdown."""

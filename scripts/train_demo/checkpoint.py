@@ -1,0 +1,39 @@
+"""Writing the folder that ships: weights in half precision, tokenizer, recipe record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import Qwen3ForCausalLM
+
+from scripts.train_demo.tokenizer import recipe_record, write_tokenizer
+
+
+def export(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
+    """Writes the checkpoint to ``folder``, file by file, each moved into place whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        new = Path(name)
+        config = model.config.to_dict() | {"architectures": ["Qwen3ForCausalLM"], "dtype": "float16"}
+        config.pop("_name_or_path", None)
+        (new / "config.json").write_text(
+            json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
+        weights = {
+            key: value.detach().to(torch.float16).contiguous()
+            for key, value in model.state_dict().items()
+            if key != "lm_head.weight"  # tied to the embeddings
+        }
+        save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
+        write_tokenizer(tokenizer, new)
+        record = json.dumps(recipe_record(tokenizer), indent=2) + "\n"
+        (new / "rerank_recipe.json").write_text(record, encoding="utf-8")
+        for path in sorted(new.iterdir()):
+            shutil.copyfile(path, folder / f".{path.name}.new")
+            (folder / f".{path.name}.new").replace(folder / path.name)

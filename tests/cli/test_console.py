@@ -1,0 +1,86 @@
+"""What command lines do alike: errors as one line and an exit code, with and without a reader."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from qwen_rerank_plugins.cli import console
+from qwen_rerank_plugins.cli.console import EXIT_FAILED, EXIT_USAGE, report_errors
+from qwen_rerank_plugins.errors import (
+    ConfigurationError,
+    EngineError,
+    InputError,
+    MissingDependencyError,
+    RerankError,
+)
+
+
+class IntegrationError(RerankError):
+    """What an integration derives."""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (InputError("no\n such file"), EXIT_USAGE, "no such file"),
+        (ConfigurationError("unknown setting"), EXIT_USAGE, "unknown setting"),
+        (MissingDependencyError("pip install it"), EXIT_FAILED, "pip install it"),
+        (EngineError("out of memory"), EXIT_FAILED, "out of memory"),
+        (IntegrationError("refused"), EXIT_FAILED, "refused"),
+        (ValueError("odd"), EXIT_FAILED, "ValueError: odd (unexpected; --debug shows the traceback)"),
+    ],
+)
+def test_an_error_is_one_line_and_a_status(
+    error: Exception, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as caught, report_errors("rank-it", debug=False):
+        raise error
+    assert caught.value.exit_code == status
+    assert capsys.readouterr().err == f"rank-it: error: {line}\n"
+
+
+def test_debug_shows_where_it_came_from(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), report_errors("rank-it", debug=True):
+        raise ValueError("odd")
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith("rank-it: error: ValueError: odd\n")
+
+
+def test_an_exit_and_an_interruption_pass() -> None:
+    with pytest.raises(typer.Exit) as caught, report_errors("rank-it", debug=False):
+        raise typer.Exit(3)
+    assert caught.value.exit_code == 3
+    with pytest.raises(KeyboardInterrupt), report_errors("rank-it", debug=False):
+        raise KeyboardInterrupt
+
+
+def test_a_reader_that_goes_away_ends_any_command_in_silence() -> None:
+    code = """
+from qwen_rerank_plugins.cli.console import report_errors
+import typer
+
+def main() -> None:
+    with report_errors("rank-it", debug=False):
+        for number in range(100_000):
+            print(number)
+
+typer.run(main)
+"""
+    script = f"'{sys.executable}' -c '{code.replace(chr(39), chr(34))}' | head -n 1; echo ${{PIPESTATUS[@]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, timeout=60, text=True)
+    assert (done.stdout, done.stderr) == ("0\n0 0\n", "")
+
+
+def test_a_console_takes_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No markup, no emoji codes; what the stream cannot encode is replaced."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    console.make_console().print("[red]:whale: 鲸")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"[red]:whale: ?\n"

@@ -1,0 +1,359 @@
+"""The engine: known beginnings within a budget, faults by name, and a kernel that proves itself first."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds, select_attention
+from qwen_rerank_plugins.core.engine.prefix_cache import PrefixCache
+from qwen_rerank_plugins.core.engine.self_check import run_self_check, tolerance
+from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention, VarlenAttention
+from qwen_rerank_plugins.core.model.decoder import Decoder
+from qwen_rerank_plugins.core.model.packing import PackedForest
+from qwen_rerank_plugins.core.model.packing import Path as NodePath
+from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.errors import EngineError, EngineOutOfMemoryError
+from tests.core.checkpoints import Shape, make
+from tests.core.engines import decoder_of
+from tests.core.forests import grid, sequence_lists
+from tests.core.tolerances import assert_close
+
+PROMPTS = grid(20, (6, 9), (4, 4, 7))
+BYTES_PER_TOKEN = 3 * 2 * 32 * 4
+"""Three layers' keys and values of two heads of 16 in fp32."""
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return decoder_of(make(tmp_path_factory.mktemp("tiny"), Shape()))
+
+
+class Counting(Decoder):
+    """A decoder that remembers how many rows each forward pass had."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder.architecture, decoder.weights)
+        self.rows: list[int] = []
+
+    def forward(self, forest: PackedForest, *rest: Any, **options: Any) -> tuple[Tensor, dict[int, Tensor]]:
+        self.rows.append(forest.num_tokens)
+        return super().forward(forest, *rest, **options)
+
+
+class Failing(Decoder):
+    """A decoder whose forward pass raises."""
+
+    def __init__(self, decoder: Decoder, error: Exception) -> None:
+        super().__init__(decoder.architecture, decoder.weights)
+        self.error: Exception | None = error
+
+    def forward(self, forest: PackedForest, *rest: Any, **options: Any) -> tuple[Tensor, dict[int, Tensor]]:
+        if self.error is not None:
+            raise self.error
+        return super().forward(forest, *rest, **options)
+
+
+# ---------------------------------------------------------------------------------------------- scores
+
+
+def test_no_prompts_give_no_scores(decoder: Decoder) -> None:
+    assert Engine(decoder).log_odds([]) == []
+
+
+def test_the_scale_is_a_factor_of_the_log_odds(decoder: Decoder) -> None:
+    plain, scaled = Engine(decoder).log_odds(PROMPTS), Engine(decoder, scale=0.2).log_odds(PROMPTS)
+    assert_close(scaled, [0.2 * score for score in plain])
+    assert_close(reference_log_odds(decoder, PROMPTS, 0.2), scaled)
+
+
+@given(sequences=sequence_lists())
+def test_any_forest_scores_as_each_prompt_by_itself(decoder: Decoder, sequences: list[TokenSequence]) -> None:
+    engine = Engine(decoder, prefix_bytes=1 << 20)
+    wanted = reference_log_odds(decoder, sequences)
+    assert_close(engine.log_odds(sequences), wanted)
+    assert_close(engine.log_odds(sequences), wanted)
+
+
+def test_the_fast_kernel_follows_device_and_dtype() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
+    assert select_attention(cpu, torch.float32) is select_attention(cpu, torch.bfloat16) is GroupedAttention
+    assert select_attention(cuda, torch.bfloat16) is select_attention(cuda, torch.float16) is VarlenAttention
+    assert select_attention(cuda, torch.float32) is GroupedAttention
+
+
+# --------------------------------------------------------------------------------- known beginnings
+
+
+def test_the_second_call_computes_only_what_is_new(decoder: Decoder) -> None:
+    """A root of 20 tokens and heads of 6 and 9 are known; the leaves of 30 tokens are computed again."""
+    counting = Counting(decoder)
+    engine = Engine(counting, prefix_bytes=1 << 20)
+    engine.log_odds(PROMPTS)
+    engine.log_odds(PROMPTS)
+    assert counting.rows == [20 + 6 + 9 + 30, 30]
+    assert (len(engine.prefixes), engine.prefixes.hits) == (3, 3)
+    assert engine.prefixes.num_bytes == 35 * BYTES_PER_TOKEN
+
+
+def test_nothing_is_kept_without_a_budget(decoder: Decoder) -> None:
+    counting = Counting(decoder)
+    engine = Engine(counting)
+    engine.log_odds(PROMPTS)
+    engine.log_odds(PROMPTS)
+    assert counting.rows == [65, 65]
+    assert engine.prefixes.num_bytes == 0
+
+
+def test_a_query_with_one_document_is_not_kept(decoder: Decoder) -> None:
+    """It seldom comes again; the root does."""
+    engine = Engine(decoder, prefix_bytes=1 << 20)
+    engine.log_odds(PROMPTS[:1])
+    assert [len(path) for path in engine.prefixes._tensors] == [1]
+
+
+def test_what_is_kept_stays_within_its_budget(decoder: Decoder) -> None:
+    budget = 40 * BYTES_PER_TOKEN
+    engine = Engine(decoder, prefix_bytes=budget)
+    for heads in ((6, 9), (7, 8), (12, 13), (6, 9), (30, 1)):
+        prompts = grid(20, heads, (4, 5))
+        assert_close(engine.log_odds(prompts), reference_log_odds(decoder, prompts))
+        assert 0 < engine.prefixes.num_bytes <= budget
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 12)), max_size=30),
+    max_bytes=st.integers(0, 40),
+)
+def test_the_store_keeps_its_budget(sizes: list[tuple[int, int]], max_bytes: int) -> None:
+    store = PrefixCache(max_bytes)
+    for name, size in sizes:
+        path: NodePath = ((name,),)
+        store.put(path, torch.zeros(size, dtype=torch.uint8))
+        assert store.num_bytes == sum(t.nbytes for t in store._tensors.values()) <= max_bytes
+        assert (path in store) == (size <= max_bytes)
+
+
+def test_the_least_recently_used_beginning_goes_first() -> None:
+    store = PrefixCache(3)
+    a, b, c = (((number,),) for number in range(3))
+    for path in (a, b):
+        store.put(path, torch.zeros(1, dtype=torch.uint8))
+    store.get(a)
+    store.put(c, torch.zeros(2, dtype=torch.uint8))
+    assert (a in store, b in store, c in store) == (True, False, True)
+    store.clear()
+    assert (len(store), store.num_bytes) == (0, 0)
+
+
+# ---------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_out_of_memory_has_its_own_error_and_frees_what_is_kept(decoder: Decoder, error: Exception) -> None:
+    failing = Failing(decoder, error)
+    failing.error = None
+    engine = Engine(failing, prefix_bytes=1 << 20)
+    expected = engine.log_odds(PROMPTS)
+    failing.error = error
+    with pytest.raises(EngineOutOfMemoryError, match="a batch of 30 tokens does not fit the memory of cpu"):
+        engine.log_odds(PROMPTS)
+    assert engine.prefixes.num_bytes == 0
+    failing.error = None
+    assert engine.log_odds(PROMPTS) == expected
+
+
+def test_another_fault_of_torch_is_an_engine_error(decoder: Decoder) -> None:
+    engine = Engine(Failing(decoder, RuntimeError("mat1 and mat2 shapes")))
+    with pytest.raises(EngineError, match="the forward pass on cpu failed: mat1 and mat2") as caught:
+        engine.log_odds(PROMPTS)
+    assert not isinstance(caught.value, EngineOutOfMemoryError)
+
+
+def test_a_forked_child_uses_one_thread(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent's OpenMP threads do not exist there."""
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    Engine(decoder).after_fork()
+    assert asked == [1]
+
+
+def test_cuda_does_not_survive_a_fork() -> None:
+    fake: Any = SimpleNamespace(device=torch.device("cuda:0"), dtype=torch.bfloat16)
+    with pytest.raises(EngineError, match="start processes with 'spawn'"):
+        Engine(fake).after_fork()
+
+
+def test_the_state_is_plain_json(decoder: Decoder) -> None:
+    info = Engine(decoder, prefix_bytes=1000).info()
+    assert json.loads(json.dumps(info)) == info
+    assert (info["device"], info["dtype"], info["attention_backend"]) == (
+        "cpu",
+        "float32",
+        "GroupedAttention",
+    )
+    assert info["prefix_cache"]["max_bytes"] == 1000
+
+
+# ------------------------------------------------------------------------------------------ self-check
+
+
+class Wrong(DenseAttention):
+    """Sees the future."""
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return super().attend(queries, keys, values) + 0.1
+
+
+class WrongWhenKnown(DenseAttention):
+    """Right unless a prompt's beginning is known."""
+
+    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        out = super().attend_last(queries, keys, values)
+        return out + (len(keys) != self._mask.shape[0])
+
+
+class NotANumber(DenseAttention):
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return super().attend(queries, keys, values) * math.nan
+
+
+class Absent(DenseAttention):
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        raise NotImplementedError("no kernel image is available for this device")
+
+
+def test_a_right_kernel_passes(decoder: Decoder) -> None:
+    engine = Engine(decoder, prefix_bytes=1 << 20)
+    check = run_self_check(engine, "print", None)
+    assert (check.status, check.attention_backend, check.cached) == ("passed", "GroupedAttention", False)
+    assert check.max_abs_diff <= check.tolerance == 1e-4
+    assert len(engine.prefixes) == 0
+
+
+@pytest.mark.parametrize("attention_backend", [Wrong, WrongWhenKnown, NotANumber])
+def test_a_wrong_kernel_gives_way_with_one_warning(
+    decoder: Decoder, caplog: pytest.LogCaptureFixture, attention_backend: Any
+) -> None:
+    engine = Engine(decoder, attention_backend=attention_backend, prefix_bytes=1 << 20)
+    with caplog.at_level(logging.WARNING):
+        check = run_self_check(engine, "print", None)
+    assert (check.status, check.attention_backend) == ("failed", "GroupedAttention")
+    assert not check.max_abs_diff <= check.tolerance
+    assert engine.attention_backend is GroupedAttention
+    (record,) = caplog.records
+    assert "differs from the plain one" in record.getMessage()
+    assert_close(engine.log_odds(PROMPTS), reference_log_odds(decoder, PROMPTS))
+
+
+def test_a_kernel_that_cannot_run_gives_way_too(decoder: Decoder, caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine(decoder, attention_backend=Absent)
+    check = run_self_check(engine, "print", None)
+    assert (check.status, engine.attention_backend) == ("failed", GroupedAttention)
+    assert check.max_abs_diff == math.inf
+    assert "no kernel image is available" in caplog.text
+
+
+def test_the_plainest_kernel_is_the_last_resort(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("attend", "attend_last"):
+        monkeypatch.setattr(GroupedAttention, name, NotANumber.attend)
+    engine = Engine(decoder, attention_backend=Wrong)
+    assert run_self_check(engine, "print", None).attention_backend == "DenseAttention"
+
+
+def test_16_bits_are_given_more_room(tmp_path: Path) -> None:
+    narrow = Engine(decoder_of(make(tmp_path, Shape(), torch.bfloat16), dtype=torch.bfloat16))
+    check = run_self_check(narrow, "print", None)
+    assert (check.status, check.tolerance) == ("passed", 0.1)
+
+
+@pytest.fixture
+def cache_file(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "self-check.json"
+
+
+def no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the check ran again")
+
+    monkeypatch.setattr("qwen_rerank_plugins.core.engine.self_check.reference_log_odds", fail)
+
+
+def test_a_result_is_kept_for_the_next_start(
+    decoder: Decoder, cache_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_self_check(Engine(decoder), "print", cache_file)
+    no_comparison(monkeypatch)
+    second = run_self_check(Engine(decoder), "print", cache_file)
+    assert (first.cached, second.cached) == (False, True)
+    assert second.max_abs_diff == first.max_abs_diff
+    assert [path.name for path in cache_file.parent.iterdir()] == ["self-check.json"]
+
+
+@pytest.mark.parametrize("what", ["fingerprint", "attention_backend", "dtype"])
+def test_a_result_is_not_anothers(decoder: Decoder, cache_file: Path, tmp_path: Path, what: str) -> None:
+    run_self_check(Engine(decoder), "print", cache_file)
+    if what == "dtype":
+        decoder = decoder_of(make(tmp_path, Shape()), dtype=torch.bfloat16)
+    attention_backend = DenseAttention if what == "attention_backend" else GroupedAttention
+    name = "another" if what == "fingerprint" else "print"
+    assert not run_self_check(Engine(decoder, attention_backend=attention_backend), name, cache_file).cached
+    assert run_self_check(Engine(decoder, attention_backend=attention_backend), name, cache_file).cached
+
+
+def test_a_failure_is_not_kept(decoder: Decoder, cache_file: Path) -> None:
+    run_self_check(Engine(decoder, attention_backend=Wrong), "print", cache_file)
+    assert not cache_file.exists()
+
+
+Break = Callable[[dict[str, Any]], str]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda content: "",
+        lambda content: "{",
+        lambda content: "[1]",
+        lambda content: "\x00\xff",
+        lambda content: json.dumps(dict.fromkeys(content, "text")),
+        lambda content: json.dumps(dict.fromkeys(content)),
+        lambda content: json.dumps(dict.fromkeys(content, 5.0)),
+        lambda content: json.dumps(dict.fromkeys(content, math.nan)),
+    ],
+)
+def test_a_broken_file_costs_a_check_and_nothing_else(
+    decoder: Decoder, cache_file: Path, broken: Break
+) -> None:
+    run_self_check(Engine(decoder), "print", cache_file)
+    cache_file.write_text(broken(json.loads(cache_file.read_text())), encoding="latin-1")
+    check = run_self_check(Engine(decoder), "print", cache_file)
+    assert (check.status, check.cached) == ("passed", False)
+    assert run_self_check(Engine(decoder), "print", cache_file).cached
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(decoder: Decoder, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check = run_self_check(Engine(decoder), "print", tmp_path / "file" / "self-check.json")
+    assert check.status == "passed"
+
+
+def test_the_tolerance_is_strict_for_fp32_alone(decoder: Decoder) -> None:
+    assert tolerance(Engine(decoder)) == 1e-4

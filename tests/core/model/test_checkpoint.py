@@ -1,0 +1,234 @@
+"""Finding a checkpoint: what is refused, and why, before one weight is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from qwen_rerank_plugins.core.model.checkpoint import fingerprint, open_checkpoint
+from qwen_rerank_plugins.demo import CHECKPOINT_DIR
+from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigurationError
+from tests.core.checkpoints import Shape, changed, make, write_config, write_index, write_sharded
+
+SHAPE = Shape()
+
+
+class Boom:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("exploded",)
+
+
+def test_a_folder_is_read(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(str(make(tmp_path, SHAPE, torch.bfloat16)))
+    assert checkpoint.folder == tmp_path
+    assert checkpoint.revision is None
+    assert (checkpoint.model_type, checkpoint.dtype) == ("qwen3", "bfloat16")
+    assert (checkpoint.is_tied, checkpoint.has_classifier) == (True, False)
+    assert checkpoint.architecture.hidden_size == 48
+    assert (checkpoint.architecture.rope_theta, checkpoint.architecture.max_positions) == (1e6, 40960)
+    assert (checkpoint.architecture.qk_norm, checkpoint.architecture.qkv_bias) == (True, False)
+    assert checkpoint.files == (tmp_path / "model.safetensors",)
+
+
+def test_the_demo_is_part_of_the_package() -> None:
+    assert open_checkpoint("demo").folder == CHECKPOINT_DIR
+
+
+def test_a_home_folder_may_be_abbreviated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make(tmp_path / "model", SHAPE)
+    assert open_checkpoint("~/model").folder == tmp_path / "model"
+
+
+def test_qwen2_has_biases_and_no_norms_of_heads(tmp_path: Path) -> None:
+    shape = open_checkpoint(str(make(tmp_path, Shape("qwen2", head_dim=12)))).architecture
+    assert (shape.qk_norm, shape.qkv_bias, shape.attention.head_dim) == (False, True, 12)
+
+
+def test_newer_files_keep_rope_parameters_in_an_object(tmp_path: Path) -> None:
+    make(tmp_path, SHAPE)
+    parameters = {"rope_type": "default", "rope_theta": 5e6}
+    write_config(tmp_path, changed(SHAPE.config, rope_theta=None, rope_parameters=parameters))
+    assert open_checkpoint(str(tmp_path)).architecture.rope_theta == 5e6
+
+
+def test_shards_are_found_by_their_index(tmp_path: Path) -> None:
+    write_sharded(tmp_path, SHAPE.config, SHAPE.tensors())
+    assert [path.name for path in open_checkpoint(str(tmp_path)).files] == [
+        f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"model_type": "llama"}, "model type 'llama'; known are qwen2, qwen3, zeroentropy"),
+        ({"model_type": None}, "model type 'None'"),
+        ({"architectures": ["Qwen3Model"]}, "architecture 'Qwen3Model'"),
+        ({"architectures": None}, "architecture ''"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rotary embedding 'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, "rotary embedding 'linear'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e6}}, "rotary embedding 'dynamic'"),
+        ({"use_sliding_window": True}, "sliding-window attention"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window attention"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights"),
+        ({"attention_bias": True}, "a bias in every attention projection"),
+        ({"hidden_act": "gelu"}, "the activation 'gelu'"),
+        ({"hidden_size": None}, "lacks or garbles 'hidden_size'"),
+        ({"num_attention_heads": "many"}, "lacks or garbles"),
+        ({"num_attention_heads": 0, "head_dim": None}, "lacks or garbles|impossible"),
+        ({"num_key_value_heads": 3}, "impossible shape"),
+        ({"head_dim": 15}, "impossible shape"),
+        ({"num_hidden_layers": 0}, "impossible shape"),
+        ({"hidden_size": -48}, "impossible shape"),
+        ({"rope_parameters": [1]}, "rotary embedding as .*, which is not an object"),
+    ],
+)
+def test_what_the_decoder_does_not_compute_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, Any], complaint: str
+) -> None:
+    make(tmp_path, SHAPE)
+    write_config(tmp_path, changed(SHAPE.config, **changes))
+    with pytest.raises(CheckpointFormatError, match=complaint):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "labels", [{"num_labels": 2}, {"id2label": {"0": "no", "1": "yes"}}, {"id2label": None}]
+)
+def test_a_classifier_of_two_labels_is_refused(tmp_path: Path, labels: dict[str, Any]) -> None:
+    shape = Shape(has_classifier=True)
+    make(tmp_path, shape)
+    assert open_checkpoint(str(tmp_path)).has_classifier
+    write_config(tmp_path, changed(shape.config, **labels))
+    with pytest.raises(CheckpointFormatError, match="classifies into 2 labels; a reranker has one"):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null", '"text"', "\x00"])
+def test_a_broken_config_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointFormatError, match=r"config\.json"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_a_folder_without_a_config_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointFormatError, match=r"is no checkpoint: it has no config\.json"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    write_config(tmp_path, SHAPE.config)
+    with pytest.raises(CheckpointFormatError, match=r"has no model\.safetensors and no"):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.ckpt"])
+def test_pickles_are_refused_and_never_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_config(tmp_path, SHAPE.config)
+    (tmp_path / name).write_bytes(pickle.dumps(Boom()))
+    with pytest.raises(CheckpointFormatError, match="pickle files, which can run code and are refused"):
+        open_checkpoint(str(tmp_path))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_code_beside_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, SHAPE)
+    remote = {"AutoModelForCausalLM": "modeling.Model", "AutoConfig": "modeling.Config"}
+    write_config(tmp_path, changed(SHAPE.config, auto_map=remote))
+    (tmp_path / "modeling.py").write_text("import os; os.mkdir('exploded')")
+    open_checkpoint(str(tmp_path))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "sub/x.safetensors"])
+def test_an_index_may_not_point_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    write_config(tmp_path, SHAPE.config)
+    write_index(tmp_path, {"model.norm.weight": name})
+    with pytest.raises(CheckpointFormatError, match="names files outside its folder"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_an_index_names_files_that_must_be_there(tmp_path: Path) -> None:
+    write_sharded(tmp_path, SHAPE.config, SHAPE.tensors())
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointFormatError, match="lacks the files model-00002-of-00003"):
+        open_checkpoint(str(tmp_path))
+    write_index(tmp_path, {})
+    with pytest.raises(CheckpointFormatError, match="lacks the files of its index"):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("weight_map", [[], "x", 3])
+def test_a_garbled_index_is_refused(tmp_path: Path, weight_map: Any) -> None:
+    write_config(tmp_path, SHAPE.config)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(CheckpointFormatError):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["./none", "/none/there", "~/none", "none", "a/b/c", ""])
+def test_a_missing_folder_is_named(model: str) -> None:
+    with pytest.raises(CheckpointNotFoundError, match="there is no folder"):
+        open_checkpoint(model)
+
+
+def test_an_unknown_hub_id_without_network_says_what_to_do() -> None:
+    with pytest.raises(
+        CheckpointNotFoundError, match=r"is neither a folder nor to be had from the hub.*'demo'"
+    ):
+        open_checkpoint("nobody/nothing")
+    with pytest.raises(CheckpointNotFoundError, match="at revision 'v1' is neither"):
+        open_checkpoint("nobody/nothing", "v1")
+
+
+def test_a_hub_id_takes_the_cached_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes from the hub is safetensors, configuration and tokenizer, at the commit that was asked for."""
+    asked: list[Any] = []
+
+    def snapshot_download(model: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((model, revision, allow_patterns))
+        return str(make(tmp_path / "0123abcd", SHAPE))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    checkpoint = open_checkpoint("Qwen/Qwen3-Reranker-0.6B", "main")
+    assert (checkpoint.revision, checkpoint.name) == ("0123abcd", "Qwen/Qwen3-Reranker-0.6B")
+    ((model, revision, patterns),) = asked
+    assert (model, revision) == ("Qwen/Qwen3-Reranker-0.6B", "main")
+    assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in patterns)
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    make(tmp_path, SHAPE)
+    with pytest.raises(ConfigurationError, match=r"revision 'main' was asked for, but .* is a folder"):
+        open_checkpoint(str(tmp_path), "main")
+
+
+def test_the_fingerprint_changes_with_what_a_score_depends_on(tmp_path: Path) -> None:
+    def current() -> str:
+        return fingerprint(open_checkpoint(str(tmp_path)))
+
+    make(tmp_path, SHAPE)
+    seen = [current()]
+    assert current() == seen[0]
+    write_config(tmp_path, changed(SHAPE.config, rope_theta=5e5))
+    seen.append(current())
+    (tmp_path / "tokenizer.json").write_text("{}")
+    seen.append(current())
+    make(tmp_path, Shape(num_layers=2))
+    seen.append(current())
+    os.utime(tmp_path / "model.safetensors", (1, 1))
+    seen.append(current())
+    assert len(set(seen)) == len(seen)

@@ -1,0 +1,115 @@
+"""int8: exact products of rounded numbers, a quarter of the memory, and scores that stay near."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds
+from qwen_rerank_plugins.core.model.decoder import Decoder, Linear
+from qwen_rerank_plugins.core.model.quantization import Int8Linear, quantizer
+from qwen_rerank_plugins.core.model.weights import weight_bytes
+from qwen_rerank_plugins.errors import ConfigurationError
+from tests.core.checkpoints import Shape, make
+from tests.core.engines import decoder_of
+from tests.core.forests import grid
+from tests.core.tolerances import sigmoid
+
+PROMPTS = grid(20, (6, 9), (4, 4, 7, 30))
+
+
+@pytest.fixture
+def linear() -> Linear:
+    draw = torch.Generator().manual_seed(1)
+    return Linear(torch.randn(24, 32, generator=draw), torch.randn(24, generator=draw))
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(7, 32, generator=torch.Generator().manual_seed(2))
+
+
+def quantized(decoder: Decoder) -> Decoder:
+    convert = quantizer("int8")
+    assert convert is not None
+    for layer in decoder.weights.layers:
+        convert(layer)
+    return Decoder(decoder.architecture, decoder.weights)
+
+
+def test_a_product_is_within_what_rounding_can_do(linear: Linear, x: torch.Tensor) -> None:
+    """Each factor is off by half a step at most: 1/254 of its row's largest number."""
+    exact, found = linear(x), Int8Linear.from_linear(linear)(x)
+    largest_x = x.abs().amax(-1, keepdim=True)
+    largest_w = linear.weight.abs().amax(-1)
+    bound = 32 * largest_x * largest_w * (2 / 254 + 1 / 254**2)
+    assert ((found - exact).abs() <= bound).all()
+    assert (found - exact).abs().max() < 0.2
+
+
+def test_numbers_that_are_steps_are_exact() -> None:
+    """127 in each row makes the step one: integers then lose nothing."""
+    weight = torch.randint(-126, 127, (5, 16), generator=torch.Generator().manual_seed(3)).float()
+    x = torch.randint(-126, 127, (4, 16), generator=torch.Generator().manual_seed(4)).float()
+    weight[:, 0] = x[:, 0] = 127
+    assert torch.allclose(Int8Linear.from_linear(Linear(weight))(x), x @ weight.T, rtol=1e-6)
+
+
+def test_rows_are_a_view(linear: Linear, x: torch.Tensor) -> None:
+    int8 = Int8Linear.from_linear(linear)
+    part = int8.rows(5, 19)
+    assert torch.equal(part(x), int8(x)[:, 5:19])
+    assert part.weight.data_ptr() == int8.weight[5:].data_ptr()
+
+
+def test_a_product_can_be_added_in_place(linear: Linear, x: torch.Tensor) -> None:
+    int8 = Int8Linear.from_linear(Linear(linear.weight))
+    target = torch.ones(7, 24)
+    int8.add_to(target, x)
+    torch.testing.assert_close(target, 1 + int8(x))
+
+
+def test_rows_of_noughts_stay_noughts(linear: Linear) -> None:
+    linear.weight[3] = 0
+    out = Int8Linear.from_linear(Linear(linear.weight))(torch.zeros(20, 32))
+    assert torch.equal(out, torch.zeros(20, 24))
+
+
+def test_not_a_number_is_not_hidden(linear: Linear, x: torch.Tensor) -> None:
+    """Rounding must not turn a broken activation into a plausible score."""
+    x[2, 5] = torch.nan
+    out = Int8Linear.from_linear(linear)(x)
+    assert out[2].isnan().all()
+    assert out[[0, 1, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_result_has_the_inputs_dtype(linear: Linear, x: torch.Tensor, dtype: torch.dtype) -> None:
+    assert Int8Linear.from_linear(linear)(x.to(dtype)).dtype is dtype
+
+
+def test_the_memory_is_a_quarter(linear: Linear) -> None:
+    assert Int8Linear.from_linear(Linear(linear.weight)).num_bytes == 24 * 32 + 24 * 4
+
+
+def test_scores_stay_near(tmp_path: Path) -> None:
+    shape = Shape(hidden_size=128, intermediate_size=256)
+    folder = make(tmp_path, shape)
+    exact = decoder_of(folder)
+    wanted, size = reference_log_odds(exact, PROMPTS), weight_bytes(exact.weights)
+    int8 = quantized(decoder_of(folder))
+    assert int8.is_quantized
+    assert not exact.is_quantized
+    found = Engine(int8).log_odds(PROMPTS)
+    error = max(abs(sigmoid(a) - sigmoid(b)) for a, b in zip(found, wanted, strict=True))
+    print(f"int8 probability: {error:.3g}")
+    assert error < 0.05
+    assert weight_bytes(int8.weights) < size / 3
+
+
+def test_other_kinds_are_refused() -> None:
+    assert quantizer("none") is None
+    with pytest.raises(ConfigurationError, match="quantization 'fp8' is not available; allowed are"):
+        quantizer("fp8")

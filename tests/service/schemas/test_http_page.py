@@ -1,0 +1,48 @@
+"""The page shows what the service does: each request on it, ranked by the weightless scorer, gives the answer below it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_rerank_plugins import LexicalScorer, Reranker
+from qwen_rerank_plugins.service.schemas.registry import DIALECTS, read_request
+from qwen_rerank_plugins.service.schemas.request import Outcome, Route
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "http.md"
+EXAMPLE = re.compile(
+    r"```bash\ncurl -s localhost:8501(?P<path>\S+) [^\n]*-d '(?P<body>[^']*)'\n```\n\n```json\n(?P<answer>.*?)```",
+    re.DOTALL,
+)
+EXAMPLES = [match.groupdict() for match in EXAMPLE.finditer(PAGE.read_text(encoding="utf-8"))]
+
+
+def route_of(path: str) -> Route:
+    """Which kind of address a path is."""
+    if path.endswith("/text-rerank"):
+        return Route.DASHSCOPE
+    return Route.SCORE if path.endswith("score") else Route.RERANK
+
+
+def told(route: Route, body: Any) -> Any:
+    """What the service answers, with the id and the time that the page shows."""
+    exchange = read_request(route, body)
+    results = Reranker(scorer=LexicalScorer()).rank_many(
+        exchange.queries, exchange.documents, top_n=exchange.top_n
+    )
+    return exchange.render(Outcome(results, "lexical", "d41c2a7e", 1_750_000_000))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["path"])
+def test_a_request_on_the_page_gives_the_answer_below_it(example: dict[str, str]) -> None:
+    answer = told(route_of(example["path"]), json.loads(example["body"]))
+    assert answer == json.loads(example["answer"])
+
+
+def test_the_page_has_an_example_of_every_dialect() -> None:
+    shown = [read_request(route_of(one["path"]), json.loads(one["body"])).dialect for one in EXAMPLES]
+    assert sorted(shown) == list(DIALECTS)

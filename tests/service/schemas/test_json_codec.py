@@ -1,0 +1,224 @@
+"""Bodies are read strictly, and what is refused says why without quoting it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from qwen_rerank_plugins.service.errors import STATUSES, ProblemError
+from qwen_rerank_plugins.service.schemas.json_codec import MAX_DEPTH, check_headers, dump_json, parse_json
+from qwen_rerank_plugins.service.schemas.request import BodyError
+from tests.service.servers import RunningService, running_service
+
+SECRET = "Sesame-4711"
+
+# What, the body, the status, and words of the message.
+BAD_JSON: dict[str, tuple[bytes, int, str]] = {
+    "nothing": (b"", 400, "empty"),
+    "blanks": (b" \n\t ", 400, "empty"),
+    "half of a surrogate pair": (
+        b'{"query":"' + SECRET.encode() + b'\\ud800","documents":["a"]}',
+        400,
+        "surrogate",
+    ),
+    "a low surrogate alone": (
+        b'{"query":"q","documents":["' + SECRET.encode() + b'\\uDFFF"]}',
+        400,
+        "surrogate",
+    ),
+    "surrogate halves in UTF-8": (b'{"query":"\xed\xa0\x80","documents":["a"]}', 400, "UTF-8"),
+    "NaN": (b'{"query":NaN,"documents":["' + SECRET.encode() + b'"]}', 400, "NaN"),
+    "Infinity": (b'{"query":"q","documents":["a"],"top_n":-Infinity}', 400, "NaN or an infinity"),
+    "a number above all floats": (b'{"query":"q","documents":["a"],"top_n":1e400}', 400, "too large"),
+    "an integer of 5000 digits": (
+        b'{"query":"q","documents":["a"],"top_n":' + b"9" * 5000 + b"}",
+        400,
+        "300 digits",
+    ),
+    "100,000 brackets": (b"[" * 100_000, 400, "JSON|deep"),
+    "a deep document": (
+        b'{"query":"q","documents":[{"text":' + b"[" * 40 + b"]" * 40 + b"}]}",
+        400,
+        "nested too deep",
+    ),
+    "UTF-16": (f'{{"query":"{SECRET}","documents":["a"]}}'.encode("utf-16"), 400, "UTF-16"),
+    "UTF-16 without a mark": (f'{{"query":"{SECRET}"}}'.encode("utf-16-le"), 400, "UTF-16"),
+    "UTF-32": (f'{{"query":"{SECRET}"}}'.encode("utf-32"), 400, "UTF-32"),
+    "a byte order mark": (b'\xef\xbb\xbf{"query":"q","documents":["a"]}', 400, "byte order mark"),
+    "Latin-1": (f'{{"query":"caf\u00e9 {SECRET}","documents":["a"]}}'.encode("latin-1"), 400, "UTF-8"),
+    "a key twice": (f'{{"query":"{SECRET}","query":"b","documents":["a"]}}'.encode(), 400, "twice"),
+    "a key twice, deep inside": (b'{"query":"q","documents":[{"text":"a","text":"b"}]}', 400, "twice"),
+    "a raw control character": (b'{"query":"a\nb","documents":["a"]}', 400, "control character"),
+    "cut off": (f'{{"query":"{SECRET}","documents":["a"'.encode(), 400, "line 1"),
+    "single quotes": (f"{{'query':'{SECRET}'}}".encode(), 400, "JSON"),
+    "a form": (f"query={SECRET}&documents=a".encode(), 400, "JSON"),
+    "two values": (b'{"query":"q","documents":["a"]} {}', 400, "JSON"),
+}
+BAD_VALUES: dict[str, tuple[bytes, int, str]] = {
+    "a list": (f'["{SECRET}"]'.encode(), 400, "object"),
+    "a text": (f'"{SECRET}"'.encode(), 400, "object"),
+    "null": (b"null", 400, "object"),
+    "a number": (b"17", 400, "object"),
+    "no query": (f'{{"documents":["{SECRET}"]}}'.encode(), 422, "query"),
+    "a query that is a number": (f'{{"query":17,"documents":["{SECRET}"]}}'.encode(), 422, "query"),
+    "documents that are a number": (f'{{"query":"{SECRET}","documents":17}}'.encode(), 422, "documents"),
+    "a document that is a number": (f'{{"query":"{SECRET}","documents":["a",17]}}'.encode(), 422, "1"),
+    "no documents": (f'{{"query":"{SECRET}","documents":[]}}'.encode(), 400, "documents"),
+    "a negative top_n": (f'{{"query":"{SECRET}","documents":["a"],"top_n":-1}}'.encode(), 422, "top_n"),
+    "a top_n in words": (f'{{"query":"q","documents":["a"],"top_n":"{SECRET}"}}'.encode(), 422, "top_n"),
+}
+
+
+BAD_BODIES = BAD_JSON | BAD_VALUES
+
+
+@pytest.mark.parametrize("name", BAD_JSON)
+def test_what_is_no_proper_json_is_refused_without_being_quoted(name: str) -> None:
+    body, _, words = BAD_JSON[name]
+    with pytest.raises(BodyError, match=words) as caught:
+        parse_json(body)
+    assert caught.value.status == 400
+    assert SECRET not in str(caught.value)
+
+
+def test_proper_json_is_read_as_it_is() -> None:
+    value = {
+        "query": "\u96ea \U0001f600 \u0000",
+        "documents": ["a", {"text": "b", "n": [1.5, -3, None, True]}],
+    }
+    for ascii_only in (True, False):
+        assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+    assert parse_json(bytearray(b' {"a": 1e3, "b": 9223372036854775807}\n')) == {"a": 1000.0, "b": 2**63 - 1}
+
+
+def test_nesting_is_allowed_up_to_the_limit() -> None:
+    assert parse_json(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    with pytest.raises(BodyError, match="too deep"):
+        parse_json(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
+
+
+def test_lists_and_objects_without_measure_are_refused_before_they_are_built() -> None:
+    for piece in (b"[],", b"{},", b"[{}],"):
+        with pytest.raises(BodyError, match="too many lists"):
+            parse_json(b'{"documents":[' + piece * 400_000 + b"1]}")
+    text = '[{"\\' * 200_000
+    assert parse_json(json.dumps({"documents": [text]}).encode()) == {"documents": [text]}
+    with pytest.raises(BodyError, match="JSON"):
+        parse_json(b'{"documents":["' + b'[\\"' * 400_000)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "application/json"},
+        {"content-type": "Application/JSON; charset=UTF-8"},
+        {"content-type": 'application/json;charset="utf-8"', "content-encoding": "identity"},
+        {"content-type": "application/vnd.api+json"},
+    ],
+)
+def test_a_body_declared_as_plain_json_is_taken(headers: dict[str, str]) -> None:
+    check_headers(headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "application/jsonp"},
+        {"content-type": "application/json; charset=utf-16"},
+        {"content-type": "application/json", "content-encoding": "gzip"},
+        {"content-type": "application/json", "content-encoding": "identity, br"},
+    ],
+)
+def test_any_other_declaration_is_refused_with_415(headers: dict[str, str]) -> None:
+    with pytest.raises(ProblemError) as caught:
+        check_headers(headers)
+    assert caught.value.problem.status == 415
+
+
+def test_written_json_is_ascii_and_holds_no_nan() -> None:
+    assert dump_json({"a": ["\u96ea", 1e-07, 1.0]}) == b'{"a":["\\u96ea",1e-07,1.0]}'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        dump_json({"a": float("nan")})
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[RunningService]:
+    with running_service(max_document_chars=1000, max_query_chars=500) as running:
+        yield running
+
+
+def assert_problem(answer: httpx.Response, status: int) -> dict[str, str]:
+    """The documented shape, whatever went wrong."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    problem: dict[str, str] = answer.json()
+    assert set(problem) == {"id", "request_id", "message", "detail", "error", "error_type", "code"}
+    assert {type(value) for value in problem.values()} == {str}
+    assert problem["message"] == problem["detail"] == problem["error"]
+    assert problem["id"] == problem["request_id"] == answer.headers["x-request-id"]
+    assert (problem["code"], problem["error_type"]) == STATUSES[status][:2]
+    assert SECRET not in answer.text
+    return problem
+
+
+def post(service: RunningService, body: Any, **headers: str) -> httpx.Response:
+    with service.client() as client:
+        return client.post("/rerank", content=body, headers={"Content-Type": "application/json", **headers})
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_bad_body_is_answered_in_the_documented_shape(service: RunningService, name: str) -> None:
+    body, status, words = BAD_BODIES[name]
+    problem = assert_problem(post(service, body), status)
+    assert any(word in problem["message"] for word in words.split("|")), problem["message"]
+
+
+@pytest.mark.loopback
+def test_100_000_documents_are_too_many(service: RunningService) -> None:
+    problem = assert_problem(post(service, json.dumps({"query": "q", "documents": [SECRET] * 100_000})), 413)
+    assert "100000" in problem["message"]
+
+
+@pytest.mark.loopback
+def test_50_megabytes_are_too_large_whether_declared_or_not(service: RunningService) -> None:
+    body = b'{"query":"q","documents":["' + SECRET.encode() * 4_600_000 + b'"]}'
+    assert len(body) > 50_000_000
+    assert "bytes" in assert_problem(post(service, body), 413)["message"]
+    chunks = (body[at : at + 65536] for at in range(0, len(body), 65536))
+    assert "bytes" in assert_problem(post(service, chunks), 413)["message"]
+    assert service.service.gate.pending_bytes == 0
+
+
+@pytest.mark.loopback
+def test_texts_that_are_too_long_are_named_by_their_place(service: RunningService) -> None:
+    too_long = SECRET * 100
+    body = {"query": "q", "documents": ["a", too_long]}
+    assert "document 1 is too long: 1100" in assert_problem(post(service, json.dumps(body)), 422)["message"]
+    body = {"query": too_long, "documents": ["a"]}
+    assert "query 0 is too long" in assert_problem(post(service, json.dumps(body)), 422)["message"]
+    body = {"query": "q", "documents": ["a"], "instruction": too_long}
+    assert "instruction is too long" in assert_problem(post(service, json.dumps(body)), 422)["message"]
+
+
+@pytest.mark.loopback
+def test_a_compressed_body_and_one_of_another_type_are_refused(service: RunningService) -> None:
+    good = b'{"query":"q","documents":["a"]}'
+    assert_problem(post(service, good, **{"Content-Encoding": "gzip"}), 415)
+    assert_problem(post(service, good, **{"Content-Type": "text/plain"}), 415)
+    with service.client() as client:
+        assert_problem(client.post("/rerank", content=good), 415)
+
+
+@pytest.mark.loopback
+def test_the_service_is_well_after_all_that(service: RunningService) -> None:
+    answer = service.rank()
+    assert answer.status_code == 200
+    assert [result["index"] for result in answer.json()["results"]] == [1, 0]

@@ -1,0 +1,231 @@
+"""Clients that draw things out are cut off; slow ones that go on are not."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+
+import pytest
+
+from tests.service.servers import RunningService, running_service, wait_for
+from tests.service.test_serving import BODY, raw_request
+
+pytestmark = pytest.mark.loopback
+
+TIMEOUT_S = 0.6
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[RunningService]:
+    with running_service(receive_timeout_s=TIMEOUT_S, keep_alive_s=2.0, max_connections=20) as running:
+        yield running
+
+
+def connect(service: RunningService) -> closing[socket.socket]:
+    return closing(socket.create_connection(("127.0.0.1", service.port), timeout=20))
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    while chunk := client.recv(65536):
+        received += chunk
+    return received
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def problem_in(answer: bytes) -> dict[str, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"x-content-type-options: nosniff" in head.lower()
+    problem: dict[str, str] = json.loads(body)
+    assert problem["message"] == problem["detail"] == problem["error"]
+    assert f"x-request-id: {problem['id']}".encode() in head.lower()
+    return problem
+
+
+def test_a_client_that_never_says_a_word_is_cut_off(service: RunningService) -> None:
+    with connect(service) as client:
+        start = time.monotonic()
+        assert read_all(client) == b""
+        assert TIMEOUT_S / 2 < time.monotonic() - start < 5
+
+
+def test_a_head_that_comes_in_drops_is_answered_408(service: RunningService) -> None:
+    with connect(service) as client:
+        client.sendall(b"POST /rerank HTTP/1.1\r\n")
+        for _ in range(4):
+            client.sendall(b"X: y\r\n")
+            time.sleep(TIMEOUT_S / 8)
+        answer = read_all(client)
+    assert status_of(answer) == 408
+    assert "head" in problem_in(answer)["message"]
+
+
+def test_a_later_head_on_the_same_connection_has_its_deadline_too(service: RunningService) -> None:
+    with connect(service) as client:
+        client.sendall(raw_request(BODY))
+        assert status_of(client.recv(65536)) == 200
+        time.sleep(TIMEOUT_S * 1.5)  # idle is allowed
+        client.sendall(raw_request(BODY))
+        assert status_of(client.recv(65536)) == 200
+        client.sendall(b"POST /rerank HT")
+        assert status_of(read_all(client)) == 408
+
+
+def test_a_body_that_does_not_come_is_answered_408(service: RunningService) -> None:
+    with connect(service) as client:
+        client.sendall(raw_request(BODY[:10], declared=len(BODY)))
+        start = time.monotonic()
+        answer = read_all(client)
+        assert TIMEOUT_S / 2 < time.monotonic() - start < 5
+    assert status_of(answer) == 408
+    assert "body" in problem_in(answer)["message"]
+    assert service.service.gate.pending_bytes == 0
+
+
+def test_a_body_that_comes_slowly_but_in_time_is_taken(service: RunningService) -> None:
+    with connect(service) as client:
+        request = raw_request(BODY)
+        for at in range(0, len(request), 40):
+            client.sendall(request[at : at + 40])
+            time.sleep(TIMEOUT_S / 40)
+        assert status_of(client.recv(65536)) == 200
+
+
+def test_an_idle_connection_is_closed_after_its_time(service: RunningService) -> None:
+    with connect(service) as client:
+        client.sendall(raw_request(BODY))
+        assert status_of(client.recv(65536)) == 200
+        start = time.monotonic()
+        assert client.recv(10) == b""
+        assert 1.5 < time.monotonic() - start < 6
+
+
+def test_a_head_without_end_is_answered_431(service: RunningService) -> None:
+    with connect(service) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000)
+        answer = read_all(client)
+    assert status_of(answer) == 431
+    assert "too large" in problem_in(answer)["message"]
+
+
+def test_what_is_no_http_is_answered_in_the_usual_shape(service: RunningService) -> None:
+    with connect(service) as client:
+        client.sendall(b"EHLO example\r\n\r\n")
+        answer = read_all(client)
+    assert status_of(answer) == 400
+    assert problem_in(answer)["code"] == "bad_request"
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(service: RunningService) -> None:
+    """The answers of many requests on one connection, none of them read, fill every buffer there is."""
+    documents = ["word " * 2000] * 400
+    body = json.dumps({"query": "word", "documents": documents, "return_documents": True}).encode()
+    with closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", service.port))
+        before = len(service.server.server_state.connections)
+        client.sendall(raw_request(body))
+        wait_for(lambda: len(service.server.server_state.connections) == before + (before == 0))
+        wait_for(lambda: writing(service) > 0)
+        wait_for(lambda: not service.server.server_state.connections, timeout_s=10)
+        assert drained(client) < 400 * 10_000
+
+
+def drained(client: socket.socket) -> int:
+    """Bytes that are still to be had of an answer that was cut."""
+    received = 0
+    with suppress(ConnectionError):
+        while chunk := client.recv(1 << 20):
+            received += len(chunk)
+    return received
+
+
+def writing(service: RunningService) -> int:
+    """Bytes that wait to be read."""
+    connections = list(service.server.server_state.connections)
+    return sum(connection.transport.get_write_buffer_size() for connection in connections)
+
+
+def test_a_reader_that_goes_on_slowly_gets_everything(service: RunningService) -> None:
+    documents = ["word " * 2000] * 800  # more than the system's buffers hold
+    body = json.dumps({"query": "word", "documents": documents, "return_documents": True}).encode()
+    with closing(socket.socket()) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.settimeout(20)
+        client.connect(("127.0.0.1", service.port))
+        client.sendall(raw_request(body).replace(b"HTTP/1.1\r\n", b"HTTP/1.1\r\nConnection: close\r\n", 1))
+        received = 0
+        start = time.monotonic()
+        while chunk := client.recv(1 << 16):
+            received += len(chunk)
+            time.sleep(0.05 if time.monotonic() - start < 3 * TIMEOUT_S else 0.0)
+    assert received > 800 * 10_000
+
+
+def test_one_connection_too_many_is_told_so(service: RunningService) -> None:
+    wait_for(lambda: not service.server.server_state.connections)
+    with closing(Connections(service, 20)), connect(service) as client:
+        answer = read_all(client)
+        assert status_of(answer) == 503
+        assert b"retry-after" in answer.lower()
+    wait_for(lambda: not service.server.server_state.connections)
+    assert service.rank().status_code == 200
+
+
+class Connections:
+    """Several open connections."""
+
+    def __init__(self, service: RunningService, number: int) -> None:
+        self._open = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(number)]
+        wait_for(lambda: len(service.server.server_state.connections) == number)
+
+    def close(self) -> None:
+        for one in self._open:
+            one.close()
+
+
+def test_requests_in_one_packet_are_answered_in_their_order(service: RunningService) -> None:
+    with connect(service) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3 + b"GET /he")
+        time.sleep(TIMEOUT_S * 1.5)
+        answer = read_all(client)
+    assert answer.count(b"HTTP/1.1 200") == 3
+    assert answer.count(b"HTTP/1.1 408") == 1
+
+
+def test_an_idle_connection_does_not_hold_up_the_end_and_a_late_request_gets_its_answer() -> None:
+    with (
+        running_service(shutdown_grace_s=20.0) as running,
+        connect(running) as idle,
+        connect(running) as late,
+    ):
+        idle.sendall(raw_request(BODY))
+        assert status_of(idle.recv(65536)) == 200
+        wait_for(lambda: len(running.server.server_state.connections) == 2)
+        running.server.drain()
+        wait_for(lambda: running.server.should_exit)
+        start = time.monotonic()
+        late.sendall(raw_request(BODY))
+        assert status_of(read_all(late)) == 503
+        assert read_all(idle) == b""
+        assert time.monotonic() - start < 5
+
+
+def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qwen_rerank_plugins.service.server.protocol.APP_MARGIN_S", 0.2)
+    with (
+        running_service(receive_timeout_s=TIMEOUT_S, max_body_bytes=100) as running,
+        connect(running) as client,
+    ):
+        client.sendall(raw_request(b"{", declared=1000))
+        assert status_of(client.recv(65536)) == 413
+        start = time.monotonic()
+        assert drained(client) == 0
+        assert time.monotonic() - start < 5
