@@ -13,6 +13,7 @@
     │   └── FamilyMismatchError                 the family's template does not fit the checkpoint
     ├── EngineError                             the forward pass failed
     │   ├── EngineOutOfMemoryError              the device's memory was exhausted, even for the smallest batch
+    │   ├── DeviceLostError                     the device's context is unusable; only a new process can use it
     │   ├── NonFiniteScoreError                 the model gave NaN or infinity
     │   └── WorkerDiedError                     the thread that served the request is gone
     ├── RequestError                            a request was not served
@@ -36,6 +37,7 @@ __all__ = [
     "ClosedError",
     "ConfigurationError",
     "DeadlineExceededError",
+    "DeviceLostError",
     "EngineError",
     "EngineOutOfMemoryError",
     "FamilyMismatchError",
@@ -106,6 +108,16 @@ class EngineError(RerankError):
 
 class EngineOutOfMemoryError(EngineError):
     """The device's memory was exhausted, even for the smallest batch."""
+
+
+class DeviceLostError(EngineError):
+    """The device's context is unusable after an error, as on CUDA after an illegal access; only a new process can use it.
+
+    Attributes:
+        is_fatal: True. Neither a new attempt nor a new reranker in this process can succeed.
+    """
+
+    is_fatal = True
 
 
 class NonFiniteScoreError(EngineError):

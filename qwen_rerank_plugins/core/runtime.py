@@ -89,6 +89,7 @@ class Runtime:
                 "max_abs_diff": check.max_abs_diff,
                 "tolerance": check.tolerance,
                 "cached": check.cached,
+                "reason": check.reason,
             },
             "scheduler": _scheduler_info(self.scheduler),
         }
@@ -271,6 +272,7 @@ def _key(config: RerankConfig) -> _Key:
     return (
         *(model, config.revision, config.family, config.device, config.dtype, config.quantization),
         *(config.max_batch_tokens, config.max_queue_tokens, config.admission),
+        *(config.prefix_cache_mb, config.self_check),
     )
 
 

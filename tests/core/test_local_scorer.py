@@ -22,6 +22,7 @@ from qwen_rerank_plugins.core.sequences import TokenSequence
 from qwen_rerank_plugins.errors import (
     ClosedError,
     DeadlineExceededError,
+    EngineError,
     InstructionTooLongError,
     NonFiniteScoreError,
 )
@@ -241,6 +242,14 @@ def test_scores_outlive_the_process_in_a_file(demo_settings: RerankConfig, tmp_p
         scorer.close()
 
 
+def test_no_entries_on_disk_mean_no_file(demo_settings: RerankConfig, tmp_path: Path) -> None:
+    path = tmp_path / "scores"
+    scorer = shared(demo_settings, cache_path=str(path), cache_disk_entries=0, cache_entries=0)
+    assert [scorer.score(REQUESTS[:1])[0].cached for _ in range(2)] == [False, False]
+    scorer.close()
+    assert not path.exists()
+
+
 # ------------------------------------------------------------------------------------- many callers
 
 
@@ -440,12 +449,10 @@ def test_broken_weights_are_an_error_and_never_a_score(tmp_path: Path, value: fl
     scorer.close()
 
 
-def test_broken_weights_do_not_pass_the_self_check(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_that_do_not_pass_the_self_check_are_not_loaded(tmp_path: Path) -> None:
     config = RerankConfig(model=str(broken_folder(tmp_path, math.nan)), device="cpu", dtype="float32")
-    scorer = LocalScorer.from_config(config)
-    assert scorer.info()["self_check"]["status"] == "failed"
-    assert "differs from the plain one" in caplog.text
-    scorer.close()
+    with pytest.raises(EngineError, match=r"gave NaN or infinity.*set self_check to False"):
+        LocalScorer.from_config(config)
 
 
 def test_the_demo_thinks_in_more_than_one_number_format(demo_settings: RerankConfig) -> None:

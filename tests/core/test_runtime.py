@@ -282,6 +282,8 @@ def test_what_is_not_shared_is_ones_own(tiny: Path, loads: list[Runtime]) -> Non
         ({"quantization": "int8"}, False),
         ({"family": "qwen3"}, False),
         ({"max_batch_tokens": 100}, False),
+        ({"prefix_cache_mb": 1}, False),
+        ({"self_check": False}, False),
     ],
 )
 def test_settings_that_are_the_engines_separate_models(

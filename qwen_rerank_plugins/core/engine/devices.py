@@ -9,6 +9,7 @@ from qwen_rerank_plugins.errors import ConfigurationError
 __all__ = [
     "choose_dtype",
     "default_batch_tokens",
+    "is_device_lost",
     "keep_freed_memory",
     "resolve_devices",
     "set_num_threads",
@@ -83,6 +84,20 @@ def _cpu_multiplies_bf16() -> bool:
 def default_batch_tokens(device: torch.device) -> int:
     """Tokens of a batch: enough to keep the device busy, few enough to fit and to let others in soon."""
     return 4096 if device.type == "cpu" else 32768
+
+
+def is_device_lost(device: torch.device) -> bool:
+    """Return whether no operation succeeds on a CUDA device any more.
+
+    An illegal access or a device-side assert is sticky: every later call of the process on that context fails.
+    """
+    if device.type != "cuda":
+        return False
+    try:
+        torch.zeros(1, device=device).item()
+    except RuntimeError:
+        return True
+    return False
 
 
 def set_num_threads(num_threads: int | None) -> None:

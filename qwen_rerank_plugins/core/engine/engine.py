@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
+from qwen_rerank_plugins.core.engine.devices import is_device_lost
 from qwen_rerank_plugins.core.engine.prefix_cache import PrefixCache
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention, VarlenAttention
 from qwen_rerank_plugins.core.model.decoder import AttentionBackend, Decoder
 from qwen_rerank_plugins.core.model.packing import PackedForest, pack
 from qwen_rerank_plugins.core.sequences import TokenSequence
-from qwen_rerank_plugins.errors import EngineError, EngineOutOfMemoryError
+from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
 
 __all__ = ["Engine", "reference_log_odds", "select_attention"]
 
@@ -57,6 +58,7 @@ class Engine:
 
         Raises:
             EngineOutOfMemoryError: The batch does not fit the device's memory.
+            DeviceLostError: The device is unusable for the rest of this process.
             EngineError: torch failed in another way.
         """
         if not sequences:
@@ -71,6 +73,8 @@ class Engine:
             if "allocate memory" in str(error):  # how torch's CPU allocator says it
                 self._release_memory()
                 raise EngineOutOfMemoryError(_too_large(forest, self.name)) from error
+            if is_device_lost(self.decoder.device):
+                raise DeviceLostError(f"{self.name} is lost: {error}. Restart the process") from error
             raise EngineError(f"the forward pass on {self.name} failed: {error}") from error
 
     def _forward(self, forest: PackedForest) -> list[float]:

@@ -1,12 +1,13 @@
-"""The self-check at the start: does the fast path give what the plain one does, on this machine, for this checkpoint?
+"""The self-check at loading: does the fast attention give the reference's log-odds, on this machine, for this checkpoint?
 
-Its result is kept in a small file, so that it costs a second or two once, and not at every start.
+The result is kept in a small file, so that the check costs a second or two once and not at every start.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import random
@@ -16,9 +17,11 @@ from typing import Any, Literal
 
 import torch
 
+from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention
 from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.errors import EngineError
 
 __all__ = ["SelfCheck", "run_self_check", "tolerance"]
 
@@ -27,40 +30,45 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SelfCheck:
-    """What the self-check found.
+    """Result of the self-check.
 
     Attributes:
-        status: "passed", "failed" (a slower kernel took over), or "skipped".
-        attention_backend: The attention that is used.
-        max_abs_diff: Largest difference to the plain path in log-odds.
-        tolerance: What was allowed.
-        cached: The result is an earlier one.
+        status: "passed"; "failed", when a slower attention backend replaced the preferred one; or "skipped".
+        attention_backend: The attention backend in use.
+        max_abs_diff: Largest difference of that backend to the reference, in log-odds; None if it was not compared.
+        tolerance: Largest difference that passes.
+        cached: The result was read from the cache file.
+        reason: Why the preferred backend failed; None if it did not.
     """
 
     status: Literal["passed", "failed", "skipped"]
     attention_backend: str
-    max_abs_diff: float = 0.0
+    max_abs_diff: float | None = None
     tolerance: float = 0.0
     cached: bool = False
+    reason: str | None = None
 
 
 def tolerance(engine: Engine) -> float:
-    """Largest difference in log-odds that the engine's number format excuses.
+    """Return the largest difference in log-odds that the engine's number format excuses.
 
-    Rounding activations to 8 bits turns differences of the last bit into differences of a whole step, so int8 is
-    given what the 16-bit formats are.
+    Rounding activations to 8 bits turns a difference in the last bit into one of a whole step, so int8 has the
+    tolerance of the 16-bit formats.
     """
     exact = engine.decoder.dtype is torch.float32 and not engine.decoder.is_quantized
     return 1e-4 if exact else 0.1
 
 
 def run_self_check(engine: Engine, fingerprint: str, cache_file: Path | None) -> SelfCheck:
-    """Compare the engine's kernel with the plain path, and put a slower one in its place if they differ.
+    """Compare the engine's attention backend with the reference, and replace it by a slower one if they differ.
 
     Args:
-        engine: The engine; its kernel is changed when it fails.
-        fingerprint: Of the checkpoint.
+        engine: The engine. Its attention backend changes when the preferred one fails.
+        fingerprint: Digest of the checkpoint.
         cache_file: Where results are kept; None keeps none.
+
+    Raises:
+        EngineError: No attention backend gives the reference's log-odds.
     """
     key = _key(engine, fingerprint)
     earlier = _read(cache_file).get(key)
@@ -75,38 +83,44 @@ def run_self_check(engine: Engine, fingerprint: str, cache_file: Path | None) ->
 def _compare(engine: Engine) -> SelfCheck:
     allowed = tolerance(engine)
     sequences = _sequences(engine.decoder.architecture.vocab_size)
-    wanted = reference_log_odds(engine.decoder, sequences, engine.scale)
-    difference = _difference(engine, sequences, wanted)
-    if difference <= allowed:
-        return SelfCheck("passed", engine.attention_backend.__name__, difference, allowed)
-    for backend in (GroupedAttention, DenseAttention):
+    expected = reference_log_odds(engine.decoder, sequences, engine.scale)
+    reasons: list[str] = []
+    for backend in dict.fromkeys((engine.attention_backend, GroupedAttention, DenseAttention)):
         engine.attention_backend = backend
-        if _difference(engine, sequences, wanted) <= allowed:
+        outcome = _difference(engine, sequences, expected)
+        if isinstance(outcome, float) and outcome <= allowed:
             break
-    logger.warning(
-        "the fast attention differs from the plain one by %.3g in log-odds (allowed: %.3g) on %s; using %s",
-        difference,
-        allowed,
-        engine.name,
-        engine.attention_backend.__name__,
-    )
-    return SelfCheck("failed", engine.attention_backend.__name__, difference, allowed)
-
-
-def _difference(engine: Engine, sequences: list[TokenSequence], wanted: list[float]) -> float:
-    """Largest difference, computed twice: with nothing known, and with the prompts' beginnings known."""
-    try:
-        found = [engine.log_odds(sequences), engine.log_odds(sequences)]
-    except Exception:  # a kernel that cannot run here at all
-        logger.warning(
-            "the attention %s fails on %s", engine.attention_backend.__name__, engine.name, exc_info=True
+        found = (
+            outcome
+            if isinstance(outcome, str)
+            else f"differs from the reference by {outcome:.3g} in log-odds"
         )
-        return float("inf")
+        reasons.append(f"{backend.__name__} {found}")
+    else:
+        raise EngineError(
+            f"no attention backend passes the self-check on {engine.name} (tolerance {allowed:.3g}): "
+            f"{'; '.join(reasons)}. The weights may be damaged, or the dtype {engine.decoder.dtype} too narrow for "
+            f"them; set self_check to False to load the model all the same"
+        )
+    if not reasons:
+        return SelfCheck("passed", backend.__name__, outcome, allowed)
+    logger.warning(
+        "self-check on %s: %s (tolerance %.3g); using %s",
+        *(engine.name, "; ".join(reasons), allowed, backend.__name__),
+    )
+    return SelfCheck("failed", backend.__name__, outcome, allowed, reason=reasons[0])
+
+
+def _difference(engine: Engine, sequences: list[TokenSequence], expected: list[float]) -> float | str:
+    """Return the largest difference without and with cached prefixes, or why there is none."""
+    try:
+        found = [*engine.log_odds(sequences), *engine.log_odds(sequences)]
+    except Exception as error:  # noqa: BLE001 - for example a kernel that this device cannot run
+        return f"raised {type(error).__name__}: {error}"
     finally:
         engine.prefixes.clear()
-    differences = [abs(a - b) for answers in found for a, b in zip(answers, wanted, strict=True)]
-    # A NaN compares false with everything, and must not pass.
-    return max(differences) if all(d == d for d in differences) else float("inf")  # noqa: PLR0124
+    differences = [abs(a - b) for a, b in zip(found, expected * 2, strict=True)]
+    return max(differences) if all(map(math.isfinite, differences)) else "gave NaN or infinity"
 
 
 def _sequences(vocab_size: int) -> list[TokenSequence]:
@@ -125,6 +139,7 @@ def _key(engine: Engine, fingerprint: str) -> str:
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     parts = (
         machine,
+        __version__,
         torch.__version__,
         str(engine.decoder.dtype),
         engine.attention_backend.__name__,

@@ -224,8 +224,11 @@ class _ForwardPass:
         self.keys = self._empty(self.num_cached + forest.num_tokens, kv_size)
         self.values = self._empty(self.num_cached + forest.num_tokens, kv_size)
         block = decoder.blocks(forest.num_tokens)[0].stop
+        last_block = decoder.blocks(len(layout.last_rows))[
+            0
+        ].stop  # blocks are even, so this may be the larger one
         self.projected = self._empty(block, self.queries.shape[1] + 2 * kv_size)
-        self.inner = self._empty(block, 2 * decoder.architecture.intermediate_size)
+        self.inner = self._empty(max(block, last_block), 2 * decoder.architecture.intermediate_size)
         self.last_rows = torch.tensor(layout.last_rows, device=decoder.device)
         positions = [n.position + i for n in forest.nodes if not n.is_cached for i in range(len(n.ids))]
         self.rotation = decoder.rotation(positions)
@@ -267,7 +270,9 @@ class _ForwardPass:
         apply_qk_norm_rope(
             projected, layer.query_norm, self.rotation[last], decoder.architecture.rms_eps, queries
         )
-        self._output_and_mlp(layer, x, self.attention.attend_last(queries, self.keys, self.values))
+        attended = self.attention.attend_last(queries, self.keys, self.values)
+        for rows in decoder.blocks(x.shape[0]):
+            self._output_and_mlp(layer, x[rows], attended[rows])
         return x
 
     def _project(self, layer: LayerWeights, x: Tensor, rows: slice) -> None:

@@ -55,7 +55,7 @@ def chunk_spans(text: str, tokenizer: PromptTokenizer, limit: int, overlap: int)
         start = offsets[first]
         end, after = _chunk_end(text, offsets, first, tokenizer, limit)
         span = _stripped(text, start, end)
-        if span:
+        if span and (not spans or span[1] > spans[-1][1]):  # else nothing visible is new in it
             spans.append(span)
         if end >= len(text):
             break

@@ -109,7 +109,7 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._control = {text: tokenizer.control_ids(text) for text in family.control_texts}
         self._document = next(piece for piece in family.document if "document" in piece.placeholders)
-        self._kept = sum(len(self._fixed_ids(piece)) for piece in family.document if not piece.cut)
+        self._kept = sum(len(self._fixed_ids(piece)) for piece in family.document if not piece.is_cut)
 
     def encode(self, requests: Sequence[ScoreRequest]) -> list[EncodedPair]:
         """Prompts of all pairs, in input order.
@@ -219,7 +219,7 @@ class PromptEncoder:
         ids: list[int] = []
         for piece in self.family.document:
             piece_ids = tail.ids if piece is self._document else self._fixed_ids(piece)
-            if piece.cut:
+            if piece.is_cut:
                 piece_ids = piece_ids[:room]
                 room -= len(piece_ids)
             ids.extend(piece_ids)

@@ -49,6 +49,11 @@ class Piece(BaseModel):
     cut: bool = False
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the piece may be cut: where `cut` says so, and always where the document stands."""
+        return self.cut or "{document}" in self.text
+
+    @property
     def placeholders(self) -> list[str]:
         """Names of the placeholders, from left to right."""
         return _PLACEHOLDER.findall(self.text)

@@ -18,7 +18,13 @@ from typing import Protocol
 
 from qwen_rerank_plugins.core.scheduler.queue import Item, Request, count_tokens
 from qwen_rerank_plugins.core.sequences import TokenCounter, TokenSequence
-from qwen_rerank_plugins.errors import EngineError, EngineOutOfMemoryError, NonFiniteScoreError, RerankError
+from qwen_rerank_plugins.errors import (
+    DeviceLostError,
+    EngineError,
+    EngineOutOfMemoryError,
+    NonFiniteScoreError,
+    RerankError,
+)
 
 __all__ = ["Answers", "Device", "TokenEngine"]
 
@@ -115,8 +121,8 @@ class Device:
         started = time.perf_counter()
         try:
             scores = [float(score) for score in self.engine.log_odds([item.sequence for item in piece])]
-        except MemoryError:
-            raise  # the process, not the device, is short of memory: let the worker's stack go
+        except (MemoryError, DeviceLostError):
+            raise  # the process is short of memory, or cannot use the device any more: the worker ends
         except EngineOutOfMemoryError as error:
             self._shrink(count_tokens(piece))
             _release_frames(error)

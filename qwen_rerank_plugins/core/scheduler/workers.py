@@ -12,10 +12,9 @@ import math
 import threading
 import time
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 
 from qwen_rerank_plugins.core.scheduler.execution import Answers, Device, TokenEngine
@@ -28,63 +27,22 @@ from qwen_rerank_plugins.core.scheduler.replies import (
     deliver,
     worker_died_error,
 )
-from qwen_rerank_plugins.core.scheduler.stats import DeviceStats, SchedulerStats
-from qwen_rerank_plugins.errors import ClosedError, OverloadedError, RerankError, WorkerDiedError
+from qwen_rerank_plugins.core.scheduler.slot import Slot
+from qwen_rerank_plugins.core.scheduler.stats import SchedulerStats
+from qwen_rerank_plugins.errors import (
+    ClosedError,
+    DeviceLostError,
+    OverloadedError,
+    RerankError,
+    WorkerDiedError,
+)
 
 __all__ = ["Workers"]
 
 logger = logging.getLogger(__name__)
 
-_MAX_RESTARTS = 3  # of a device's worker within the window; then something is wrong that no restart mends
-_RESTART_WINDOW_S = 60.0
 _MAX_SLEEP_S = 3600.0  # below threading.TIMEOUT_MAX everywhere
 _MIN_RETRY_AFTER_S, _MAX_RETRY_AFTER_S = 0.1, 60.0
-
-
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """A device and the thread that serves it.
-
-    Attributes:
-        needs_after_fork: The engine was inherited from the parent and not yet told.
-        in_flight: Prompts that are being computed.
-        deaths: Readings of the clock when its worker died.
-    """
-
-    device: Device
-    needs_after_fork: bool
-    thread: threading.Thread | None = None
-    in_flight: Sequence[Item] = ()
-    deaths: deque[float] = field(default_factory=deque)
-    num_restarts: int = 0
-    is_alive: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.device.engine.name
-
-    def can_restart(self) -> bool:
-        """Note a death; whether there were few enough lately."""
-        now = time.monotonic()
-        self.deaths.append(now)
-        while self.deaths[0] < now - _RESTART_WINDOW_S:
-            self.deaths.popleft()
-        return len(self.deaths) <= _MAX_RESTARTS
-
-    def stats(self) -> DeviceStats:
-        device = self.device
-        return DeviceStats(
-            name=self.name,
-            budget_tokens=device.budget_tokens,
-            batches=device.num_batches,
-            sequences=device.num_sequences,
-            computed_tokens=device.num_tokens,
-            oom_splits=device.num_oom_splits,
-            compute_s=device.compute_s,
-            tokens_per_s=device.tokens_per_s,
-            restarts=self.num_restarts,
-            is_alive=self.is_alive,
-        )
 
 
 class Workers:
@@ -109,7 +67,7 @@ class Workers:
     ) -> None:
         self._max_batch_tokens, self._max_queue_tokens = max_batch_tokens, max_queue_tokens
         self._admission: Admission = admission
-        self._slots = [_Slot(Device(engine, max_batch_tokens), in_child) for engine in engines]
+        self._slots = [Slot(Device(engine, max_batch_tokens), in_child) for engine in engines]
         self._queue = FairQueue(
             max_queue_tokens=max_queue_tokens,
             max_batch_tokens=max_batch_tokens,
@@ -120,6 +78,7 @@ class Workers:
         self._counts: Counter[str] = Counter()
         self._queue_s = 0.0
         self._closed = False
+        self._lost = ""  # why no device can be used by this process any more
         self._watcher: threading.Thread | None = None
         self._alarm_at = math.inf  # when the watcher wakes by itself
         self._make_locks()
@@ -213,6 +172,8 @@ class Workers:
     def _refuse_if_unable(self, request: Request) -> None:
         if self._closed:
             raise ClosedError("The scheduler is closed")
+        if self._lost:
+            raise DeviceLostError(self._lost)
         if not any(slot.is_alive for slot in self._slots):
             raise WorkerDiedError("The workers of all devices died too often; the scheduler is out of order")
         if self._admission == "reject" and request.order and not self._queue.has_room_for(request):
@@ -262,7 +223,7 @@ class Workers:
         except RuntimeError:  # workers still look at deadlines, between batches
             logger.warning("The thread that watches deadlines could not start")
 
-    def _start(self, slot: _Slot) -> list[Reply]:
+    def _start(self, slot: Slot) -> list[Reply]:
         slot.thread = threading.Thread(
             target=self._serve, args=(slot,), name=f"qwen-rerank-{slot.name}", daemon=True
         )
@@ -274,7 +235,7 @@ class Workers:
 
     # ------------------------------------------------------------------------------------- the threads' work
 
-    def _serve(self, slot: _Slot) -> None:
+    def _serve(self, slot: Slot) -> None:
         """A worker's life."""
         try:
             if slot.needs_after_fork:
@@ -285,7 +246,7 @@ class Workers:
         except BaseException as error:  # noqa: BLE001 - SystemExit and its kind must not leave waiters behind
             self._handle_worker_death(slot, error)
 
-    def _wait_for_batch(self, slot: _Slot) -> bool:
+    def _wait_for_batch(self, slot: Slot) -> bool:
         """Put the next batch into the slot; False when the workers are closed."""
         while True:
             with self._lock:
@@ -299,7 +260,7 @@ class Workers:
             if slot.in_flight or self._closed:
                 return not self._closed
 
-    def _compute(self, slot: _Slot) -> None:
+    def _compute(self, slot: Slot) -> None:
         for answers in slot.device.run(slot.in_flight):
             with self._lock:
                 replies = self._record(answers)
@@ -323,28 +284,36 @@ class Workers:
         self._alarm_at = now + seconds
         self._alarm.wait(seconds)
 
-    def _handle_worker_death(self, slot: _Slot, error: BaseException) -> None:
-        """Answer for a dead worker, and replace it if it did not die too often."""
+    def _handle_worker_death(self, slot: Slot, error: BaseException) -> None:
+        """Answer for a dead worker, and replace it unless its device is lost or it died too often."""
         logger.error("The worker of %s died of %s", slot.name, type(error).__name__)
         with self._lock:
-            doomed = {item.request for item in slot.in_flight}
-            slot.in_flight = ()
-            replies = [
-                reply
-                for request in doomed
-                for reply in self._settle(request, worker_died_error(slot.name, error))
-            ]
-            if not self._closed:
-                replies += self._replace(slot, error)
+            if isinstance(error, DeviceLostError):
+                self._lost = str(error)
+                for other in self._slots:  # CUDA's contexts of one process are lost together
+                    other.is_alive = False
+                replies = self._settle_all(lambda: DeviceLostError(self._lost))
+            else:
+                replies = self._answer_for_dead(slot, error)
         deliver(replies)
 
-    def _replace(self, slot: _Slot, error: BaseException) -> list[Reply]:
+    def _answer_for_dead(self, slot: Slot, error: BaseException) -> list[Reply]:
+        doomed = {item.request for item in slot.in_flight}
+        slot.in_flight = ()
+        replies = [
+            reply
+            for request in doomed
+            for reply in self._settle(request, worker_died_error(slot.name, error))
+        ]
+        return replies if self._closed else [*replies, *self._replace(slot, error)]
+
+    def _replace(self, slot: Slot, error: BaseException) -> list[Reply]:
         if not slot.can_restart():
             return self._give_up(slot, error)
         slot.num_restarts += 1
         return self._start(slot)
 
-    def _give_up(self, slot: _Slot, error: BaseException) -> list[Reply]:
+    def _give_up(self, slot: Slot, error: BaseException) -> list[Reply]:
         """Do without a device; without the last one nobody can be served."""
         slot.is_alive = False
         logger.error("%s is out of service", slot.name)

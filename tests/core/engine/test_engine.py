@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -16,15 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from qwen_rerank_plugins.core.engine import self_check
+from qwen_rerank_plugins.core.engine.devices import is_device_lost
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds, select_attention
 from qwen_rerank_plugins.core.engine.prefix_cache import PrefixCache
 from qwen_rerank_plugins.core.engine.self_check import run_self_check, tolerance
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention, VarlenAttention
 from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.model.packing import PackedForest
-from qwen_rerank_plugins.core.model.packing import Path as NodePath
+from qwen_rerank_plugins.core.sequences import Path as NodePath
 from qwen_rerank_plugins.core.sequences import TokenSequence
-from qwen_rerank_plugins.errors import EngineError, EngineOutOfMemoryError
+from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
 from tests.core.checkpoints import Shape, make
 from tests.core.engines import decoder_of
 from tests.core.forests import grid, sequence_lists
@@ -180,6 +183,28 @@ def test_out_of_memory_has_its_own_error_and_frees_what_is_kept(decoder: Decoder
     assert engine.log_odds(PROMPTS) == expected
 
 
+def test_a_lost_device_has_an_error_of_its_own(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An illegal access on CUDA is sticky: nothing in this process will succeed on the device again."""
+    engine = Engine(Failing(decoder, RuntimeError("CUDA error: an illegal memory access was encountered")))
+    with pytest.raises(EngineError) as caught:
+        engine.log_odds(PROMPTS)
+    assert not isinstance(caught.value, DeviceLostError), "the device answers"
+    monkeypatch.setattr("qwen_rerank_plugins.core.engine.engine.is_device_lost", lambda device: True)
+    with pytest.raises(DeviceLostError, match=r"cpu is lost: CUDA error.*Restart the process") as lost:
+        engine.log_odds(PROMPTS)
+    assert lost.value.is_fatal
+
+
+def test_a_device_is_lost_when_the_simplest_operation_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert not is_device_lost(torch.device("cpu"))
+    monkeypatch.setattr(torch, "zeros", fail)
+    assert is_device_lost(torch.device("cuda:0"))
+    assert not is_device_lost(torch.device("cpu"))
+
+
 def test_another_fault_of_torch_is_an_engine_error(decoder: Decoder) -> None:
     engine = Engine(Failing(decoder, RuntimeError("mat1 and mat2 shapes")))
     with pytest.raises(EngineError, match="the forward pass on cpu failed: mat1 and mat2") as caught:
@@ -244,7 +269,9 @@ def test_a_right_kernel_passes(decoder: Decoder) -> None:
     engine = Engine(decoder, prefix_bytes=1 << 20)
     check = run_self_check(engine, "print", None)
     assert (check.status, check.attention_backend, check.cached) == ("passed", "GroupedAttention", False)
+    assert check.max_abs_diff is not None
     assert check.max_abs_diff <= check.tolerance == 1e-4
+    assert check.reason is None
     assert len(engine.prefixes) == 0
 
 
@@ -256,10 +283,13 @@ def test_a_wrong_kernel_gives_way_with_one_warning(
     with caplog.at_level(logging.WARNING):
         check = run_self_check(engine, "print", None)
     assert (check.status, check.attention_backend) == ("failed", "GroupedAttention")
-    assert not check.max_abs_diff <= check.tolerance
+    assert check.max_abs_diff is not None
+    assert check.max_abs_diff <= check.tolerance, "the figure is that of the backend in use"
+    assert check.reason is not None
+    assert check.reason.startswith(f"{attention_backend.__name__} ")
     assert engine.attention_backend is GroupedAttention
     (record,) = caplog.records
-    assert "differs from the plain one" in record.getMessage()
+    assert check.reason in record.getMessage()
     assert_close(engine.log_odds(PROMPTS), reference_log_odds(decoder, PROMPTS))
 
 
@@ -267,8 +297,11 @@ def test_a_kernel_that_cannot_run_gives_way_too(decoder: Decoder, caplog: pytest
     engine = Engine(decoder, attention_backend=Absent)
     check = run_self_check(engine, "print", None)
     assert (check.status, engine.attention_backend) == ("failed", GroupedAttention)
-    assert check.max_abs_diff == math.inf
-    assert "no kernel image is available" in caplog.text
+    assert check.reason is not None
+    assert check.reason.startswith("Absent raised EngineError: ")
+    assert "no kernel image is available" in check.reason
+    assert check.reason in caplog.text
+    json.dumps(dataclasses.asdict(check), allow_nan=False)
 
 
 def test_the_plainest_kernel_is_the_last_resort(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +309,21 @@ def test_the_plainest_kernel_is_the_last_resort(decoder: Decoder, monkeypatch: p
         monkeypatch.setattr(GroupedAttention, name, NotANumber.attend)
     engine = Engine(decoder, attention_backend=Wrong)
     assert run_self_check(engine, "print", None).attention_backend == "DenseAttention"
+
+
+def test_a_model_that_no_backend_computes_right_is_not_loaded(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for backend in (GroupedAttention, DenseAttention):
+        monkeypatch.setattr(
+            backend, "attend", NotANumber.attend if backend is GroupedAttention else Absent.attend
+        )
+    monkeypatch.setattr(self_check, "reference_log_odds", lambda *_: [0.0] * 8)
+    engine = Engine(decoder)
+    with pytest.raises(EngineError, match="set self_check to False") as caught:
+        run_self_check(engine, "print", None)
+    assert "GroupedAttention" in str(caught.value)
+    assert "DenseAttention raised EngineError" in str(caught.value)
 
 
 def test_16_bits_are_given_more_room(tmp_path: Path) -> None:
@@ -307,9 +355,13 @@ def test_a_result_is_kept_for_the_next_start(
     assert [path.name for path in cache_file.parent.iterdir()] == ["self-check.json"]
 
 
-@pytest.mark.parametrize("what", ["fingerprint", "attention_backend", "dtype"])
-def test_a_result_is_not_anothers(decoder: Decoder, cache_file: Path, tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize("what", ["fingerprint", "attention_backend", "dtype", "version"])
+def test_a_result_is_not_anothers(
+    decoder: Decoder, cache_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     run_self_check(Engine(decoder), "print", cache_file)
+    if what == "version":
+        monkeypatch.setattr(self_check, "__version__", "0.0.1")
     if what == "dtype":
         decoder = decoder_of(make(tmp_path, Shape()), dtype=torch.bfloat16)
     attention_backend = DenseAttention if what == "attention_backend" else GroupedAttention

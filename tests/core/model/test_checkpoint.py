@@ -227,6 +227,9 @@ def test_the_fingerprint_changes_with_what_a_score_depends_on(tmp_path: Path) ->
     seen.append(current())
     (tmp_path / "tokenizer.json").write_text("{}")
     seen.append(current())
+    for name in ("vocab.json", "merges.txt", "rerank_recipe.json"):
+        (tmp_path / name).write_text("{}")
+        seen.append(current())
     make(tmp_path, Shape(num_layers=2))
     seen.append(current())
     os.utime(tmp_path / "model.safetensors", (1, 1))

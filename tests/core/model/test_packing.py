@@ -162,5 +162,11 @@ def test_shorter_prompts_of_a_query_come_first() -> None:
     assert sharing_order(EXAMPLE) == [1, 0, 2, 4, 3, 5]
 
 
+def test_a_batch_that_exactly_fills_the_budget_is_one_batch() -> None:
+    tokens = pack(EXAMPLE).num_tokens
+    assert len(plan_batches(EXAMPLE, tokens)) == 1
+    assert len(plan_batches(EXAMPLE, tokens - 1)) == 2
+
+
 def test_a_prompt_longer_than_the_budget_is_alone() -> None:
     assert plan_batches(EXAMPLE, 8) == [[1], [0], [2], [4], [3], [5]]

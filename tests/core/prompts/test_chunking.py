@@ -6,7 +6,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qwen_rerank_plugins.core.prompts.chunking import chunk_spans, safe_clip
@@ -37,6 +37,7 @@ def test_chunks_hold_every_visible_character(
 
 
 @given(text=st.one_of(long_texts, st.text(max_size=300)), limit=st.integers(8, 40))
+@example(text="the " * 17 + "\n", limit=8)
 def test_chunks_are_in_order_and_none_is_too_long(qwen: PromptTokenizer, text: str, limit: int) -> None:
     spans = chunk_spans(text, qwen, limit, limit // 4)
     assert spans == sorted(spans)
@@ -110,3 +111,11 @@ def test_what_is_clipped_at_a_safe_place_keeps_its_tokens(
         return  # there was no safe place
     clipped, all_ids = qwen.encode([clip, text])
     assert all_ids[: len(clipped)] == clipped
+
+
+@pytest.mark.parametrize("overlap", [0, 16, 63])
+def test_a_text_has_about_as_many_chunks_as_its_length_asks_for(qwen: PromptTokenizer, overlap: int) -> None:
+    """An overlap of half a chunk or less at most doubles the chunks."""
+    num_tokens = len(qwen.encode([PROSE])[0])
+    chunks = chunk_spans(PROSE, qwen, 64, min(overlap, 32))
+    assert num_tokens / 64 <= len(chunks) <= 2 * num_tokens / (64 * 3 // 4) + 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_rerank_plugins.core.prompts.encoder import EncodedPair, PromptEncoder, TokenLimits
-from qwen_rerank_plugins.core.prompts.families import FAMILIES
+from qwen_rerank_plugins.core.prompts.families import FAMILIES, PromptFamily
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from qwen_rerank_plugins.core.sequences import TokenSequence
 from qwen_rerank_plugins.errors import InputError, InstructionTooLongError
@@ -17,6 +18,7 @@ from qwen_rerank_plugins.types import ScoreRequest
 from tests.core import oracle
 from tests.core.oracle import Recipes
 from tests.core.prompts.test_tokenizer import PREFIX_IDS, SUFFIX_IDS
+from tests.core.qwen_vocabulary import qwen_tokenizer
 from tests.core.texts import NASTY, long_texts, texts
 
 CHINA = ("What is the capital of China?", "The capital of China is Beijing.")
@@ -146,6 +148,47 @@ def test_the_suffix_stands_whatever_is_cut(qwen: PromptTokenizer) -> None:
         assert tuple(whole(pair.prompts[0])[-len(end) :]) == end
         assert pair.num_tokens == 150
         assert pair.truncated
+
+
+def test_a_family_of_ones_own_keeps_the_limit_without_saying_that_its_document_may_be_cut(
+    qwen: PromptTokenizer,
+) -> None:
+    """307 tokens came out at a `max_length` of 200: only a piece with `cut: true` was ever cut."""
+    own = FAMILIES["qwen3"].model_dump()
+    own["name"] = "own"
+    for piece in own["document"]:
+        piece["cut"] = False
+    request = ScoreRequest("q", "word " * 300)
+    pairs = [
+        PromptEncoder(qwen, family, TokenLimits(max_length=200)).encode([request])[0]
+        for family in (FAMILIES["qwen3"], PromptFamily.model_validate(own))
+    ]
+    assert pairs[1] == pairs[0]
+    assert (pairs[1].num_tokens, pairs[1].truncated) == (200, True)
+
+
+@pytest.mark.parametrize("long_documents", ["truncate", "chunk"])
+def test_a_long_word_is_cut_as_the_whole_of_it_would_be(
+    qwen: PromptTokenizer, recipes: Recipes, long_documents: str
+) -> None:
+    """Without spaces there is no safe place to clip, so the tokens before the clip need a margin.
+
+    Words of 8 to 10 characters a token, of which the text is clipped at 8: the last tokens before the clip differ
+    from those of the whole word.
+    """
+    draw = random.Random(5)
+    pieces = sorted(
+        token
+        for token in qwen_tokenizer().get_vocab()
+        if token.isascii() and token.isalpha() and token.islower() and 8 <= len(token) <= 10
+    )
+    for _ in range(150):
+        word = "".join(draw.choices(pieces, k=60))
+        max_length = draw.randrange(90, 130)
+        pair = encode(qwen, "q", word, max_length=max_length)
+        assert whole(pair.prompts[0]) == recipes.qwen3(("q", word), max_length=max_length)
+        chunked = encode(qwen, "q", word, max_length=max_length, long_documents="chunk", chunk_tokens=24)
+        assert len(chunked.prompts) <= 2 * len(qwen.encode([word])[0]) / (24 * 3 // 4) + 2
 
 
 def test_one_token_more_than_fits_is_cut_and_flagged(qwen: PromptTokenizer) -> None:

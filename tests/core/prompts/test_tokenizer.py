@@ -71,6 +71,11 @@ def test_answers_are_the_known_tokens(qwen: PromptTokenizer) -> None:
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 def test_every_family_fits_qwens_vocabulary(qwen: PromptTokenizer, family: PromptFamily) -> None:
     check_family(qwen, family, None)
+    wrong = family.model_copy(
+        update={"known_ids": {text: (*ids, 0) for text, ids in family.known_ids.items()}}
+    )
+    with pytest.raises(FamilyMismatchError, match="must give"):
+        check_family(qwen, wrong, None)
 
 
 def test_user_text_gets_no_control_token(qwen: PromptTokenizer) -> None:
@@ -132,6 +137,7 @@ def test_another_vocabulary_does_not_fit_the_family(demo_vocabulary: PromptToken
 
 def test_a_recorded_vocabulary_fits(demo_vocabulary: PromptTokenizer, recipe: dict[str, Any]) -> None:
     check_family(demo_vocabulary, FAMILIES["qwen3"], recipe)
+    assert demo_vocabulary.control_ids(FAMILIES["qwen3"].control_texts[0]) == tuple(recipe["prefix_ids"])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 from qwen_rerank_plugins.core.sequences import TokenSequence
 from qwen_rerank_plugins.errors import (
     ClosedError,
+    DeviceLostError,
     EngineError,
     EngineOutOfMemoryError,
     NonFiniteScoreError,
@@ -164,6 +165,29 @@ def test_the_other_devices_go_on_when_one_is_given_up() -> None:
         assert outcomes.count(WorkerDiedError) == 4
         assert set(outcomes) <= {WorkerDiedError, type(None)}
         assert scheduler.submit(prompts(range(50))).result(SAFETY_S) == [float(v) for v in range(50)]
+
+
+def test_a_lost_device_fails_all_that_waits_at_once_and_nothing_is_taken_any_more() -> None:
+    """A sticky CUDA error: every later call would fail too, so no request is tried alone and no worker replaced."""
+
+    def lose(sequences: Sequence[TokenSequence]) -> None:
+        raise DeviceLostError("cuda:0 is lost")
+
+    first, second = FakeEngine("cuda:0", fault=lose, blocked=True), FakeEngine("cuda:1", blocked=True)
+    with make_scheduler(first, second, batch=16) as scheduler:
+        futures = [scheduler.submit(prompts([value])) for value in range(8)]
+        for engine in (first, second):
+            engine.wait_until_busy()
+        first.gate.set()
+        failed = concurrent.futures.wait(futures, timeout=SAFETY_S).done
+        assert len(failed) == 8
+        assert {type(future.exception()) for future in failed} == {DeviceLostError}
+        with pytest.raises(DeviceLostError, match="cuda:0 is lost"):
+            scheduler.submit(prompts([1]))
+        second.gate.set()
+        stats = scheduler.stats()
+        assert [device.is_alive for device in stats.devices] == [False, False]
+        assert (stats.worker_restarts, stats.failed, len(first.batches)) == (0, 8, 1)
 
 
 def test_a_thread_that_cannot_start_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

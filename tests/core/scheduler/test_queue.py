@@ -281,3 +281,12 @@ def test_the_helper_counts_as_the_queue_does() -> None:
     sequences: list[TokenSequence] = [*prompts([1, 2, 3]), prompt(4, head=5)]
     request = Request(0, sequences)
     assert num_tokens(sequences) == count_tokens(Item(request, index) for index in range(4)) == 50
+
+
+def test_a_request_that_exactly_fits_has_room() -> None:
+    queue = make_queue(queue=100, batch=100)
+    queue.add(Request(0, [prompt(1, 34)]))  # 2 for the root, 4 for the head
+    fits, does_not = Request(1, [prompt(2, 54, head=1)]), Request(2, [prompt(2, 55, head=1)])
+    assert queue.queued_tokens == 40
+    assert (fits.tokens_left, does_not.tokens_left) == (60, 61)
+    assert (queue.has_room_for(fits), queue.has_room_for(does_not)) == (True, False)

@@ -140,6 +140,24 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         assert [len(future.result(SAFETY_S)) for future in (running, queued, fits)] == [1, 15, 1]
 
 
+def test_a_dead_device_makes_no_room_in_the_queue() -> None:
+    """The wait that a refusal names comes from the devices that still compute."""
+    engines = [FakeEngine(name, blocked=True) for name in ("fake:0", "fake:1")]
+    with make_scheduler(*engines, batch=100, queue=200, reject=True) as scheduler:
+        for value, engine in enumerate(engines):
+            scheduler.submit(prompts([value]))
+            engine.wait_until_busy()
+        dead, alive = scheduler._workers._slots
+        dead.is_alive, dead.device.tokens_per_s, alive.device.tokens_per_s = False, 1e6, 10.0
+        scheduler.submit(prompts(range(15)))  # 156 tokens
+        with pytest.raises(OverloadedError) as refused:
+            scheduler.submit(prompts(range(8)))  # 86 tokens, 42 above the limit
+        dead.is_alive = True
+        assert refused.value.retry_after_s == pytest.approx(4.2)
+        for engine in engines:
+            engine.gate.set()
+
+
 def test_an_idle_queue_takes_any_request_even_above_the_limit() -> None:
     engine = FakeEngine()
     with make_scheduler(engine, batch=100, queue=50, reject=True) as scheduler:

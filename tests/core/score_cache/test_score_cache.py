@@ -333,7 +333,7 @@ WRITER = """
 import sys
 from qwen_rerank_plugins.core.score_cache import disk
 from qwen_rerank_plugins.core.score_cache.memory import CachedScore, ScoreCache, cache_key
-diskcache._BUSY_TIMEOUT_S = 30.0  # nothing is passed over
+disk._BUSY_TIMEOUT_S = 30.0  # nothing is passed over
 cache = ScoreCache(0, path=sys.argv[1])
 first = int(sys.argv[2])
 for number in range(first, first + 50):
@@ -377,6 +377,11 @@ for child in range(6):
             cache.put_many([(cache_key(["child", child]), here)])
             if cache._disk.get_many([cache_key(["child", child])]): break
         ok = ok and cache.stats().disk_usable
+        seen = []  # by another thread, for which a lock that the parent's thread held would stay taken
+        reader = threading.Thread(target=lambda: seen.append(cache.stats().entries), daemon=True)
+        reader.start()
+        reader.join(30)
+        ok = ok and bool(seen)
         os._exit(0 if ok else 1)
     codes.append(os.waitpid(pid, 0)[1])
 stop.set()
