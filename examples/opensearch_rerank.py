@@ -1,17 +1,17 @@
-"""OpenSearch before and after reranking, side by side: on the client's side, and through a cluster's own pipeline.
+"""OpenSearch before and after reranking, side by side: on the client side, and through a search pipeline.
 
-python examples/opensearch_rerank.py                                        # no cluster: recorded answers, demo reranker
-python examples/opensearch_rerank.py --cluster http://localhost:9200        # indexes the corpus there, and searches it
+python examples/opensearch_rerank.py                                        # no cluster: recorded responses, demo reranker
+python examples/opensearch_rerank.py --cluster http://localhost:9200        # indexes the corpus and searches it
 python examples/opensearch_rerank.py --cluster http://localhost:9200 --base-url http://localhost:8501
 python examples/opensearch_rerank.py --cluster http://localhost:9200 --pipeline qwen-rerank
 
-For the last one the cluster must know the pipeline, and the service must run where the cluster reaches it:
+The last command needs a pipeline in the cluster, and a service that the cluster reaches:
 
 opensearch-qwen-rerank apply --cluster http://localhost:9200 --service http://localhost:8501 --fields title,text
 
-The corpus is the handbook of an invented mountain hut, 24 passages in English and Chinese. The index qwen-rerank-example is
-made for the run and removed after it; --keep leaves it. The demo reranker looks for a question's words and no more;
---model takes a real one.
+The corpus is the handbook of a fictional mountain hut, 24 passages in English and Chinese. The index qwen-rerank-example is
+created for the run and removed afterwards, unless --keep is given. The demo reranker only matches words; --model selects a real
+one.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ QUESTIONS = {
     "Is the hut open in winter?": "hut-1",
     "货运索道哪几天运背包？": "hut-zh-10",
 }
-"""Question → the passage that answers it. The first two are ones whose answer the cluster alone does not put first."""
+"""Question → id of the passage that answers it. For the first two, the cluster alone does not rank it first."""
 
 Search = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def load_corpus(path: Path = CORPUS) -> list[dict[str, str]]:
-    """The passages, each with `id`, `title` and `text`."""
+    """Return the passages, each with `id`, `title` and `text`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def body_of(question: str, size: int = SHOWN) -> dict[str, Any]:
-    """The search: a plain match, and what a pipeline wants to know of it. Without a pipeline `ext` is not sent."""
+def search_body(question: str, size: int = SHOWN) -> dict[str, Any]:
+    """Return a search with a plain match, and the query for a pipeline in `ext`, which is not sent without one."""
     match = {"multi_match": {"query": question, "fields": FIELDS}}
     return {"query": match, "size": size, "ext": {"ml_inference": {"query_text": question}}}
 
 
 @contextmanager
-def indexed(client: OpenSearch, *, keep: bool) -> Iterator[None]:
-    """The corpus in an index of its own, removed at the end unless it is to be kept."""
+def indexed_corpus(client: OpenSearch, *, keep: bool) -> Iterator[None]:
+    """Index the corpus, and remove the index at the end unless `keep` is set."""
     client.indices.delete(index=INDEX, params={"ignore_unavailable": "true"})
     client.indices.create(index=INDEX, body={"settings": {"number_of_shards": 1, "number_of_replicas": 0}})
     lines: list[dict[str, Any]] = []
@@ -78,33 +78,33 @@ def indexed(client: OpenSearch, *, keep: bool) -> Iterator[None]:
             client.indices.delete(index=INDEX)
 
 
-class RecordedAnswers:
-    """What a cluster answered to the questions once: stands in for a client where there is no cluster."""
+class RecordedResponses:
+    """A search client with recorded responses of a cluster."""
 
     def __init__(self, path: Path = RECORDED) -> None:
-        """Read the answers of a file."""
-        self._answers: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        """Read the responses from a file."""
+        self._responses: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
 
     def search(self, *, body: Any, **_: Any) -> dict[str, Any]:
-        """Give the recorded answer, cut to the size that is asked for."""
-        answer = self._answers[body["query"]["multi_match"]["query"]]
+        """Return the recorded response, cut to the requested size."""
+        response = self._responses[body["query"]["multi_match"]["query"]]
         start = body.get("from", 0)
-        found = {**answer["hits"], "hits": answer["hits"]["hits"][start : start + body["size"]]}
-        return {**answer, "hits": found}
+        found = {**response["hits"], "hits": response["hits"]["hits"][start : start + body["size"]]}
+        return {**response, "hits": found}
 
 
 def record(client: OpenSearch, path: Path = RECORDED) -> None:
-    """Write down what the cluster answers to the questions, a window each, without what differs from run to run."""
-    answers = {}
+    """Write the cluster's responses to the questions to a file, one window each, without the time they took."""
+    responses = {}
     for question in QUESTIONS:
-        body = {name: value for name, value in body_of(question, WINDOW).items() if name != "ext"}
-        answers[question] = {**client.search(index=INDEX, body=body), "took": 0}
-    text = json.dumps(answers, ensure_ascii=False, indent=1)
+        body = {name: value for name, value in search_body(question, WINDOW).items() if name != "ext"}
+        responses[question] = {**client.search(index=INDEX, body=body), "took": 0}
+    text = json.dumps(responses, ensure_ascii=False, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def searches(client: Any, options: argparse.Namespace) -> dict[str, Search]:
-    """The ways to search that are compared, by name."""
+    """Return the search functions that are compared, by name."""
     source = (
         {"backend": "remote", "base_url": options.base_url} if options.base_url else {"model": options.model}
     )
@@ -115,68 +115,70 @@ def searches(client: Any, options: argparse.Namespace) -> dict[str, Search]:
         found: dict[str, Any] = client.search(index=INDEX, body=sent)
         return found
 
-    def piped(body: dict[str, Any]) -> dict[str, Any]:
+    def with_pipeline(body: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = client.search(
             index=INDEX, body=body, params={"search_pipeline": options.pipeline}
         )
         return found
 
-    ways: dict[str, Search] = {
+    compared: dict[str, Search] = {
         "before": plain,
         "client side": lambda body: reranker.search(body, index=INDEX),
     }
-    return {**ways, f"pipeline {options.pipeline}": piped} if options.pipeline else ways
+    return {**compared, f"pipeline {options.pipeline}": with_pipeline} if options.pipeline else compared
 
 
-def show(question: str, answer_id: str, answers: dict[str, dict[str, Any]]) -> None:
-    """Print the first hits of each way side by side, the one that answers marked."""
+def show(question: str, answer_id: str, responses: dict[str, dict[str, Any]]) -> None:
+    """Print the first hits of each search side by side, with a mark on the one that answers."""
     print(f"\n{question}")
-    print(" | ".join(f"{name:34}" for name in answers))
-    for place in range(SHOWN):
-        cells = [_cell(answer["hits"]["hits"], place, answer_id) for answer in answers.values()]
+    print(" | ".join(f"{name:34}" for name in responses))
+    for position in range(SHOWN):
+        cells = [_cell(one["hits"]["hits"], position, answer_id) for one in responses.values()]
         print(" | ".join(f"{cell:34}" for cell in cells))
 
 
-def _cell(hits: list[dict[str, Any]], place: int, answer_id: str) -> str:
-    if place >= len(hits):
+def _cell(hits: list[dict[str, Any]], position: int, answer_id: str) -> str:
+    if position >= len(hits):
         return ""
-    hit = hits[place]
+    hit = hits[position]
     mark = "*" if hit["_id"] == answer_id else " "
     return f"{mark}{hit['_score']:8.4f} {hit['_source']['title'][:24]}"
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line's options."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="OpenSearch before and after reranking.")
-    parser.add_argument("--cluster", help="an OpenSearch cluster; without one, recorded answers are reranked")
-    parser.add_argument("--pipeline", help="a search pipeline of the cluster, to compare with")
-    parser.add_argument("--model", default="demo", help="the reranker: a hub id, a folder, or demo")
-    parser.add_argument("--base-url", help="a reranking service, in place of a model in this process")
-    parser.add_argument("--keep", action="store_true", help="leave the index in the cluster")
-    parser.add_argument("--record", action="store_true", help="write the cluster's answers to examples/data")
+    parser.add_argument("--cluster", help="address of an OpenSearch cluster (default: recorded responses)")
+    parser.add_argument("--pipeline", help="search pipeline of the cluster to compare with")
+    parser.add_argument("--model", default="demo", help="reranker model: a hub id, a folder, or demo")
+    parser.add_argument("--base-url", help="address of a rerank service, instead of a model in this process")
+    parser.add_argument("--keep", action="store_true", help="keep the index in the cluster")
+    parser.add_argument(
+        "--record", action="store_true", help="write the cluster's responses to examples/data"
+    )
     return parser
 
 
 def compare(client: Any, options: argparse.Namespace) -> None:
-    """Ask every question in every way."""
-    ways = searches(client, options)
+    """Run every question through every search."""
+    compared = searches(client, options)
     for question, answer_id in QUESTIONS.items():
-        show(question, answer_id, {name: search(body_of(question)) for name, search in ways.items()})
+        show(question, answer_id, {name: search(search_body(question)) for name, search in compared.items()})
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Search as the command line says."""
+    """Run the example."""
     parser = argument_parser()
     options = parser.parse_args(arguments)
     if options.cluster is None:
         if options.pipeline or options.record:
             parser.error("--pipeline and --record need --cluster")
-        print("no --cluster: the first stage's answers are recorded ones")
-        compare(RecordedAnswers(), options)
+        print("no --cluster: using recorded responses of the first stage")
+        compare(RecordedResponses(), options)
         return
     client = OpenSearch(options.cluster)
     try:
-        with indexed(client, keep=options.keep):
+        with indexed_corpus(client, keep=options.keep):
             if options.record:
                 record(client)
             compare(client, options)

@@ -1,4 +1,4 @@
-"""The example on recorded answers, against a real node, and through a pipeline that the command has set up there."""
+"""The example with recorded responses, on a real node, and through a pipeline that the command created there."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def node() -> Iterator[Cluster]:
 
 
 def recorded() -> dict[str, Any]:
-    answers: dict[str, Any] = json.loads(example.RECORDED.read_text(encoding="utf-8"))
-    return answers
+    responses: dict[str, Any] = json.loads(example.RECORDED.read_text(encoding="utf-8"))
+    return responses
 
 
-def ids(answer: dict[str, Any]) -> list[str]:
-    return [hit["_id"] for hit in answer["hits"]["hits"]]
+def ids(response: dict[str, Any]) -> list[str]:
+    return [hit["_id"] for hit in response["hits"]["hits"]]
 
 
-def test_the_corpus_is_bilingual_and_holds_every_answer() -> None:
+def test_the_corpus_is_bilingual_and_has_every_answer() -> None:
     corpus = example.load_corpus()
     chinese = [one for one in corpus if any("\u4e00" <= letter <= "\u9fff" for letter in one["text"])]
     assert len(corpus) == 24
@@ -49,31 +49,31 @@ def test_the_corpus_is_bilingual_and_holds_every_answer() -> None:
 
 @pytest.mark.parametrize("question", example.QUESTIONS)
 def test_reranking_puts_the_answer_first(question: str) -> None:
-    reranker = ClientSideReranker(example.RecordedAnswers(), fields=example.FIELDS, model="demo")
-    found = reranker.search(example.body_of(question), index=example.INDEX)
+    reranker = ClientSideReranker(example.RecordedResponses(), fields=example.FIELDS, model="demo")
+    found = reranker.search(example.search_body(question), index=example.INDEX)
     assert ids(found)[0] == example.QUESTIONS[question]
     assert len(ids(found)) == example.SHOWN
 
 
-def test_some_answers_are_not_first_before() -> None:
+def test_some_answers_are_not_first_without_reranking() -> None:
     before = {question: ids(answer)[0] for question, answer in recorded().items()}
     assert before.keys() == example.QUESTIONS.keys()
     assert sum(before[question] != answer for question, answer in example.QUESTIONS.items()) == 2
 
 
-def test_without_a_cluster_it_says_what_it_reranks(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_cluster_it_says_that_responses_are_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     example.main([])
-    told = capsys.readouterr().out
-    assert "recorded" in told
-    assert "client side" in told
+    output = capsys.readouterr().out
+    assert "recorded" in output
+    assert "client side" in output
     with pytest.raises(SystemExit):
         example.main(["--pipeline", "p"])
 
 
 @pytest.mark.loopback
 @pytest.mark.timeout(1800)
-def test_the_recorded_answers_are_a_nodes(node: Cluster, tmp_path: Path) -> None:
-    with example.indexed(node.client, keep=False):
+def test_the_recorded_responses_are_those_of_a_node(node: Cluster, tmp_path: Path) -> None:
+    with example.indexed_corpus(node.client, keep=False):
         example.record(node.client, tmp_path / "answers.json")
     fresh = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
     for question, answer in recorded().items():
@@ -97,7 +97,7 @@ def command(*arguments: str) -> None:
 
 @pytest.mark.loopback
 @pytest.mark.timeout(1800)
-def test_pipeline_and_client_side_stand_side_by_side(
+def test_pipeline_and_client_side_are_compared(
     node: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with running_rerank_service(tmp_path) as service:
@@ -119,7 +119,7 @@ def test_pipeline_and_client_side_stand_side_by_side(
         assert pipeline.startswith("*")
 
 
-def test_the_compose_file_says_what_the_code_says() -> None:
+def test_the_compose_file_has_the_names_and_ports_of_the_code() -> None:
     compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
     assert compose.keys() == {"services", "volumes"}
     search, reranker = compose["services"]["opensearch"], compose["services"]["reranker"]
@@ -130,12 +130,12 @@ def test_the_compose_file_says_what_the_code_says() -> None:
     assert settings.cluster.endswith(":9200")
     port = ServiceSettings().port
     assert reranker["ports"] == [f"127.0.0.1:{port}:{port}"]
-    told = reranker["environment"]
+    environment = reranker["environment"]
     prefix = "QWEN_RERANK_SERVICE_"
-    names = {name.removeprefix(prefix).lower() for name in told if name.startswith(prefix)}
+    names = {name.removeprefix(prefix).lower() for name in environment if name.startswith(prefix)}
     assert names <= ServiceSettings.model_fields.keys()
-    assert told["QWEN_RERANK_SERVICE_PORT"] == str(port)
-    assert "reranker" in told["QWEN_RERANK_SERVICE_ALLOWED_HOSTS"].split(",")
+    assert environment["QWEN_RERANK_SERVICE_PORT"] == str(port)
+    assert "reranker" in environment["QWEN_RERANK_SERVICE_ALLOWED_HOSTS"].split(",")
     assert OpenSearchSettings(service=f"http://reranker:{port}").is_private
     used = {volume.partition(":")[0] for one in (search, reranker) for volume in one["volumes"]}
     assert {name for name in used if not name.startswith(".")} == compose["volumes"].keys()

@@ -1,7 +1,7 @@
-"""Qwen3 reranking for OpenSearch: what a cluster must be told, and the same processor on the client's side.
+"""Qwen3 reranking for OpenSearch: configures a cluster to rerank, or reranks its responses on the client side.
 
-`plan`, `apply`, `verify` and `destroy` are the command's four verbs as functions over a `Cluster`. Names are resolved
-when they are first used; importing this module loads neither opensearch-py nor a model.
+`plan_apply`, `plan_destroy` and `verify` are the command line as functions over a `Cluster`. Names are imported on first
+use; importing this module loads neither opensearch-py nor a model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opensearch_qwen_rerank.destroy import plan_destroy
     from opensearch_qwen_rerank.plan import Plan, plan_apply
     from opensearch_qwen_rerank.settings import OpenSearchSettings
-    from opensearch_qwen_rerank.verification import Report, verify
+    from opensearch_qwen_rerank.verification import VerificationReport, verify
 
 __all__ = [
     "AsyncClientSideReranker",
@@ -35,9 +35,9 @@ __all__ = [
     "OpenSearchError",
     "OpenSearchSettings",
     "Plan",
-    "Report",
     "UnsupportedClusterError",
     "VerificationError",
+    "VerificationReport",
     "__version__",
     "connect",
     "plan_apply",
@@ -51,17 +51,17 @@ _LAZY = {
     "Cluster": "opensearch_qwen_rerank.cluster",
     "OpenSearchSettings": "opensearch_qwen_rerank.settings",
     "Plan": "opensearch_qwen_rerank.plan",
-    "Report": "opensearch_qwen_rerank.verification",
+    "VerificationReport": "opensearch_qwen_rerank.verification",
     "connect": "opensearch_qwen_rerank.cluster",
     "plan_apply": "opensearch_qwen_rerank.plan",
     "plan_destroy": "opensearch_qwen_rerank.destroy",
     "verify": "opensearch_qwen_rerank.verification",
 }
-"""Public names whose modules cost time to import → those modules."""
+"""Public name → the module that defines it and that takes time to import."""
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve a public name when it is first used (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name]), name)

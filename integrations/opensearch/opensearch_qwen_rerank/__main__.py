@@ -1,4 +1,4 @@
-"""`python -m opensearch_qwen_rerank` is the command."""
+"""Runs the command line as `python -m opensearch_qwen_rerank`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints. What is heavy is imported inside the commands, so that help is immediate."""
+"""The command line `opensearch-qwen-rerank`. Commands import heavy modules themselves, so that `--help` is fast."""
 
 # ruff: noqa: FBT002 (typer declares flags as defaults)
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opensearch_qwen_rerank._version import __version__
-from opensearch_qwen_rerank.options import CONNECTION, with_settings
+from opensearch_qwen_rerank.options import CONNECTION_SETTINGS, add_setting_options
 from qwen_rerank_plugins import ConfigurationError, InputError
 from qwen_rerank_plugins.cli.console import (
     Config,
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 PROGRAM = "opensearch-qwen-rerank"
 
 EXIT_CHANGES = 3
-"""`plan` found something to do."""
+"""Exit code of `plan` if `apply` would change the cluster."""
 
 
 class OutputFormat(enum.StrEnum):
-    """What is printed."""
+    """Format of standard output."""
 
     TEXT = "text"
     JSON = "json"
@@ -44,8 +44,8 @@ class OutputFormat(enum.StrEnum):
 
 app = make_app(PROGRAM)
 
-Format = Annotated[OutputFormat, typer.Option("--format", help="What to print on standard output.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the steps and do none.")]
+Format = Annotated[OutputFormat, typer.Option("--format", help="Format of standard output.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the steps without executing them.")]
 
 
 def main() -> None:
@@ -57,28 +57,28 @@ def main() -> None:
 def _root(
     version: Annotated[bool, version_option(PROGRAM, __version__)] = False,
 ) -> None:
-    """Make an OpenSearch cluster rerank its hits with Qwen3, by configuration alone.
+    """Configure an OpenSearch cluster to rerank its hits with Qwen3; no plugin is installed.
 
-    `plan` shows what would be changed, `apply` does it, `verify` shows that it works, `destroy` takes it back. Every
-    option can also come from the section `opensearch` of a file (--config) or from QWEN_RERANK_OPENSEARCH_* variables.
+    `plan` shows the changes, `apply` makes them, `verify` tests the result, `destroy` reverts them. Every option can also
+    be set in the section `opensearch` of a file (--config) or by a variable QWEN_RERANK_OPENSEARCH_*.
     """
 
 
 @app.command()
-@with_settings()
+@add_setting_options()
 def plan(
     given: dict[str, Any],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Plan to replace default pipelines of others.")
+        bool, typer.Option("--force", help="Plan to replace default pipelines that exist already.")
     ] = False,
     output: Format = OutputFormat.TEXT,
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    r"""Show what `apply` would change; nothing is changed.
+    r"""Show what `apply` would change; changes nothing.
 
-    Exits with 0 where there is nothing to do, and with 3 where there is.
+    Exits with 0 if `apply` would change nothing, and with 3 if it would.
 
     \b
     Examples:
@@ -87,29 +87,30 @@ def plan(
       opensearch-qwen-rerank plan --config qwen-rerank.yaml
     """
     with report_errors(PROGRAM, debug=debug):
-        settings, cluster, key = _connected(given, config)
-        told = _plan_apply(settings, cluster, key, force=force)
-        _print_plan(told, output)
-        if told.steps:
+        settings, cluster, key = _connect(given, config)
+        planned = _plan_apply(settings, cluster, key, force=force)
+        _print_plan(planned, output)
+        if planned.steps:
             raise typer.Exit(EXIT_CHANGES)
 
 
 @app.command()
-@with_settings()
+@add_setting_options()
 def apply(
     given: dict[str, Any],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace default pipelines of others, until destroy.")
+        bool,
+        typer.Option("--force", help="Replace default pipelines that exist already; destroy restores them."),
     ] = False,
     dry_run: DryRun = False,
     output: Format = OutputFormat.TEXT,
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    r"""Make the cluster rerank as the settings say.
+    r"""Configure the cluster to rerank as the settings say.
 
-    Applied again, it changes what differs and nothing else. Interrupted, it goes on when it is applied again.
+    A second run changes only what differs. After an interruption, run it again to continue.
 
     \b
     Examples:
@@ -119,13 +120,13 @@ def apply(
         --ca-certs ca.pem --fields title,body --score log_odds
     """
     with report_errors(PROGRAM, debug=debug):
-        settings, cluster, key = _connected(given, config)
-        told = _plan_apply(settings, cluster, key, force=force)
-        _carry_out(told, cluster, output, dry_run=dry_run)
+        settings, cluster, key = _connect(given, config)
+        planned = _plan_apply(settings, cluster, key, force=force)
+        _run_plan(planned, cluster, output, dry_run=dry_run)
 
 
 @app.command()
-@with_settings(CONNECTION)
+@add_setting_options(CONNECTION_SETTINGS)
 def verify(
     given: dict[str, Any],
     *,
@@ -134,15 +135,15 @@ def verify(
     ] = None,
     search: Annotated[
         str | None,
-        typer.Option(help="JSON file with that search's body; - for standard input.", metavar="FILE"),
+        typer.Option(help="JSON file with the body of that search; - for standard input.", metavar="FILE"),
     ] = None,
     output: Format = OutputFormat.TEXT,
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    r"""Rank two texts through the model and through the pipeline, and show what each stage took.
+    r"""Rank two texts with the model and with the pipeline, and show the duration of each stage.
 
-    An index is made for the two and removed. Exits with 1, and the cause, where something does not rerank.
+    Creates an index for the two texts and removes it. Exits with 1 and the cause if the pipeline does not rerank.
 
     \b
     Examples:
@@ -150,41 +151,42 @@ def verify(
       opensearch-qwen-rerank verify --index books --search search.json
     """
     with report_errors(PROGRAM, debug=debug):
-        from opensearch_qwen_rerank import show
-        from opensearch_qwen_rerank.verification import verify as verified
+        from opensearch_qwen_rerank import display
+        from opensearch_qwen_rerank.verification import verify as run_verification
 
         if (index is None) != (search is None):
-            raise ConfigurationError("--index and --search go together; only one was given")
-        settings, cluster, _ = _connected(given, config)
+            raise ConfigurationError("--index and --search must be given together. Add the missing one.")
+        settings, cluster, _ = _connect(given, config)
         console = make_console(stderr=True)
         body = None if search is None else _read_search(search)
-        report = verified(
+        report = run_verification(
             cluster,
             settings,
             index=index,
             search=body,
-            tell=lambda stage: show.print_stage(stage, console),
+            on_stage=lambda stage: display.print_stage(stage, console),
         )
         if output is OutputFormat.JSON:
             typer.echo(json.dumps(report.to_json()))
         else:
-            show.print_report(report, make_console())
+            display.print_report(report, make_console())
 
 
 @app.command()
-@with_settings(CONNECTION)
+@add_setting_options(CONNECTION_SETTINGS)
 def destroy(
     given: dict[str, Any],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Also take the pipeline from indices that others gave it to.")
+        bool,
+        typer.Option("--force", help="Also unset the pipeline in indices where this command did not set it."),
     ] = False,
     dry_run: DryRun = False,
     output: Format = OutputFormat.TEXT,
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    r"""Remove a pipeline and all that was made for it, and put back what was there before.
+    r"""Remove a pipeline and everything that was created for it, and restore the previous settings.
 
     \b
     Examples:
@@ -194,12 +196,12 @@ def destroy(
     with report_errors(PROGRAM, debug=debug):
         from opensearch_qwen_rerank.destroy import plan_destroy
 
-        settings, cluster, _ = _connected(given, config)
-        told = plan_destroy(cluster, settings, force=force)
-        _carry_out(told, cluster, output, dry_run=dry_run)
+        settings, cluster, _ = _connect(given, config)
+        planned = plan_destroy(cluster, settings, force=force)
+        _run_plan(planned, cluster, output, dry_run=dry_run)
 
 
-def _connected(
+def _connect(
     given: dict[str, Any], config: str | None
 ) -> tuple[OpenSearchSettings, OpenSearchCluster, str | None]:
     from opensearch_qwen_rerank.cluster import connect
@@ -219,30 +221,30 @@ def _plan_apply(
     return plan_apply(cluster, settings, service_key=key, force=force)
 
 
-def _print_plan(told: Plan, output: OutputFormat) -> None:
-    from opensearch_qwen_rerank import show
+def _print_plan(planned: Plan, output: OutputFormat) -> None:
+    from opensearch_qwen_rerank import display
 
     if output is OutputFormat.JSON:
-        typer.echo(json.dumps(told.to_json()))
+        typer.echo(json.dumps(planned.to_json()))
     else:
-        show.print_plan(told, make_console())
+        display.print_plan(planned, make_console())
 
 
-def _carry_out(told: Plan, cluster: OpenSearchCluster, output: OutputFormat, *, dry_run: bool) -> None:
-    from opensearch_qwen_rerank import show
+def _run_plan(planned: Plan, cluster: OpenSearchCluster, output: OutputFormat, *, dry_run: bool) -> None:
+    from opensearch_qwen_rerank import display
 
-    if dry_run or not told.steps:
-        _print_plan(told, output)
+    if dry_run or not planned.steps:
+        _print_plan(planned, output)
         return
     console = make_console(stderr=True)
-    for warning in told.warnings:
+    for warning in planned.warnings:
         console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True)
-    for step, took_ms in told.run(cluster):
-        show.print_step(step, took_ms, console)
+    for step, took_ms in planned.run(cluster):
+        display.print_step(step, took_ms, console)
     if output is OutputFormat.JSON:
-        typer.echo(json.dumps(told.to_json()))
+        typer.echo(json.dumps(planned.to_json()))
     else:
-        make_console().print(f"done: {len(told.steps)} steps", style="bold green")
+        make_console().print(f"done: {len(planned.steps)} steps", style="bold green")
 
 
 def _read_search(path: str) -> dict[str, Any]:
@@ -250,9 +252,9 @@ def _read_search(path: str) -> dict[str, Any]:
         text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
         body = json.loads(text)
     except (OSError, ValueError) as error:
-        raise InputError(f"the search cannot be read: {path!r}: {error}") from None
+        raise InputError(f"the file of --search cannot be read: {path!r}: {error}") from None
     if not isinstance(body, dict):
-        raise InputError(f"the search is no JSON object: {path!r}; allowed: the body of a search")
+        raise InputError(f"the file of --search is not a JSON object: {path!r}. Use the body of a search.")
     return body
 
 

@@ -1,7 +1,6 @@
-"""A cluster as the rest of this package sees it: one method, plain JSON, our own errors.
+"""An OpenSearch cluster as the rest of this package uses it: one method, plain JSON, this package's exceptions.
 
-Knows opensearch-py and how a cluster is reached; knows nothing of rerankers. Secrets that were used to reach the
-cluster, or that a body holds, are taken out of every message.
+This module knows opensearch-py and authentication, and nothing of rerankers. Secrets are removed from every message.
 """
 
 from __future__ import annotations
@@ -13,30 +12,33 @@ from typing import Any, Final, Protocol
 from opensearchpy import OpenSearch, exceptions
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from opensearch_qwen_rerank.errors import ClusterError
+from opensearch_qwen_rerank.errors import ClusterError, UnsupportedClusterError
 from opensearch_qwen_rerank.settings import OpenSearchSettings, read_secret
 from qwen_rerank_plugins import MissingDependencyError
 
-__all__ = ["NOT_FOUND", "Cluster", "OpenSearchCluster", "connect", "find", "request"]
+__all__ = ["NOT_FOUND", "Cluster", "OpenSearchCluster", "connect", "get_or_none", "send_with_retries"]
 
-# All pass by themselves: a cluster makes the key in the seconds after its first use; it looks for a connector's and a
-# group's models by a search, which lags behind their removal; and a model's state lags behind the answer that it was
-# undeployed (github.com/opensearch-project/ml-commons/issues/2419).
-_PASSING = re.compile(
+# These errors go away by themselves. A cluster creates its encryption key in the seconds after the first use. It finds the
+# models of a connector or a group, and groups of the same name, by a search, which still finds deleted ones for a while.
+# A model's state is written after the cluster answered that the model is undeployed
+# (github.com/opensearch-project/ml-commons/issues/2419).
+_TRANSIENT_ERRORS = re.compile(
     r"master key has not been initialized"
     r"|models are still using this connector"
     r"|the model group when it has associated model versions"
+    r"|already being used by a model group"
     r"|cannot be deleted in deploying or deployed state"
     r"|Model is deploying"
 )
 NOT_FOUND: Final = 404
 _MAX_MESSAGE = 1000
-PATIENCE_S = 60.0
-PAUSE_S = 1.0
+CHECK_ADDRESS: Final = "Check the address in --cluster."
+RETRY_TIMEOUT_S = 60.0
+RETRY_INTERVAL_S = 1.0
 
 
 class Cluster(Protocol):
-    """What is needed of a cluster."""
+    """The interface of a cluster."""
 
     def request(
         self,
@@ -45,19 +47,20 @@ class Cluster(Protocol):
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Any:
-        """Send one request and give the answer's JSON.
+        """Send a request and return the JSON value of the response.
 
         Raises:
-            ClusterError: The cluster cannot be reached, or answers with an error status.
+            ClusterError: The cluster cannot be reached, or answered with an error status.
+            UnsupportedClusterError: The response is not JSON.
         """
 
 
 class OpenSearchCluster:
-    """A real cluster, over opensearch-py.
+    """A real cluster, reached with opensearch-py.
 
     Args:
-        client: A client of the caller's making.
-        secrets: Texts that no message may hold.
+        client: The client.
+        secrets: Texts that are removed from messages.
     """
 
     def __init__(self, client: OpenSearch, *, secrets: Sequence[str | None] = ()) -> None:
@@ -71,34 +74,41 @@ class OpenSearchCluster:
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Any:
-        """Send one request and give the answer's JSON.
+        """Send a request and return the JSON value of the response.
 
         Raises:
-            ClusterError: The cluster cannot be reached, or answers with an error status.
+            ClusterError: The cluster cannot be reached, or answered with an error status.
+            UnsupportedClusterError: The response is not JSON.
         """
         try:
             return self._client.transport.perform_request(
                 method, path, params=dict(params or {}), body=None if body is None else dict(body)
             )
         except exceptions.TransportError as error:
-            raise self._told(method, path, error) from None
+            raise self._to_cluster_error(method, path, error) from None
+        except exceptions.SerializationError as error:
+            raise UnsupportedClusterError(
+                self._redact(
+                    f"this is not an OpenSearch cluster: {method} {path} returned no JSON: {error}. {CHECK_ADDRESS}"
+                )
+            ) from None
         except exceptions.OpenSearchException as error:
-            raise ClusterError(self._clean(f"{method} {path} failed: {error}")) from None
+            raise ClusterError(self._redact(f"{method} {path} failed: {error}")) from None
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         self._client.close()
 
-    def _told(self, method: str, path: str, error: exceptions.TransportError) -> ClusterError:
+    def _to_cluster_error(self, method: str, path: str, error: exceptions.TransportError) -> ClusterError:
         status = error.status_code if isinstance(error.status_code, int) else 0
         if isinstance(error, exceptions.ConnectionError):
-            return ClusterError(self._clean(f"the cluster cannot be reached: {error.error}"))
+            return ClusterError(self._redact(f"the cluster cannot be reached: {error.error}"))
         reason = _reason(error.info) or str(error.error)
         return ClusterError(
-            self._clean(f"{method} {path} was answered with status {status}: {reason}"), status=status
+            self._redact(f"{method} {path} was answered with status {status}: {reason}"), status=status
         )
 
-    def _clean(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "**********")
         text = " ".join(text.split())
@@ -106,26 +116,26 @@ class OpenSearchCluster:
 
 
 def _reason(info: Any) -> str:
-    """Give the innermost reason of an error's body, which says the cause; the outer ones say where it surfaced."""
+    """Return the reasons of an error body, from where the error surfaced to its cause."""
     error = info.get("error", info) if isinstance(info, dict) else info
     reasons = []
     while isinstance(error, dict):
         reasons.append(error.get("reason") or error.get("message") or error.get("type"))
         error = error.get("caused_by")
-    told = [str(reason) for reason in dict.fromkeys(reasons) if reason]
-    return ": ".join(told) if told else (str(error) if error else "")
+    texts = [str(reason) for reason in dict.fromkeys(reasons) if reason]
+    return ": ".join(texts) if texts else (str(error) if error else "")
 
 
 def connect(settings: OpenSearchSettings, *, secrets: Sequence[str | None] = ()) -> OpenSearchCluster:
-    """Give the cluster that the settings name; nothing is sent yet.
+    """Create a client for the cluster that the settings name; sends nothing yet.
 
     Args:
-        settings: How it is reached.
-        secrets: Further texts that no message may hold.
+        settings: Address and credentials.
+        secrets: Further texts that are removed from messages.
 
     Raises:
         ConfigurationError: A password is missing, or a file cannot be read.
-        MissingDependencyError: Requests are to be signed, and boto3 is not installed.
+        MissingDependencyError: Requests must be signed, and boto3 is not installed.
     """
     password = read_secret(settings, "password")
     tls: dict[str, Any] = {
@@ -155,18 +165,18 @@ def _signer(region: str, service: str) -> Any:
     try:
         import boto3
     except ModuleNotFoundError as error:
-        message = "signing requests needs 'boto3': pip install 'opensearch-qwen-rerank[aws]'"
+        message = "signed requests need 'boto3': pip install 'opensearch-qwen-rerank[aws]'"
         raise MissingDependencyError(message) from error
     from opensearchpy import Urllib3AWSV4SignerAuth
 
     credentials = boto3.Session().get_credentials()
     if credentials is None:
-        raise ClusterError("no AWS credentials were found; allowed: any place where boto3 looks for them")
+        raise ClusterError("no AWS credentials were found. Set them where boto3 looks for them.")
     return Urllib3AWSV4SignerAuth(credentials, region, service)
 
 
-def find(cluster: Cluster, path: str, params: Mapping[str, str] | None = None) -> Any:
-    """Get something, or None where there is nothing of that name.
+def get_or_none(cluster: Cluster, path: str, params: Mapping[str, str] | None = None) -> Any:
+    """Return the response to a GET request, or None if the status is 404.
 
     Raises:
         ClusterError: Any other error.
@@ -179,33 +189,33 @@ def find(cluster: Cluster, path: str, params: Mapping[str, str] | None = None) -
         raise
 
 
-def request(
+def send_with_retries(
     cluster: Cluster,
     method: str,
     path: str,
     body: Mapping[str, Any] | None = None,
     *,
-    before_again: Callable[[], None] | None = None,
+    before_retry: Callable[[], None] | None = None,
 ) -> Any:
-    """Send a request that changes something, again while the cluster refuses it for a cause that passes.
+    """Send a request that changes something, and repeat it while it fails with a transient error.
 
     Args:
-        cluster: Who is asked.
-        method: As HTTP names it.
-        path: Where to, from the first slash on.
-        body: What is sent.
-        before_again: Called before each repetition.
+        cluster: The cluster.
+        method: HTTP method.
+        path: Path, with the leading slash.
+        body: Request body.
+        before_retry: Called before each repetition.
 
     Raises:
-        ClusterError: It was refused for another cause, or for too long.
+        ClusterError: Another error, or a transient error that lasts for more than a minute.
     """
     attempts = Retrying(
         retry=retry_if_exception(
-            lambda error: isinstance(error, ClusterError) and bool(_PASSING.search(str(error)))
+            lambda error: isinstance(error, ClusterError) and bool(_TRANSIENT_ERRORS.search(str(error)))
         ),
-        wait=wait_fixed(PAUSE_S),
-        stop=stop_after_delay(PATIENCE_S),
-        before_sleep=None if before_again is None else lambda _: before_again(),
+        wait=wait_fixed(RETRY_INTERVAL_S),
+        stop=stop_after_delay(RETRY_TIMEOUT_S),
+        before_sleep=None if before_retry is None else lambda _: before_retry(),
         reraise=True,
     )
     return attempts(cluster.request, method, path, body)

@@ -1,107 +1,113 @@
-"""The steps that take a pipeline out of a cluster and leave the cluster as it was found.
+"""Plans the removal of a pipeline, which leaves the cluster as it was before.
 
-What was remembered is the last to go, so that a removal that was interrupted can be taken up again.
+The records are removed last, so that an interrupted removal can be repeated.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
-from opensearch_qwen_rerank import shared
-from opensearch_qwen_rerank.bodies import object_name
-from opensearch_qwen_rerank.cluster import Cluster, find
+from opensearch_qwen_rerank import shared_settings
+from opensearch_qwen_rerank.cluster import Cluster, get_or_none
+from opensearch_qwen_rerank.current_state import (
+    RESOURCE_PATHS,
+    CurrentState,
+    read_current_state,
+    read_indices_using,
+)
 from opensearch_qwen_rerank.errors import ForeignObjectError
-from opensearch_qwen_rerank.memory import Record, recorded_as
-from opensearch_qwen_rerank.plan import index_step, is_ours, removal
+from opensearch_qwen_rerank.ownership import OriginalSetting, PipelineRecord, record_setting
+from opensearch_qwen_rerank.plan import OF_CLUSTER, default_pipeline_step, delete_resource, is_ours
+from opensearch_qwen_rerank.request_bodies import resource_name
 from opensearch_qwen_rerank.settings import OpenSearchSettings
-from opensearch_qwen_rerank.state import Found, read_state, read_users
+from opensearch_qwen_rerank.smoke_test import smoke_test_index
 from opensearch_qwen_rerank.steps import Plan, Step
-from opensearch_qwen_rerank.trial import trial_index
 
 __all__ = ["plan_destroy"]
 
-_REMOVAL_ORDER: Final = ("model", "model group", "connector")
-
 
 def plan_destroy(cluster: Cluster, settings: OpenSearchSettings, *, force: bool = False) -> Plan:
-    """Find out what it takes to remove a pipeline and all that was made for it; nothing is changed.
+    """Plan the removal of a pipeline and of everything that was created for it; changes nothing.
 
     Args:
-        cluster: Where.
-        settings: Of which only the pipeline's name counts.
-        force: Also take the pipeline from indices that somebody else gave it to.
+        cluster: The cluster.
+        settings: The settings, of which only the name of the pipeline is used.
+        force: Also reset indices that somebody else set to this pipeline.
 
     Raises:
-        ClusterError: The cluster cannot be reached, or refuses to tell.
-        ForeignObjectError: An index uses the pipeline that this package did not give it to.
+        ClusterError: The cluster cannot be reached, or refused a request.
+        ForeignObjectError: An index uses the pipeline, and this package did not set it.
     """
-    found = read_state(cluster, settings.pipeline, object_name(settings))
-    record = found.memory.records.get(settings.pipeline, Record())
+    current = read_current_state(cluster, settings.pipeline, resource_name(settings))
+    record = current.ownership.records.get(settings.pipeline, PipelineRecord())
     steps = [
-        *_index_steps(cluster, settings.pipeline, record, found, force=force),
-        *_trial_steps(cluster, settings.pipeline),
-        *_pipeline_steps(found, settings.pipeline),
-        *_object_steps(found),
-        *_settings_steps(found, settings.pipeline),
+        *_index_steps(cluster, settings.pipeline, record, current, force=force),
+        *_smoke_test_steps(cluster, settings.pipeline),
+        *_pipeline_steps(current, settings.pipeline),
+        *_resource_steps(current),
+        *_settings_steps(current, settings.pipeline),
     ]
-    return Plan(settings.pipeline, str(found.version), tuple(steps), _warnings(found, settings.pipeline))
+    return Plan(settings.pipeline, str(current.version), tuple(steps), _warnings(current, settings.pipeline))
 
 
-def _index_steps(cluster: Cluster, pipeline: str, record: Record, found: Found, *, force: bool) -> list[Step]:
-    if found.pipeline is not None and not is_ours(found, pipeline):
+def _index_steps(
+    cluster: Cluster, pipeline: str, record: PipelineRecord, current: CurrentState, *, force: bool
+) -> list[Step]:
+    if current.pipeline is not None and not is_ours(current, pipeline):
         return []
-    users = read_users(cluster, pipeline)
-    foreign = [name for name in users if name not in record.indices]
+    users = read_indices_using(cluster, pipeline)
+    foreign = [name for name in users if name not in record.replaced_defaults]
     if foreign and not force:
         raise ForeignObjectError(
-            f"index {foreign[0]!r} has {pipeline!r} as default pipeline, which was not set by this command; "
-            "allowed: --force to take it away"
+            f"index {foreign[0]!r} has {pipeline!r} as default pipeline, which this command did not set. "
+            "Use --force to unset it."
         )
-    return [index_step("restore", name, pipeline, record.indices.get(name)) for name in users]
+    return [
+        default_pipeline_step("restore", name, pipeline, record.replaced_defaults.get(name)) for name in users
+    ]
 
 
-def _trial_steps(cluster: Cluster, pipeline: str) -> list[Step]:
-    """Give the removal of an index that an interrupted `verify` left."""
-    name = trial_index(pipeline)
-    if find(cluster, f"/{name}") is None:
+def _smoke_test_steps(cluster: Cluster, pipeline: str) -> list[Step]:
+    """Return the removal of the index that an interrupted `verify` left."""
+    name = smoke_test_index(pipeline)
+    if get_or_none(cluster, f"/{name}") is None:
         return []
     return [Step("index", "delete", name, lambda run: run.send("DELETE", f"/{name}"))]
 
 
-def _pipeline_steps(found: Found, pipeline: str) -> list[Step]:
-    if not is_ours(found, pipeline):
+def _pipeline_steps(current: CurrentState, pipeline: str) -> list[Step]:
+    if not is_ours(current, pipeline):
         return []
-    address = f"/_search/pipeline/{pipeline}"
-    return [Step("pipeline", "delete", pipeline, lambda run: run.send("DELETE", address))]
+    path = f"/_search/pipeline/{pipeline}"
+    return [Step("pipeline", "delete", pipeline, lambda run: run.send("DELETE", path))]
 
 
-def _object_steps(found: Found) -> list[Step]:
+def _resource_steps(current: CurrentState) -> list[Step]:
     return [
-        Step(kind, "delete", one.id, removal(kind, one))
-        for kind in _REMOVAL_ORDER
-        for one in found.objects[kind]
+        Step(kind, "delete", one.id, delete_resource(kind, one))
+        for kind in reversed(RESOURCE_PATHS)
+        for one in current.resources[kind]
     ]
 
 
-def _settings_steps(found: Found, pipeline: str) -> list[Step]:
-    persistent, memory = found.settings.persistent, found.memory
-    if recorded_as(pipeline) not in persistent:
+def _settings_steps(current: CurrentState, pipeline: str) -> list[Step]:
+    persistent, ownership = current.settings.persistent, current.ownership
+    if record_setting(pipeline) not in persistent:
         return []
-    values = shared.restored(persistent, memory, pipeline)
-    body = shared.with_memory(values, pipeline, None, earlier=None if memory.others(pipeline) else {})
-    changes = shared.changes_of(persistent, values)
+    values = shared_settings.restored_values(persistent, ownership, pipeline)
+    originals: dict[str, OriginalSetting] | None = None if ownership.others(pipeline) else {}
+    body = shared_settings.settings_body(values, pipeline, None, originals=originals)
+    changes = shared_settings.setting_changes(persistent, values)
     return [
         Step(
             "settings",
             "restore",
-            "of the cluster",
+            OF_CLUSTER,
             lambda run: run.send("PUT", "/_cluster/settings", body),
             changes,
         )
     ]
 
 
-def _warnings(found: Found, pipeline: str) -> tuple[str, ...]:
-    if found.pipeline is None or is_ours(found, pipeline):
+def _warnings(current: CurrentState, pipeline: str) -> tuple[str, ...]:
+    if current.pipeline is None or is_ours(current, pipeline):
         return ()
-    return (f"the search pipeline {pipeline!r} was not made by this command and stays",)
+    return (f"the search pipeline {pipeline!r} was not created by this command and is kept.",)

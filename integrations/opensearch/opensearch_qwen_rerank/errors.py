@@ -1,13 +1,13 @@
-"""What goes wrong with a cluster, below the base package's `RerankError`.
+"""Exceptions of this package, below the base package's `RerankError`.
 
     RerankError
     └── OpenSearchError
-        ├── ClusterError              the cluster could not be reached, or answered with an error
-        ├── UnsupportedClusterError   its version or its plugins cannot do what was asked for
-        ├── ForeignObjectError        something of that name is there and was not made by this package
-        └── VerificationError         the pipeline is there and does not rerank
+        ├── ClusterError              the cluster cannot be reached, or answered with an error
+        ├── UnsupportedClusterError   the address is not OpenSearch, or its version or plugins lack a feature
+        ├── ForeignObjectError        an object of that name exists and was not created by this package
+        └── VerificationError         the pipeline exists and does not rerank
 
-Settings that are unknown or wrong raise the base package's `ConfigurationError`.
+Unknown and invalid settings raise the base package's `ConfigurationError`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = [
 
 
 class OpenSearchError(RerankError):
-    """Base of everything that this package raises on purpose, wrong settings aside."""
+    """Base of all exceptions of this package, except for invalid settings."""
 
 
 class ClusterError(OpenSearchError):
-    """The cluster could not be reached, or answered with an error.
+    """The cluster cannot be reached, or answered with an error.
 
     Attributes:
-        status: The HTTP status code; 0 where there was no answer.
+        status: The HTTP status code; 0 if there was no answer.
     """
 
     def __init__(self, message: str, *, status: int = 0) -> None:
@@ -47,12 +47,12 @@ def _rebuild_cluster_error(message: str, status: int) -> ClusterError:
 
 
 class UnsupportedClusterError(OpenSearchError):
-    """The cluster's version or plugins cannot do what was asked for; the message says since when they can."""
+    """The address is not an OpenSearch cluster, or its version or plugins lack a feature that the settings need."""
 
 
 class ForeignObjectError(OpenSearchError):
-    """Something is in the way that this package did not make, and therefore neither changes nor removes."""
+    """An object that this package did not create, and therefore neither changes nor removes, is in the way."""
 
 
 class VerificationError(OpenSearchError):
-    """The pipeline is there and does not rerank; the message holds the cause that the cluster tells."""
+    """The pipeline exists and does not rerank; the message has the cause that the cluster reports."""

@@ -1,4 +1,4 @@
-"""One option of the command for each setting, made from the setting itself, so that none is missing or told twice."""
+"""Generates one command-line option per setting from the settings model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 
 from opensearch_qwen_rerank.settings import OpenSearchSettings
 
-__all__ = ["CONNECTION", "with_settings"]
+__all__ = ["CONNECTION_SETTINGS", "add_setting_options"]
 
-CONNECTION: Final = (
+CONNECTION_SETTINGS: Final = (
     "cluster",
     "username",
     "password_env",
@@ -26,16 +26,16 @@ CONNECTION: Final = (
     "timeout_s",
     "pipeline",
 )
-"""The settings that every command needs."""
+"""The settings that all commands need."""
 
 
-def with_settings(
+def add_setting_options(
     names: Iterable[str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each setting; it gets those that were given as its first argument.
+    """Add an option per setting to a command, which receives the given ones as its first argument.
 
     Args:
-        names: Which settings; None for all.
+        names: The settings; None for all.
     """
     chosen = list(OpenSearchSettings.model_fields if names is None else names)
 
@@ -49,7 +49,7 @@ def with_settings(
 
         made = [_parameter(name) for name in chosen]
         run.__name__ = command.__name__
-        # In a raw docstring the sign that keeps the examples' lines apart is still to be made.
+        # A raw docstring has "\b" as two characters; click needs the control character to keep the lines of the examples.
         run.__doc__ = (command.__doc__ or "").replace("\\b\n", "\b\n")
         vars(run)["__signature__"] = signature.replace(parameters=[*made, *own])
         run.__annotations__ = {one.name: one.annotation for one in [*made, *own]}

@@ -1,6 +1,6 @@
-"""What a cluster shall be told, and how it is reached: the `opensearch` section of a configuration, checked.
+"""The validated `opensearch` section of a configuration: the cluster, how it is reached, and how it reranks.
 
-Nothing here opens a socket. Secrets are named by the place where they stand; only `read_secret` goes there.
+This module opens no socket. Settings name the variable or file of a secret; only `read_secret` reads it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pydantic import (
 
 from qwen_rerank_plugins import ConfigurationError, RerankConfig
 
-__all__ = ["OpenSearchSettings", "read_secret"]
+__all__ = ["OpenSearchSettings", "format_requirement", "read_secret"]
 
 _PIPELINE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _FIELD = re.compile(r"[^\s'\"\\$.,\[\]][^'\"\\$,\[\]]*(?<!\.)")
@@ -37,22 +37,22 @@ _PRIVATE_NAME = re.compile(r"[^.]+|.*\.(internal|local|localdomain|lan|svc|home\
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("a text that is not blank")
+        raise ValueError("a string that is not blank")
     return text
 
 
 def _not_bool(value: object) -> object:
     if isinstance(value, bool):
-        raise ValueError("a number")  # noqa: TRY004 (pydantic tells a ValueError as a finding)
+        raise ValueError("a number")  # noqa: TRY004 (pydantic reports a ValueError)
     return value
 
 
-def _names(value: object) -> object:
-    """Split a variable's or an option's text at commas; a list passes."""
+def _split_names(value: object) -> object:
+    """Split the text of a variable or an option at commas; a list is returned as it is."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _address(url: str) -> str:
+def _check_address(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -65,43 +65,45 @@ def _address(url: str) -> str:
     return url.rstrip("/")
 
 
-def _pipeline_name(name: str) -> str:
+def _check_pipeline(name: str) -> str:
     if not _PIPELINE.fullmatch(name):
-        raise ValueError("up to 64 small letters, digits, '-' and '_', the first a letter or a digit")
+        raise ValueError(
+            "at most 64 lowercase letters, digits, '-' and '_', starting with a letter or a digit"
+        )
     return name
 
 
-def _field_name(name: str) -> str:
+def _check_field(name: str) -> str:
     if not _FIELD.fullmatch(name):
-        raise ValueError("names of fields, dotted ones too, without quotes, brackets, '$' and '\\'")
+        raise ValueError("a list of field names, which may be dotted, without quotes, brackets, '$' and '\\'")
     return name
 
 
-def _path_in_search(path: str) -> str:
-    """Bring a path into JSONPath's form below the request: `query.hybrid.queries[0].match.body.query`."""
+def _normalize_query_path(path: str) -> str:
+    """Return a path as JSONPath relative to the request: `query.hybrid.queries[0].match.body.query`."""
     bare = re.sub(r"\.(\d+)(?=\.)", r"[\1]", path.removeprefix("$.").removeprefix("_request."))
     if not _QUERY_PATH.fullmatch(bare):
         raise ValueError(
-            "the place of the query's text in the search's full form, ending in 'query' or 'query_text', "
+            "the path of the query's text in the search's full form, ending in 'query' or 'query_text', "
             "such as 'query.match.body.query'"
         )
     return bare
 
 
-def _instruction_text(text: str) -> str:
+def _check_no_placeholder(text: str) -> str:
     if "${" in text:
-        raise ValueError("a text without '${', which the cluster would replace")
+        raise ValueError("a string without '${', which the cluster would replace")
     return text
 
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(_not_bool)]
 CountOrZero = Annotated[int, Field(ge=0), BeforeValidator(_not_bool)]
 Text = Annotated[str, AfterValidator(_not_blank)]
-Address = Annotated[str, AfterValidator(_address)]
+Address = Annotated[str, AfterValidator(_check_address)]
 
 
 class OpenSearchSettings(BaseModel):
-    """What a cluster shall be told, and how it is reached; frozen, and read from nowhere.
+    """The cluster, how it is reached, and how it reranks; frozen. Reads neither files nor the environment.
 
     Raises:
         ConfigurationError: A setting is unknown, of the wrong type, out of range, or contradicts another.
@@ -110,129 +112,138 @@ class OpenSearchSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cluster: Address = Field(default="http://localhost:9200", description="Address of the cluster.")
-    username: Text | None = Field(default=None, description="Name for basic authentication.")
+    username: Text | None = Field(default=None, description="User name for basic authentication.")
     password_env: Text | None = Field(
-        default=None, description="Name of the environment variable that holds its password."
+        default=None, description="Name of the environment variable with the user's password."
     )
-    password_file: Text | None = Field(default=None, description="File that holds its password.")
+    password_file: Text | None = Field(default=None, description="File with the user's password.")
     ca_certs: Text | None = Field(
-        default=None, description="File with the certificates of whoever signed the cluster's."
+        default=None,
+        description="File with the certificates of the authority that signed the cluster's certificate.",
     )
-    client_cert: Text | None = Field(default=None, description="File with this client's certificate.")
-    client_key: Text | None = Field(default=None, description="File with its key.")
+    client_cert: Text | None = Field(default=None, description="File with the client certificate.")
+    client_key: Text | None = Field(default=None, description="File with the key of the client certificate.")
     verify_certs: bool = Field(
-        default=True, description="Refuse a cluster whose certificate cannot be checked."
+        default=True, description="Refuse a cluster whose certificate cannot be verified."
     )
     aws_region: Text | None = Field(
-        default=None, description="Region of a managed cluster; requests are then signed (SigV4)."
+        default=None, description="AWS region of a managed cluster; requests are then signed (SigV4)."
     )
     aws_service: Literal["es", "aoss"] = Field(
-        default="es", description="What requests are signed for: es, or aoss (serverless)."
+        default="es", description="AWS service that requests are signed for: es, or aoss (serverless)."
     )
-    timeout_s: Count = Field(default=30, description="Seconds that one request to the cluster may take.")
+    timeout_s: Count = Field(default=30, description="Timeout of a request to the cluster, in seconds.")
 
-    pipeline: Annotated[str, AfterValidator(_pipeline_name)] = Field(
-        default="qwen-rerank", description="Name of the search pipeline, and of what belongs to it."
+    pipeline: Annotated[str, AfterValidator(_check_pipeline)] = Field(
+        default="qwen-rerank",
+        description="Name of the search pipeline; the connector, model group and model are named after it.",
     )
     service: Address = Field(
-        default="http://localhost:8501", description="The rerank service, as the cluster's nodes reach it."
+        default="http://localhost:8501",
+        description="Address of the rerank service, as the cluster's nodes reach it.",
     )
     private_network: bool | None = Field(
         default=None,
-        description="Whether that address is a private one; left out, its form decides.",
+        description="Whether that address is private. By default, its form decides.",
     )
-    fields: Annotated[tuple[Annotated[str, AfterValidator(_field_name)], ...], BeforeValidator(_names)] = (
-        Field(default=(), description="Fields that are ranked, comma separated, the most telling first.")
-    )
+    fields: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_field)], ...], BeforeValidator(_split_names)
+    ] = Field(default=(), description="Fields that are ranked, comma separated, the most informative first.")
     recipe: Literal["simple", "rich"] = Field(
         default="rich",
-        description="How the cluster reranks: rich (2.19 and newer) or simple (2.15 and newer).",
+        description="How the cluster reranks: rich (OpenSearch 2.19 or newer) or simple (2.15 or newer).",
     )
     oversample: Annotated[float, Field(ge=1, le=1000), BeforeValidator(_not_bool)] = Field(
-        default=5.0, description="Hits that are reranked, as a multiple of the search's size; 1 for no more."
+        default=5.0, description="Number of reranked hits, as a multiple of the search's size."
     )
-    query_path: Annotated[str, AfterValidator(_path_in_search)] | None = Field(
+    query_path: Annotated[str, AfterValidator(_normalize_query_path)] | None = Field(
         default=None,
-        description="Where the query stands in the search; left out, in ext. Only with the recipe rich.",
+        description="Path of the query in the search. By default, the query is read from ext. Only with the recipe rich.",
     )
-    instruction: Annotated[Text, AfterValidator(_instruction_text)] | None = Field(
-        default=None, description="What relevance means; left out, the service's default."
+    instruction: Annotated[Text, AfterValidator(_check_no_placeholder)] | None = Field(
+        default=None, description="What relevance means. By default, the service's instruction."
     )
     score: Literal["probability", "log_odds"] = Field(
         default="probability",
-        description="What hits get as score; log_odds tell apart what probabilities near 1 do not.",
+        description="Score of the hits: probability, or log_odds, which also differ where probabilities are near 1.",
     )
     first_score_field: Text = Field(
         default="previous_score",
-        description="Field in the hits for the first score (recipe rich; another name from 3.8 on).",
+        description="Field of a hit for the first stage's score (recipe rich; can be renamed from 3.8 on).",
     )
     on_error: Literal["keep_order", "raise"] = Field(
         default="keep_order",
-        description="What a search gives when reranking fails: the first order, or an error.",
+        description="What a search returns if reranking fails: the first stage's order, or an error.",
     )
-    default_for: Annotated[tuple[Text, ...], BeforeValidator(_names)] = Field(
-        default=(), description="Indices whose searches all take this pipeline, comma separated."
+    default_for: Annotated[tuple[Text, ...], BeforeValidator(_split_names)] = Field(
+        default=(), description="Indices that get this pipeline as their default, comma separated."
     )
 
     service_key_env: Text | None = Field(
-        default=None, description="Name of the environment variable that holds the service's API key."
+        default=None, description="Name of the environment variable with the service's API key."
     )
-    service_key_file: Text | None = Field(default=None, description="File that holds it.")
+    service_key_file: Text | None = Field(default=None, description="File with the service's API key.")
     secret_arn: Text | None = Field(
-        default=None, description="Secret that holds it, on a managed cluster (AWS Secrets Manager)."
+        default=None,
+        description="ARN of the secret with the service's API key, on a managed cluster (AWS Secrets Manager).",
     )
-    secret_role_arn: Text | None = Field(default=None, description="Role that may read that secret.")
-    secret_name: Text = Field(default="api_key", description="Name of the key within that secret.")
-
-    model: Annotated[Text, AfterValidator(_instruction_text)] | None = Field(
-        default=None, description="The model's name in requests, for a service that is strict about it."
+    secret_role_arn: Text | None = Field(
+        default=None, description="ARN of the role that may read that secret."
     )
-    connect_timeout_s: Count = Field(default=3, description="Seconds for a connection to the service.")
-    read_timeout_s: Count = Field(default=10, description="Seconds that one rerank request may take.")
-    max_connections: Count = Field(default=30, description="Connections of a node to the service.")
-    retries: CountOrZero = Field(default=2, description="New attempts where the service is overloaded.")
-    retry_backoff_ms: Count = Field(default=100, description="Milliseconds before the first of them.")
+    secret_name: Text = Field(default="api_key", description="Name of the API key in that secret.")
 
-    if not TYPE_CHECKING:  # type checkers shall see the keywords that pydantic derives from the fields
+    model: Annotated[Text, AfterValidator(_check_no_placeholder)] | None = Field(
+        default=None, description="Name of the model in requests, for a service that requires it."
+    )
+    connect_timeout_s: Count = Field(
+        default=3, description="Timeout of a connection to the service, in seconds."
+    )
+    read_timeout_s: Count = Field(default=10, description="Timeout of a rerank request, in seconds.")
+    max_connections: Count = Field(
+        default=30, description="Maximum number of connections from each node to the service."
+    )
+    retries: CountOrZero = Field(default=2, description="Number of retries if the service is overloaded.")
+    retry_backoff_ms: Count = Field(default=100, description="Pause before the first retry, in milliseconds.")
+
+    if not TYPE_CHECKING:  # type checkers see the keywords that pydantic derives from the fields
 
         def __init__(self, /, **settings: Any) -> None:
             try:
                 super().__init__(**settings)
             except ValidationError as error:
-                raise _told(error, type(self).model_fields) from None
+                raise _to_configuration_error(error, type(self).model_fields) from None
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.query_path is not None and self.recipe == "simple":
             raise ValueError(
-                "query_path is set with the recipe 'simple', whose searches must name their query in ext; "
-                "allowed: recipe 'rich'"
+                "query_path is set with the recipe 'simple', which reads the query from ext. Use the recipe 'rich'."
             )
         if self.default_for and self.on_error == "raise":
             raise ValueError(
-                "default_for is set with on_error 'raise'; allowed: 'keep_order', "
-                "for a default pipeline must not break searches without a query"
+                "default_for is set with on_error 'raise', which fails searches without a query. "
+                "Use on_error 'keep_order'."
             )
         _check_credentials(self)
         return self
 
     @classmethod
     def from_config(cls, config: RerankConfig, **overrides: Any) -> Self:
-        """Read the section `opensearch` of a configuration, over which `overrides` go.
+        """Create settings from the section `opensearch` of a configuration; `overrides` take precedence.
 
         Raises:
-            ConfigurationError: As for new settings.
+            ConfigurationError: A setting is invalid.
         """
         return cls(**{**config.opensearch, **overrides})
 
     @property
     def service_url(self) -> str:
-        """The one address that the cluster calls."""
+        """The address that the cluster calls."""
         return f"{self.service}/v1/rerank"
 
     @property
     def is_private(self) -> bool:
-        """Whether the service's address is one that OpenSearch takes for private."""
+        """Whether OpenSearch considers the service's address private."""
         if self.private_network is not None:
             return self.private_network
         host = urlsplit(self.service).hostname or ""
@@ -252,7 +263,7 @@ def _check_credentials(settings: OpenSearchSettings) -> None:
         ("username", "aws_region"),
     ):
         if len(given(*names)) > 1:
-            raise ValueError(f"settings exclude each other: {', '.join(given(*names))}; allowed: one of them")
+            raise ValueError(f"settings exclude each other: {', '.join(given(*names))}. Set one of them.")
     for name, needed in (
         ("username", ("password_env", "password_file")),
         ("password_env", ("username",)),
@@ -262,25 +273,30 @@ def _check_credentials(settings: OpenSearchSettings) -> None:
         ("client_key", ("client_cert",)),
     ):
         if given(name) and not given(*needed):
-            raise ValueError(f"{name} is set alone; it needs {' or '.join(needed)}")
+            raise ValueError(f"{name} is set alone. Also set {' or '.join(needed)}.")
 
 
-def _told(error: ValidationError, known: Mapping[str, Any]) -> ConfigurationError:
-    """Tell pydantic's findings in one line: what was wrong, the value, what is allowed."""
+def _to_configuration_error(error: ValidationError, known: Mapping[str, Any]) -> ConfigurationError:
+    """Format pydantic's errors as one line: the setting, its value, and the requirement."""
     texts = []
     for detail in error.errors(include_url=False):
         name = str(detail["loc"][0]) if detail["loc"] else ""
         own = detail.get("ctx", {}).get("error")
         if detail["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            texts.append(f"unknown setting {name!r}; the nearest known one is {near[0]!r}")
+            texts.append(f"unknown setting {name!r}; the nearest known one is {near[0]!r}.")
         elif not name:
             texts.append(str(own or detail["msg"]))
         else:
-            allowed = str(own) if own else re.sub(r"^Input should (be )?", "", detail["msg"])
             shown = "(hidden)" if name in {"cluster", "service"} else reprlib.repr(detail["input"])
-            texts.append(f"{name} is not valid: {shown}; allowed: {allowed}")
-    return ConfigurationError(f"section 'opensearch': {'; '.join(dict.fromkeys(texts))}")
+            texts.append(f"{name} is not valid: {shown}. {format_requirement(detail)}")
+    return ConfigurationError(f"section 'opensearch': {' '.join(dict.fromkeys(texts))}")
+
+
+def format_requirement(detail: Mapping[str, Any]) -> str:
+    """Return what one of pydantic's errors requires, as a sentence: "It must be ..."."""
+    own = detail.get("ctx", {}).get("error")
+    return f"It must be {own}." if own else f"{detail['msg'].replace('Input should', 'It must')}."
 
 
 def read_secret(
@@ -289,10 +305,10 @@ def read_secret(
     *,
     env: Mapping[str, str] = os.environ,
 ) -> str | None:
-    """Give a secret from the place that `<kind>_env` or `<kind>_file` names, or None where neither is set.
+    """Read a secret from what `<kind>_env` or `<kind>_file` names; None if neither is set.
 
     Raises:
-        ConfigurationError: There is none in that place, or the file cannot be read.
+        ConfigurationError: The variable or the file is missing or empty, or cannot be read.
     """
     variable, file = getattr(settings, f"{kind}_env"), getattr(settings, f"{kind}_file")
     if variable is not None:
@@ -302,7 +318,7 @@ def read_secret(
     else:
         return None
     if not text:
-        raise ConfigurationError(f"no secret in {origin}; allowed: one line with it")
+        raise ConfigurationError(f"no secret in {origin}. Put it there as one line.")
     return text
 
 

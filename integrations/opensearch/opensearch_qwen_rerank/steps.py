@@ -1,4 +1,4 @@
-"""What a plan is made of: steps that say what they change and can do it. Knows no pipeline and no setting."""
+"""The parts of a plan: steps that describe a change and can carry it out. Knows no pipelines and no settings."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from opensearch_qwen_rerank.cluster import Cluster, find, request
+from opensearch_qwen_rerank.cluster import Cluster, get_or_none, send_with_retries
 from opensearch_qwen_rerank.errors import ClusterError
 
 __all__ = [
-    "IDLE",
-    "UNKNOWN",
+    "UNDEPLOYED_STATES",
+    "UNKNOWN_ID",
     "Change",
+    "ExecutionContext",
     "Plan",
-    "Run",
     "Step",
-    "differences",
+    "diff",
     "undeploy",
     "wait_for_model",
     "wait_for_task",
 ]
 
-UNKNOWN: Final = "(known after apply)"
-"""Stands in a plan for the id of an object that is not there yet."""
+UNKNOWN_ID: Final = "(known after apply)"
+"""Placeholder in a plan for the id of a resource that does not exist yet."""
 
-IDLE: Final = {"REGISTERED", "UNDEPLOYED", "DEPLOY_FAILED"}
-"""States of a model that is not in service."""
+UNDEPLOYED_STATES: Final = {"REGISTERED", "UNDEPLOYED", "DEPLOY_FAILED"}
+"""States of a model that is not deployed."""
 
-DEPLOY_PATIENCE_S = 120.0
-_PAUSE_S = 0.1
-_UNDEPLOY_AGAIN = 20  # looks at a model's state before it is undeployed once more
-_ENDED = {"FAILED", "COMPLETED_WITH_ERROR", "CANCELLED", "EXPIRED"}
+DEPLOY_TIMEOUT_S = 120.0
+POLL_INTERVAL_S = 0.1
+_POLLS_PER_UNDEPLOY = 20
+_FAILED_TASK_STATES = {"FAILED", "COMPLETED_WITH_ERROR", "CANCELLED", "EXPIRED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Change:
     """One value that a step changes.
 
     Attributes:
-        path: Where it stands, dotted.
-        before: What it is; None where there is nothing.
-        after: What it will be; None where there will be nothing.
+        path: Dotted path of the value.
+        before: The present value; None if there is none.
+        after: The new value; None if it is removed.
     """
 
     path: str
@@ -51,70 +51,77 @@ class Change:
 
 
 @dataclass(slots=True)
-class Run:
-    """What the steps of one run share.
+class ExecutionContext:
+    """What the steps of one execution share.
 
     Attributes:
-        cluster: Where they run.
-        ids: Kind of object → the cluster's id of it, as far as it is known.
+        cluster: The cluster.
+        ids: Resource kind → id, of the resources that exist by now.
     """
 
     cluster: Cluster
     ids: dict[str, str]
 
     def send(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, idle: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        undeployed: str | None = None,
     ) -> Any:
         """Send a request that changes something.
 
         Args:
-            method: As HTTP names it.
-            path: Where to, from the first slash on.
-            body: What is sent.
-            idle: A model that must not be in service for this. A search that comes in between deploys it again, so
-                it is taken out of service before each repetition.
+            method: HTTP method.
+            path: Path, with the leading slash.
+            body: Request body.
+            undeployed: Id of a model that must not be deployed during this request. A search deploys it again, so it is
+                undeployed before each repetition.
 
         Raises:
-            ClusterError: The cluster refused it, or did so for too long.
+            ClusterError: The cluster refused the request.
         """
-        if idle is None:
-            return request(self.cluster, method, path, body)
-        return request(self.cluster, method, path, body, before_again=lambda: undeploy(self.cluster, idle))
+        if undeployed is None:
+            return send_with_retries(self.cluster, method, path, body)
+        return send_with_retries(
+            self.cluster, method, path, body, before_retry=lambda: undeploy(self.cluster, undeployed)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that is done.
+    """One action on one resource.
 
     Attributes:
-        resource: What it is done to: settings, connector, model group, model, pipeline, index.
-        action: What is done: create, update, delete, deploy, undeploy, restore, finish.
-        name: Which one.
-        changes: What that changes, as far as it can be shown.
-        run: Does it.
+        resource: Kind of the resource: settings, connector, model group, model, pipeline, index.
+        action: The action: create, update, delete, deploy, undeploy, restore, finish.
+        name: Name of the resource.
+        changes: The values that change, as far as they can be shown.
+        run: Carries out the action.
     """
 
     resource: str
     action: str
     name: str
-    run: Callable[[Run], object] = field(repr=False, compare=False)
+    run: Callable[[ExecutionContext], object] = field(repr=False, compare=False)
     changes: tuple[Change, ...] = ()
 
     def __str__(self) -> str:
-        """Give it in a few words."""
+        """Return the step as one line."""
         return f"{self.action} {self.resource} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would be done, in order.
+    """Steps in the order of execution.
 
     Attributes:
-        pipeline: For which pipeline.
-        version: The cluster's version.
-        steps: None where everything is as it should be.
-        warnings: What one should know beforehand.
-        ids: Kind of object → its id, of those that are there.
+        pipeline: Name of the pipeline.
+        version: Version of the cluster.
+        steps: The steps; empty if the cluster needs no change.
+        warnings: What the user should know before the execution.
+        ids: Resource kind → id, of the resources that exist already.
     """
 
     pipeline: str
@@ -124,22 +131,22 @@ class Plan:
     ids: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, cluster: Cluster) -> Iterator[tuple[Step, float]]:
-        """Do one step after the other.
+        """Execute the steps one after the other.
 
         Yields:
-            Each step when it is done, and the milliseconds that it took.
+            Each finished step and its duration in milliseconds.
 
         Raises:
-            ClusterError: The cluster refused a step. A new plan takes up where this one stopped.
+            ClusterError: The cluster refused a step. A new plan continues from there.
         """
-        run = Run(cluster, dict(self.ids))
+        context = ExecutionContext(cluster, dict(self.ids))
         for step in self.steps:
-            started = time.perf_counter()
-            step.run(run)
-            yield step, (time.perf_counter() - started) * 1e3
+            started_s = time.perf_counter()
+            step.run(context)
+            yield step, (time.perf_counter() - started_s) * 1e3
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as plain JSON types."""
+        """Return the plan as plain JSON types."""
         return {
             "pipeline": self.pipeline,
             "version": self.version,
@@ -159,75 +166,75 @@ class Plan:
         }
 
 
-def differences(before: Any, after: Any, path: str = "") -> Iterator[Change]:
-    """Compare plain JSON values, of objects only the keys of `after`: a cluster adds some of its own."""
+def diff(before: Any, after: Any, path: str = "") -> Iterator[Change]:
+    """Compare JSON values; of objects only the keys of `after`, since a cluster adds keys."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key, value in after.items():
-            yield from differences(before.get(key), value, f"{path}.{key}" if path else key)
+            yield from diff(before.get(key), value, f"{path}.{key}" if path else key)
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for place, (old, new) in enumerate(zip(before, after, strict=True)):
-            yield from differences(old, new, f"{path}[{place}]")
+            yield from diff(old, new, f"{path}[{place}]")
     elif before != after and str(before).lower() != str(after).lower():
-        # The cluster gives "true" for true, "5" for 5 and PREDICT for predict.
+        # A cluster returns "true" for true, "5" for 5 and PREDICT for predict.
         yield Change(path, before, after)
 
 
 def wait_for_task(cluster: Cluster, task_id: str) -> Mapping[str, Any]:
-    """Wait for the end of something that ML Commons does in the background, and give what it tells.
+    """Wait until a task of ML Commons has ended, and return it.
 
     Raises:
-        ClusterError: It failed, or takes too long.
+        ClusterError: The task failed, or takes too long.
     """
-    end = time.monotonic() + DEPLOY_PATIENCE_S
+    end_s = time.monotonic() + DEPLOY_TIMEOUT_S
     while True:
-        told: Mapping[str, Any] = find(cluster, f"/_plugins/_ml/tasks/{task_id}") or {}
-        state = told.get("state")
+        task: Mapping[str, Any] = get_or_none(cluster, f"/_plugins/_ml/tasks/{task_id}") or {}
+        state = task.get("state")
         if state == "COMPLETED":
-            return told
-        if state in _ENDED:
-            raise ClusterError(f"the model cannot be deployed: {told.get('error') or state}")
-        if time.monotonic() > end:
-            raise ClusterError(f"the model is not deployed after {DEPLOY_PATIENCE_S:.0f} s: {state!r}")
-        time.sleep(_PAUSE_S)
+            return task
+        if state in _FAILED_TASK_STATES:
+            raise ClusterError(f"the model cannot be deployed: {task.get('error') or state}")
+        if time.monotonic() > end_s:
+            raise ClusterError(f"the model is not deployed after {DEPLOY_TIMEOUT_S:.0f} s: {state!r}")
+        time.sleep(POLL_INTERVAL_S)
 
 
 def wait_for_model(cluster: Cluster, model_id: str) -> None:
-    """Wait until a model says that it is in service; the task that put it there may end a moment before.
+    """Wait until a model's state is DEPLOYED; the task that deploys it may end before.
 
     Raises:
         ClusterError: It takes too long.
     """
-    end = time.monotonic() + DEPLOY_PATIENCE_S
-    while (state := _state(cluster, model_id)) != "DEPLOYED":
-        if time.monotonic() > end:
-            raise ClusterError(f"the model is not deployed after {DEPLOY_PATIENCE_S:.0f} s: {state!r}")
-        time.sleep(_PAUSE_S)
+    end_s = time.monotonic() + DEPLOY_TIMEOUT_S
+    while (state := _model_state(cluster, model_id)) != "DEPLOYED":
+        if time.monotonic() > end_s:
+            raise ClusterError(f"the model is not deployed after {DEPLOY_TIMEOUT_S:.0f} s: {state!r}")
+        time.sleep(POLL_INTERVAL_S)
 
 
 def undeploy(cluster: Cluster, model_id: str) -> None:
-    """Take a model out of service, and wait until it says that it is.
+    """Undeploy a model, and wait until its state says so.
 
-    The cluster answers before the model's state is written, and what a deployment or a search began a moment ago may
-    put the model back: then it is undeployed once more.
+    The cluster answers before it writes the state, and a deployment or a search that began before may deploy the model
+    again. The request is therefore repeated.
 
     Raises:
         ClusterError: It takes too long.
     """
-    end = time.monotonic() + DEPLOY_PATIENCE_S
-    looks = 0
+    end_s = time.monotonic() + DEPLOY_TIMEOUT_S
+    num_polls = 0
     while True:
-        if looks % _UNDEPLOY_AGAIN == 0:
-            request(cluster, "POST", f"/_plugins/_ml/models/{model_id}/_undeploy")
-        state = _state(cluster, model_id)
-        if state is None or state in IDLE:
+        if num_polls % _POLLS_PER_UNDEPLOY == 0:
+            send_with_retries(cluster, "POST", f"/_plugins/_ml/models/{model_id}/_undeploy")
+        state = _model_state(cluster, model_id)
+        if state is None or state in UNDEPLOYED_STATES:
             return
-        if time.monotonic() > end:
-            raise ClusterError(f"the model is still in service after {DEPLOY_PATIENCE_S:.0f} s: {state!r}")
-        looks += 1
-        time.sleep(_PAUSE_S)
+        if time.monotonic() > end_s:
+            raise ClusterError(f"the model is still deployed after {DEPLOY_TIMEOUT_S:.0f} s: {state!r}")
+        num_polls += 1
+        time.sleep(POLL_INTERVAL_S)
 
 
-def _state(cluster: Cluster, model_id: str) -> str | None:
-    """Give a model's state, or None where there is no such model."""
-    found: Mapping[str, Any] = find(cluster, f"/_plugins/_ml/models/{model_id}") or {}
-    return found.get("model_state")
+def _model_state(cluster: Cluster, model_id: str) -> str | None:
+    """Return the state of a model, or None if it does not exist."""
+    model: Mapping[str, Any] = get_or_none(cluster, f"/_plugins/_ml/models/{model_id}") or {}
+    return model.get("model_state")

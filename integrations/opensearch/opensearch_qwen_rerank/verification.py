@@ -1,6 +1,6 @@
-"""Whether a pipeline reranks: two texts through the model alone, then as hits of a search through the pipeline.
+"""Verifies that a pipeline reranks: ranks two texts with the model alone, then as hits of a search through the pipeline.
 
-The searches run on an index made for it, which is removed in any case, and on one of the caller's if it is named.
+The searches run on an index that is created for them and always removed, and on one of the user's indices if it is named.
 """
 
 from __future__ import annotations
@@ -11,32 +11,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from opensearch_qwen_rerank import trial
-from opensearch_qwen_rerank.bodies import object_name, parse_marker
-from opensearch_qwen_rerank.cluster import Cluster, find
+from opensearch_qwen_rerank import smoke_test
+from opensearch_qwen_rerank.cluster import Cluster, get_or_none
+from opensearch_qwen_rerank.cluster_version import VERBOSE_PIPELINE
+from opensearch_qwen_rerank.current_state import CurrentState, read_current_state
 from opensearch_qwen_rerank.errors import ForeignObjectError, VerificationError
+from opensearch_qwen_rerank.request_bodies import parse_marker, resource_name
 from opensearch_qwen_rerank.settings import OpenSearchSettings
-from opensearch_qwen_rerank.state import Found, read_state
-from opensearch_qwen_rerank.trial import Stage
-from opensearch_qwen_rerank.version import VERBOSE_PIPELINE
+from opensearch_qwen_rerank.smoke_test import Stage
 
-__all__ = ["Report", "Stage", "verify"]
+__all__ = ["Stage", "VerificationReport", "verify"]
 
 _FLOAT32 = 1e-6
-"""Hits carry their score as a 32-bit float: this is the relative error that they may have."""
+"""Relative tolerance: hits have their score as a 32-bit float."""
 _NO_PIPELINE = "_none"
+_SEARCH_KEYS = ("recipe", "fields", "query_path")
+_MADE_BY = "opensearch-qwen-rerank"
+_SMALL: Mapping[str, Any] = {"settings": {"number_of_shards": 1, "number_of_replicas": 0}}
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a verification found; that there is one says that the pipeline reranks.
+class VerificationReport:
+    """The result of a successful verification.
 
     Attributes:
-        pipeline: Which one.
-        stages: What was done, in order.
-        first_stage: Ids of the caller's hits without the pipeline; empty where no index was named.
-        reranked: Ids of the same search with it.
-        warnings: What is odd without being wrong.
+        pipeline: Name of the pipeline.
+        stages: The stages in their order.
+        first_stage: Ids of the hits of the user's search without the pipeline; empty if there was none.
+        reranked: Ids of the hits of the same search with the pipeline.
+        warnings: Observations that are unusual but no errors.
     """
 
     pipeline: str
@@ -46,7 +49,7 @@ class Report:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as plain JSON types."""
+        """Return the report as plain JSON types."""
         return asdict(self)
 
 
@@ -56,77 +59,78 @@ def verify(
     *,
     index: str | None = None,
     search: Mapping[str, Any] | None = None,
-    tell: Callable[[Stage], object] = lambda _: None,
-) -> Report:
-    """Rank two texts through the model and through the pipeline, and perhaps run a search of the caller's.
+    on_stage: Callable[[Stage], object] = lambda _: None,
+) -> VerificationReport:
+    """Rank two texts with the model and with the pipeline, and optionally run a search of the user.
 
     Args:
-        cluster: Where.
-        settings: Of which only the pipeline's name counts; what it is made of was remembered in the cluster.
-        index: Also run `search` there, without the pipeline and with it.
+        cluster: The cluster.
+        settings: The settings, of which only the name of the pipeline is used; the cluster has a record of the others.
+        index: Also run `search` on this index, without and with the pipeline.
         search: The body of that search.
-        tell: Is called with each stage when it is done.
+        on_stage: Called with each finished stage.
 
     Raises:
-        ClusterError: The cluster cannot be reached, or a request fails.
-        VerificationError: The pipeline is not there, or it does not rerank; the message has the cause.
+        ClusterError: The cluster cannot be reached, or a request failed.
+        VerificationError: The pipeline does not exist, or does not rerank; the message has the cause.
     """
-    check = _Check(cluster, settings, tell)
-    scores = check.model()
-    check.pipeline(scores)
-    first, reranked = check.own_search(index, search) if index and search else ((), ())
+    verification = _Verification(cluster, settings, on_stage)
+    scores = verification.check_model()
+    verification.check_pipeline(scores)
+    first, reranked = verification.run_search(index, search) if index and search else ((), ())
     warnings = (
         () if scores[1] > scores[0] else (f"the model prefers the text that does not answer: {scores!r}",)
     )
-    return Report(settings.pipeline, tuple(check.stages), first, reranked, warnings)
+    return VerificationReport(settings.pipeline, tuple(verification.stages), first, reranked, warnings)
 
 
-class _Check:
+class _Verification:
     """One verification, stage by stage."""
 
     def __init__(
-        self, cluster: Cluster, settings: OpenSearchSettings, tell: Callable[[Stage], object]
+        self, cluster: Cluster, settings: OpenSearchSettings, on_stage: Callable[[Stage], object]
     ) -> None:
         self.cluster = cluster
         self.name = settings.pipeline
         self.stages: list[Stage] = []
-        self._tell = tell
-        self.found = read_state(cluster, settings.pipeline, object_name(settings))
-        self.model_id, self.about = _applied(self.found, settings.pipeline)
+        self._on_stage = on_stage
+        self.current = read_current_state(cluster, settings.pipeline, resource_name(settings))
+        self.model_id, self.search_settings = _applied(self.current, settings.pipeline)
 
-    def model(self) -> list[float]:
-        """Rank both texts through the model, and give their scores."""
-        path, body = trial.predict_request(self.about["recipe"], self.model_id, self.about["fields"])
-        answer, took_ms = self._timed("POST", path, body)
-        scores = trial.model_scores(self.about["recipe"], answer)
+    def check_model(self) -> list[float]:
+        """Rank both texts with the model, and return their scores."""
+        recipe, fields = self.search_settings["recipe"], self.search_settings["fields"]
+        path, body = smoke_test.predict_request(recipe, self.model_id, fields)
+        response, took_ms = self._timed("POST", path, body)
+        scores = smoke_test.read_scores(recipe, response)
         self._add(Stage("model", took_ms, f"scores {scores[0]:.6g} and {scores[1]:.6g}"))
         return scores
 
-    def pipeline(self, scores: list[float]) -> None:
-        """Find both texts in an index of their own, and compare hits with what the model said."""
-        name = trial.trial_index(self.name)
-        self._remove_leftover(name)
-        mark = {"mappings": {"_meta": {"made_by": "opensearch-qwen-rerank"}}}
+    def check_pipeline(self, scores: list[float]) -> None:
+        """Search for both texts in an index of their own, and compare the hits' scores with the model's."""
+        name = smoke_test.smoke_test_index(self.name)
+        self._remove_index(name)
+        marker = {"mappings": {"_meta": {"made_by": _MADE_BY}}}
         try:
-            self.cluster.request("PUT", f"/{name}", {**_SMALL, **mark})
-            for place, source in enumerate(trial.documents(self.about["fields"])):
+            self.cluster.request("PUT", f"/{name}", {**_SMALL, **marker})
+            for place, source in enumerate(smoke_test.sample_documents(self.search_settings["fields"])):
                 self.cluster.request("PUT", f"/{name}/_doc/{place}", source, {"refresh": "true"})
-            body = trial.search_body(self.about["recipe"], self.about["fields"], self.about["query_path"])
+            body = smoke_test.search_body(*(self.search_settings[key] for key in _SEARCH_KEYS))
             hits = self._search(name, body)["hits"]["hits"]
         finally:
-            self._remove_leftover(name)
-        told = {hit["_id"]: hit["_score"] for hit in hits}
+            self._remove_index(name)
+        found = {hit["_id"]: hit["_score"] for hit in hits}
         expected = {str(place): score for place, score in enumerate(scores)}
-        right = told.keys() == expected.keys() and all(
-            math.isclose(told[key], expected[key], rel_tol=_FLOAT32, abs_tol=_FLOAT32) for key in told
+        is_right = found.keys() == expected.keys() and all(
+            math.isclose(found[key], expected[key], rel_tol=_FLOAT32, abs_tol=_FLOAT32) for key in found
         )
-        if not right:
+        if not is_right:
             raise VerificationError(
-                f"the pipeline's hits do not have the model's scores: {told!r}; expected: {expected!r}"
+                f"the pipeline's hits do not have the model's scores: {found!r} instead of {expected!r}."
             )
 
-    def own_search(self, index: str, search: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Run the caller's search without the pipeline and with it, and give the ids of both answers' hits."""
+    def run_search(self, index: str, search: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Run the user's search without and with the pipeline, and return the ids of the hits of both."""
         plain, took_ms = self._timed("POST", f"/{index}/_search", search, {"search_pipeline": _NO_PIPELINE})
         first = _ids(plain)
         self._add(Stage(f"first stage of {index}", took_ms, f"{len(first)} hits"))
@@ -134,13 +138,13 @@ class _Check:
 
     def _search(self, index: str, body: Mapping[str, Any]) -> Any:
         params = {"search_pipeline": self.name}
-        if self.found.version >= VERBOSE_PIPELINE:
+        if self.current.version >= VERBOSE_PIPELINE:
             params["verbose_pipeline"] = "true"
-        answer, took_ms = self._timed("POST", f"/{index}/_search", body, params)
-        self._add(Stage(f"search of {index}", took_ms, f"{len(answer['hits']['hits'])} hits"))
-        for stage in trial.processor_stages(answer, took_ms):
+        response, took_ms = self._timed("POST", f"/{index}/_search", body, params)
+        self._add(Stage(f"search of {index}", took_ms, f"{len(response['hits']['hits'])} hits"))
+        for stage in smoke_test.processor_stages(response, took_ms):
             self._add(stage)
-        return answer
+        return response
 
     def _timed(
         self,
@@ -149,36 +153,36 @@ class _Check:
         body: Mapping[str, Any],
         params: Mapping[str, str] | None = None,
     ) -> tuple[Any, float]:
-        started = time.perf_counter()
-        answer = self.cluster.request(method, path, body, params)
-        return answer, (time.perf_counter() - started) * 1e3
+        started_s = time.perf_counter()
+        response = self.cluster.request(method, path, body, params)
+        return response, (time.perf_counter() - started_s) * 1e3
 
     def _add(self, stage: Stage) -> None:
         self.stages.append(stage)
-        self._tell(stage)
+        self._on_stage(stage)
 
-    def _remove_leftover(self, name: str) -> None:
-        """Remove the index of this name, which this command alone makes."""
-        told = find(self.cluster, f"/{name}")
-        if told is None:
+    def _remove_index(self, name: str) -> None:
+        """Remove the index of the smoke test, if it exists."""
+        found = get_or_none(self.cluster, f"/{name}")
+        if found is None:
             return
-        if told[name]["mappings"].get("_meta", {}).get("made_by") != "opensearch-qwen-rerank":
-            raise ForeignObjectError(f"an index {name!r} is there that was not made by this command")
+        if found[name]["mappings"].get("_meta", {}).get("made_by") != _MADE_BY:
+            raise ForeignObjectError(
+                f"an index {name!r} exists that this command did not create. Delete it, or choose another --pipeline."
+            )
         self.cluster.request("DELETE", f"/{name}")
 
 
-_SMALL: Mapping[str, Any] = {"settings": {"number_of_shards": 1, "number_of_replicas": 0}}
-
-
-def _applied(found: Found, pipeline: str) -> tuple[str, Mapping[str, Any]]:
-    record = found.memory.records.get(pipeline)
-    marker = parse_marker((found.pipeline or {}).get("description"))
-    if found.model is None or record is None or marker is None:
-        raise VerificationError(f"the pipeline {pipeline!r} was not applied; allowed: after `apply`")
+def _applied(current: CurrentState, pipeline: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the model's id and the recorded settings of a pipeline that was applied."""
+    record = current.ownership.records.get(pipeline)
+    marker = parse_marker((current.pipeline or {}).get("description"))
+    if current.model is None or record is None or marker is None:
+        raise VerificationError(f"the pipeline {pipeline!r} was not applied. Run `apply` first.")
     if record.pending:
-        raise VerificationError(f"applying the pipeline {pipeline!r} was interrupted; allowed: `apply` again")
-    return found.model.id, record.about
+        raise VerificationError(f"`apply` of the pipeline {pipeline!r} was interrupted. Run it again.")
+    return current.model.id, record.search_settings
 
 
-def _ids(answer: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(hit["_id"] for hit in answer["hits"]["hits"])
+def _ids(response: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(hit["_id"] for hit in response["hits"]["hits"])

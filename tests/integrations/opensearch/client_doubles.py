@@ -1,4 +1,4 @@
-"""Clients and answers for tests of the client's side: what a cluster would answer, from a list in memory."""
+"""Fake clients and responses for tests of the client side, from a list of hits in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.doubles import FakeScorer
 
 
 class FakeClient:
-    """Answers searches from a list of hits as a cluster does, and remembers what it was sent."""
+    """Answers searches from a list of hits as a cluster does, and records the requests."""
 
     def __init__(self, hits: Sequence[dict[str, Any]], *, error: Exception | None = None) -> None:
         self.hits = list(hits)
@@ -25,29 +25,29 @@ class FakeClient:
         if self._error is not None:
             raise self._error
         start = body.get("from", 0)
-        return answer_of(self.hits[start : start + body.get("size", 10)], total=len(self.hits))
+        return response_of(self.hits[start : start + body.get("size", 10)], total=len(self.hits))
 
 
 class FakeAsyncClient(FakeClient):
-    """The same, to be awaited."""
+    """The asynchronous variant."""
 
     async def search(self, *, body: Any, index: Any, params: Any, headers: Any) -> Any:
         return super().search(body=body, index=index, params=params, headers=headers)
 
 
 def hit(name: str, text: str | None, score: float | None = 1.0, **more: Any) -> dict[str, Any]:
-    """A hit with its text in `body`."""
+    """Return a hit with its text in `body`."""
     source = {} if text is None else {"body": text}
     return {"_index": "docs", "_id": name, "_score": score, "_source": source, **more}
 
 
-def hits_of_scores(scores: Sequence[float]) -> list[dict[str, Any]]:
-    """Hits whose texts are what the fake scorer gives them; the first stage's scores fall from 100."""
+def hits_with_scores(scores: Sequence[float]) -> list[dict[str, Any]]:
+    """Return hits whose texts are their scores for the fake scorer; the first stage's scores fall from 100."""
     return [hit(str(number), repr(score), 100.0 - number) for number, score in enumerate(scores)]
 
 
-def answer_of(hits: Sequence[dict[str, Any]], total: int | None = None) -> dict[str, Any]:
-    """A search's answer with these hits."""
+def response_of(hits: Sequence[dict[str, Any]], total: int | None = None) -> dict[str, Any]:
+    """Return a search response with these hits."""
     first = hits[0]["_score"] if hits else None
     count = {"value": len(hits) if total is None else total, "relation": "eq"}
     found = {"total": count, "max_score": first, "hits": copy.deepcopy(list(hits))}
@@ -59,18 +59,18 @@ def answer_of(hits: Sequence[dict[str, Any]], total: int | None = None) -> dict[
     }
 
 
-def ids(answer: dict[str, Any]) -> list[str]:
-    """The ids of an answer's hits."""
-    return [one["_id"] for one in answer["hits"]["hits"]]
+def ids(response: dict[str, Any]) -> list[str]:
+    """Return the ids of a response's hits."""
+    return [one["_id"] for one in response["hits"]["hits"]]
 
 
-def scores(answer: dict[str, Any]) -> list[float | None]:
-    """The scores of an answer's hits."""
-    return [one["_score"] for one in answer["hits"]["hits"]]
+def scores(response: dict[str, Any]) -> list[float | None]:
+    """Return the scores of a response's hits."""
+    return [one["_score"] for one in response["hits"]["hits"]]
 
 
 def words_scorer(**probabilities: float) -> FakeScorer:
-    """A scorer that gives a text the greatest number of the words that are in it, else 0."""
+    """Return a scorer: the score of a text is the maximum over the given words in it, or 0."""
 
     def score(request: ScoreRequest) -> PairScore:
         return PairScore(
@@ -86,7 +86,7 @@ def client_side(
     config: dict[str, Any] | None = None,
     **settings: Any,
 ) -> ClientSideReranker:
-    """A reranker over a fake scorer; `body` is scored unless the settings say something else."""
+    """Return a reranker with a fake scorer that scores `body` unless the settings say otherwise."""
     if not {"fields", "template", "text_of"} & settings.keys():
         settings["fields"] = ["body"]
     ready = Reranker(scorer=scorer or FakeScorer(), **(config or {}))

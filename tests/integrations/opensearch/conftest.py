@@ -1,7 +1,7 @@
 """Real clusters, one at a time, and services for them to call.
 
-A test that takes `cluster` runs once a version. The node starts in the first such test and ends after the last one of its
-version; pytest groups the tests so. It may open sockets to this machine, and it has more time where the node starts in it.
+A test with the fixture `cluster` runs once per version. The node starts in the first such test and ends after the last one of its
+version, since pytest groups the tests. These tests may open sockets to this machine, and the first one has more time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from opensearch_qwen_rerank import cluster as cluster_module
+from opensearch_qwen_rerank import current_state as current_state_module
+from opensearch_qwen_rerank import steps as steps_module
 
 from tests.integrations.opensearch.nodes.cluster import Cluster, running_cluster
 from tests.integrations.opensearch.nodes.faulty import FaultyService, running_faulty_service
@@ -18,18 +21,18 @@ from tests.integrations.opensearch.nodes.services import RerankService, running_
 
 HERE = Path(__file__).parent
 BOOT_TIMEOUT_S = 1800
-"""For a test in which a node starts: the first time, its parts are fetched and Java may have to be installed."""
+"""Timeout of a test in which a node starts, which may have to fetch its parts and to install Java."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests of clusters open sockets to this machine."""
+    """Allow tests of clusters to open sockets to this machine."""
     for item in _cluster_tests(items):
         item.add_marker(pytest.mark.loopback)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Give time to the tests in which a node starts, now that their order is known."""
+    """Extend the timeout of the tests in which a node starts, after their order is known."""
     running = None
     for item in _cluster_tests(session.items):
         version = item.callspec.params["cluster"]
@@ -46,14 +49,24 @@ def _cluster_tests(items: list[pytest.Item]) -> Iterator[pytest.Function]:
 
 @pytest.fixture(scope="session", params=list(RELEASES))
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A cluster of one node, of each version in turn; whatever a test leaves in it, the next one finds."""
+    """A cluster of one node, of each version in turn; tests share its contents."""
     with running_cluster(request.param) as running:
         yield running
 
 
 @pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting takes no time with a cluster in memory, whose clock counts requests; endless retries stop after seconds."""
+    monkeypatch.setattr(cluster_module, "RETRY_INTERVAL_S", 0.0)
+    monkeypatch.setattr(cluster_module, "RETRY_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(steps_module, "POLL_INTERVAL_S", 0.0)
+    monkeypatch.setattr(steps_module, "DEPLOY_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(current_state_module, "SEARCH_INTERVAL_S", 0.0)
+
+
+@pytest.fixture
 def clean_cluster(cluster: Cluster) -> Iterator[Cluster]:
-    """The same, with nothing set up in it before the test and after it."""
+    """A cluster that is empty before and after the test."""
     cluster.reset()
     yield cluster
     cluster.reset()
@@ -61,13 +74,13 @@ def clean_cluster(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RerankService]:
-    """The project's service as people start it, with the demo model."""
+    """The project's service as users start it, with the demo model."""
     with running_rerank_service(tmp_path_factory.mktemp("service")) as running:
         yield running
 
 
 @pytest.fixture
 def faulty_service() -> Iterator[FaultyService]:
-    """A service that misbehaves as the test wants, see nodes/faulty.py."""
+    """A service that fails as the test configures, see nodes/faulty.py."""
     with running_faulty_service() as running:
         yield running

@@ -1,15 +1,19 @@
-"""A cluster in memory that answers as OpenSearch does, refusals included, and that can lose its caller at any request."""
+"""A cluster in memory that answers as OpenSearch does, including its errors, and can kill its caller after any request."""
 
 from __future__ import annotations
 
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from opensearch_qwen_rerank.bodies import PRIVATE_ENDPOINTS_SETTING, PRIVATE_IP_SETTING, TRUSTED_SETTING
 from opensearch_qwen_rerank.errors import ClusterError
+from opensearch_qwen_rerank.request_bodies import (
+    PRIVATE_ENDPOINTS_SETTING,
+    PRIVATE_IP_SETTING,
+    TRUSTED_SETTING,
+)
 
 DEFAULTS: dict[str, Any] = {
     TRUSTED_SETTING: ["^https://api\\.cohere\\.ai/.*$", "^https://api\\.openai\\.com/.*$"],
@@ -18,18 +22,25 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Killed(BaseException):
-    """The process ends here, as by SIGKILL: nothing of the code under test may catch it."""
+    """Stands for SIGKILL, so the code under test must not catch it."""
 
 
 class FakeCluster:
-    """The requests that this package makes, over dictionaries.
+    """Answers the requests of this package from dictionaries.
 
     Args:
-        version: What it says it is.
+        version: The version that it reports.
         indices: Index → its default pipeline.
+        search_lag: Returns, for each write, the number of requests after which searches see it.
     """
 
-    def __init__(self, version: str = "3.6.0", indices: Mapping[str, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        version: str = "3.6.0",
+        indices: Mapping[str, str | None] | None = None,
+        *,
+        search_lag: Callable[[], int] = lambda: 0,
+    ) -> None:
         self.version = version
         self.defaults = copy.deepcopy(DEFAULTS)
         if version >= "3.7":
@@ -44,13 +55,20 @@ class FakeCluster:
         self.writes: list[tuple[str, str, Any]] = []
         self.kill_after: int | None = None
         self.refusals: list[ClusterError] = []
-        self.lag = 0  # times that a model is still said to be deployed after it was undeployed
-        self.searches = 0  # searches to come in between, of which each deploys an undeployed model again
+        self.lag = 0  # reads of an undeployed model that still return DEPLOYED
+        self.searches = 0  # searches to come that deploy an undeployed model again
+        self.late_deployments = 0  # undeployments to come that a deployment overwrites
         self._late: dict[str, int] = {}
         self._next_id = 0
+        self._search_lag = search_lag
+        self._num_requests = 0
+        self._visible_from: dict[str, int] = {}  # id → first request whose searches find it
+        self._ghosts: dict[
+            str, tuple[str, int, Any]
+        ] = {}  # deleted id → kind, last request whose searches find it, source
 
     def inventory(self) -> Any:
-        """Everything that a caller may have changed; ids, which are never given twice, are left out."""
+        """Return everything that a caller may have changed, without ids, which are never reused."""
         return copy.deepcopy(
             {
                 "persistent": self.persistent,
@@ -78,7 +96,8 @@ class FakeCluster:
         body: Mapping[str, Any] | None = None,
         params: Mapping[str, str] | None = None,
     ) -> Any:
-        """Answer; a request that changes something counts, and the last one that may happens before the end."""
+        """Answer a request, and raise `Killed` after the last write that is allowed."""
+        self._num_requests += 1
         body = copy.deepcopy(dict(body)) if body is not None else None
         changing = method in {"PUT", "DELETE"} or (method == "POST" and not path.endswith("_search"))
         if changing and self.refusals:
@@ -147,11 +166,10 @@ class FakeCluster:
         there = self.objects[kind]
         if parts[1] == "_search":
             wanted = body["query"]["match_phrase"]["name"]
+            found = self._searched(kind).items()
             return {
                 "hits": {
-                    "hits": [
-                        {"_id": key, "_source": one} for key, one in there.items() if one["name"] == wanted
-                    ]
+                    "hits": [{"_id": key, "_source": one} for key, one in found if one["name"] == wanted]
                 }
             }
         if parts[1] in {"_create", "_register"}:
@@ -168,18 +186,34 @@ class FakeCluster:
             raise ClusterError(
                 "Connector URL is not matching the trusted connector endpoint regex", status=400
             )
-        if kind == "model_groups" and any(one["name"] == body["name"] for one in there.values()):
-            raise ClusterError("The name you provided is already being used", status=400)
+        if kind == "model_groups" and any(
+            one["name"] == body["name"] for one in self._searched(kind).values()
+        ):
+            raise ClusterError(
+                "The name you provided is already being used by a model group with ID: g.", status=400
+            )
         self._next_id += 1
         key = f"id-{self._next_id}"
         if kind == "connectors":
             self.credentials[key] = body.pop("credential")
         there[key] = {**body, "created_time": self._next_id}
+        self._visible_from[key] = self._num_requests + self._search_lag()
         if kind == "models":
             there[key]["model_state"] = "REGISTERED"
             there[key]["frozen"] = None
         names = {"connectors": "connector_id", "model_groups": "model_group_id", "models": "model_id"}
         return {names[kind]: key, "task_id": "t"}
+
+    def _searched(self, kind: str) -> dict[str, Any]:
+        """Return what a search finds, by id: new objects may be missing, deleted ones may still be found."""
+        now = self._num_requests
+        seen = {key: one for key, one in self.objects[kind].items() if self._visible_from.get(key, 0) <= now}
+        ghosts = {
+            key: one
+            for key, (its_kind, until, one) in self._ghosts.items()
+            if its_kind == kind and until > now
+        }
+        return seen | ghosts
 
     def _allows(self, url: str) -> bool:
         trusted = self.persistent.get(TRUSTED_SETTING, self.defaults[TRUSTED_SETTING])
@@ -194,15 +228,16 @@ class FakeCluster:
         ]
         if parts[1:] == ["_deploy"]:
             self._deploy(there[key])
+        elif parts[1:] == ["_undeploy"] and self.late_deployments:
+            self.late_deployments -= 1
         elif parts[1:] == ["_undeploy"]:
             self._late.setdefault(key, self.lag)
             self._undeploy(key)
         elif method == "DELETE":
             if kind == "models" and there[key]["model_state"] == "DEPLOYED":
                 raise ClusterError("Model cannot be deleted in deploying or deployed state", status=400)
-            if users:
-                raise ClusterError(f"{len(users)} models are still there", status=409)
-            del there[key]
+            self._check_unused(key)
+            self._ghosts[key] = (kind, self._num_requests + self._search_lag(), there.pop(key))
         elif method == "PUT":
             if any(
                 one["model_state"] == "DEPLOYED"
@@ -220,8 +255,20 @@ class FakeCluster:
             self._pass_time(key)
         return answer
 
+    def _check_unused(self, key: str) -> None:
+        """Raise if a search still finds a model that uses an object."""
+        for name, reason in (
+            (
+                "connector_id",
+                "1 models are still using this connector, please delete or update the models first",
+            ),
+            ("model_group_id", "Cannot delete the model group when it has associated model versions"),
+        ):
+            if any(one[name] == key for one in self._searched("models").values()):
+                raise ClusterError(reason, status=409)
+
     def _deploy(self, model: dict[str, Any]) -> None:
-        """A deployed model keeps the settings and the connector that it was deployed with."""
+        """Deploy a model, which keeps the settings and the connector that it was deployed with."""
         connector = self.objects["connectors"][model["connector_id"]]
         model["model_state"] = "DEPLOYED"
         model["frozen"] = [self.persistent.get(PRIVATE_IP_SETTING), copy.deepcopy(connector["actions"])]
@@ -232,7 +279,7 @@ class FakeCluster:
             self.objects["models"][key]["model_state"] = "UNDEPLOYED"
 
     def _pass_time(self, key: str) -> None:
-        """What happens in a cluster between two requests of ours."""
+        """Do what happens in a cluster between two requests."""
         if self._late.get(key, 0) > 0:
             self._late[key] -= 1
             self._undeploy(key)
@@ -241,7 +288,7 @@ class FakeCluster:
             self._deploy(self.objects["models"][key])
 
     def serves(self) -> bool:
-        """Whether each deployed model serves what its connector says now, and may call what the settings allow now."""
+        """Whether each deployed model uses the present connector and settings."""
         return all(
             model["frozen"][0] in {"true", self.persistent.get(PRIVATE_IP_SETTING)}
             and model["frozen"][1] == self.objects["connectors"][model["connector_id"]]["actions"]

@@ -1,4 +1,4 @@
-"""What plans change in a cluster in memory, and what becomes of it when they are interrupted anywhere."""
+"""Plans on a cluster in memory: what they change, and what an interruption after any request leaves."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import Any
 
 import pytest
 from opensearch_qwen_rerank import ForeignObjectError, OpenSearchSettings, UnsupportedClusterError
-from opensearch_qwen_rerank import cluster as cluster_module
 from opensearch_qwen_rerank import steps as steps_module
-from opensearch_qwen_rerank.bodies import PRIVATE_ENDPOINTS_SETTING, PRIVATE_IP_SETTING, TRUSTED_SETTING
 from opensearch_qwen_rerank.destroy import plan_destroy
 from opensearch_qwen_rerank.errors import ClusterError
 from opensearch_qwen_rerank.plan import plan_apply
+from opensearch_qwen_rerank.request_bodies import (
+    PRIVATE_ENDPOINTS_SETTING,
+    PRIVATE_IP_SETTING,
+    TRUSTED_SETTING,
+)
 
 from qwen_rerank_plugins import ConfigurationError
 from tests.integrations.opensearch.fake_cluster import FakeCluster, Killed
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 REGEX = "^http://reranker:8501/v1/rerank$"
 
@@ -27,13 +32,13 @@ def settings(**changes: Any) -> OpenSearchSettings:
 
 
 def apply(cluster: FakeCluster, chosen: OpenSearchSettings, **options: Any) -> list[str]:
-    """Plan and do; the steps that were done."""
+    """Plan and execute; return the executed steps."""
     plan = plan_apply(cluster, chosen, **options)
     return [str(step) for step, _ in plan.run(cluster)]
 
 
 def destroy(cluster: FakeCluster, chosen: OpenSearchSettings, **options: Any) -> list[str]:
-    """The same for a removal."""
+    """Do the same for a removal."""
     plan = plan_destroy(cluster, chosen, **options)
     return [str(step) for step, _ in plan.run(cluster)]
 
@@ -50,7 +55,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("version", ["2.19.1", "3.6.0", "3.8.0"])
-def test_applying_twice_changes_nothing_the_second_time(version: str) -> None:
+def test_a_second_apply_changes_nothing(version: str) -> None:
     cluster = FakeCluster(version)
     assert apply(cluster, settings())[-1] == "finish settings of the cluster"
     before = cluster.inventory()
@@ -68,22 +73,22 @@ def test_planning_changes_nothing() -> None:
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 @pytest.mark.parametrize("version", ["2.19.1", "3.8.0"])
-def test_a_change_ends_where_applying_it_at_once_would_have(version: str, change: dict[str, Any]) -> None:
+def test_a_change_ends_in_the_same_state_as_a_fresh_apply(version: str, change: dict[str, Any]) -> None:
     first = settings(default_for=("books",))
     new = first.model_copy(update=change)
     changed, fresh = (FakeCluster(version, {"books": None, "papers": None}) for _ in range(2))
     apply(changed, first)
     apply(changed, new)
     apply(fresh, new)
-    for cluster in (changed, fresh):  # what was needed once is remembered until the last pipeline goes
+    for cluster in (changed, fresh):  # original values are kept until the last pipeline is removed
         cluster.persistent.pop("cluster.metadata.qwen_rerank.earlier")
     assert changed.inventory() == fresh.inventory()
     assert changed.serves()
 
 
 @pytest.mark.parametrize("change", [{}, *CHANGES], ids=str)
-def test_killed_after_any_request_and_run_again_the_end_is_the_same(change: dict[str, Any]) -> None:
-    """The kill comes after the request took effect, which is before the next one; ids that were given are lost."""
+def test_apply_killed_after_any_request_and_run_again_ends_in_the_same_state(change: dict[str, Any]) -> None:
+    """The kill comes after the request took effect; the ids in its response are lost."""
     first = settings(default_for=("books",))
     new = first.model_copy(update=change)
 
@@ -109,7 +114,7 @@ def test_killed_after_any_request_and_run_again_the_end_is_the_same(change: dict
         assert apply(cluster, new) == []
 
 
-def test_a_removal_that_is_killed_anywhere_is_taken_up_again() -> None:
+def test_destroy_killed_after_any_request_and_run_again_removes_everything() -> None:
     def start() -> FakeCluster:
         cluster = FakeCluster("3.8.0", {"books": "old", "papers": None})
         cluster.persistent["other.setting"] = "kept"
@@ -134,8 +139,8 @@ def test_a_removal_that_is_killed_anywhere_is_taken_up_again() -> None:
         assert destroy(cluster, settings()) == []
 
 
-def test_a_model_deployed_under_older_settings_is_deployed_anew_wherever_the_change_was_killed() -> None:
-    """A deployed model keeps the settings of its time, and after the kill the settings alone look finished."""
+def test_a_model_deployed_with_older_settings_is_deployed_again_after_a_kill() -> None:
+    """A deployed model keeps the settings that it was deployed with, and after the kill the settings look finished."""
     for count in (1, 2, 3):
         cluster = FakeCluster()
         apply(cluster, settings(private_network=False))
@@ -148,7 +153,7 @@ def test_a_model_deployed_under_older_settings_is_deployed_anew_wherever_the_cha
         assert cluster.serves(), count
 
 
-def test_what_an_index_had_before_is_known_wherever_apply_was_killed() -> None:
+def test_an_index_gets_its_default_pipeline_back_wherever_apply_was_killed() -> None:
     chosen = settings(default_for=("books",))
     whole = FakeCluster(indices={"books": "old"})
     apply(whole, chosen, force=True)
@@ -159,7 +164,7 @@ def test_what_an_index_had_before_is_known_wherever_apply_was_killed() -> None:
         with pytest.raises(Killed):
             apply(cluster, chosen, force=True)
         cluster.kill_after = None
-        if count % 2:  # a removal may follow at once
+        if count % 2:  # destroy may also follow directly
             apply(cluster, chosen, force=True)
         destroy(cluster, chosen)
         assert cluster.inventory() == found, count
@@ -176,7 +181,7 @@ def test_what_an_index_had_before_is_known_wherever_apply_was_killed() -> None:
     ],
     ids=str,
 )
-def test_destroy_puts_every_setting_back_exactly(before: dict[str, Any]) -> None:
+def test_destroy_restores_every_setting_exactly(before: dict[str, Any]) -> None:
     cluster = FakeCluster("3.8.0")
     cluster.persistent.update(before)
     found = cluster.inventory()
@@ -188,7 +193,7 @@ def test_destroy_puts_every_setting_back_exactly(before: dict[str, Any]) -> None
     assert cluster.inventory() == found
 
 
-def test_what_somebody_else_added_meanwhile_stays() -> None:
+def test_destroy_keeps_what_somebody_else_added() -> None:
     cluster = FakeCluster()
     apply(cluster, settings())
     cluster.persistent[TRUSTED_SETTING].append("^https://new/$")
@@ -198,7 +203,7 @@ def test_what_somebody_else_added_meanwhile_stays() -> None:
 
 
 @pytest.mark.parametrize("same_service", [True, False])
-def test_two_pipelines_share_the_settings_and_the_last_one_puts_them_back(same_service: bool) -> None:
+def test_two_pipelines_share_the_settings_and_the_last_one_restores_them(same_service: bool) -> None:
     cluster = FakeCluster()
     found = cluster.inventory()
     books = settings()
@@ -214,7 +219,7 @@ def test_two_pipelines_share_the_settings_and_the_last_one_puts_them_back(same_s
     assert cluster.inventory() == found
 
 
-def test_values_and_their_memory_are_written_in_one_request() -> None:
+def test_values_and_their_record_are_written_in_one_request() -> None:
     cluster = FakeCluster()
     apply(cluster, settings())
     _, path, body = cluster.writes[0]
@@ -226,7 +231,7 @@ def test_values_and_their_memory_are_written_in_one_request() -> None:
     assert cluster.writes[-1][2]["persistent"] == dict.fromkeys(body["persistent"])
 
 
-def test_a_second_copy_that_a_lost_answer_left_is_removed() -> None:
+def test_a_duplicate_that_a_lost_response_left_is_removed() -> None:
     cluster = FakeCluster()
     apply(cluster, settings())
     (connector,) = cluster.objects["connectors"].values()
@@ -238,7 +243,7 @@ def test_a_second_copy_that_a_lost_answer_left_is_removed() -> None:
     assert apply(cluster, settings()) == []
 
 
-def test_what_was_removed_by_hand_is_made_again() -> None:
+def test_what_was_deleted_by_hand_is_created_again() -> None:
     cluster = FakeCluster()
     apply(cluster, settings())
     cluster.objects["connectors"].clear()
@@ -261,7 +266,7 @@ def test_an_undeployed_model_is_deployed_again() -> None:
     assert apply(cluster, settings()) == []
 
 
-def test_a_new_key_is_sent_and_is_nowhere_to_be_read() -> None:
+def test_a_new_key_is_sent_and_never_shown() -> None:
     cluster = FakeCluster()
     apply(cluster, settings(), service_key="first-secret")
     assert apply(cluster, settings(), service_key="first-secret") == []
@@ -271,29 +276,29 @@ def test_a_new_key_is_sent_and_is_nowhere_to_be_read() -> None:
     assert "secret" not in json.dumps(plan.to_json()) + json.dumps(cluster.inventory())
 
 
-def test_a_pipeline_of_others_is_neither_changed_nor_removed() -> None:
+def test_a_foreign_pipeline_is_neither_changed_nor_removed() -> None:
     cluster = FakeCluster()
     cluster.pipelines["books"] = {"description": "mine", "response_processors": []}
-    with pytest.raises(ForeignObjectError, match="'books' is there that was not made by this command"):
+    with pytest.raises(ForeignObjectError, match="'books' exists that this command did not create"):
         apply(cluster, settings())
     plan = plan_destroy(cluster, settings())
     assert (plan.steps, len(plan.warnings)) == ((), 1)
 
 
-def test_a_default_pipeline_of_others_is_replaced_only_by_force_and_comes_back() -> None:
+def test_a_foreign_default_pipeline_is_replaced_only_with_force_and_restored() -> None:
     cluster = FakeCluster(indices={"books": "theirs"})
     chosen = settings(default_for=("books",))
-    with pytest.raises(ForeignObjectError, match="'theirs'; allowed: --force"):
+    with pytest.raises(ForeignObjectError, match=r"'theirs'\. Use --force"):
         apply(cluster, chosen)
     assert cluster.writes == []
     apply(cluster, chosen, force=True)
     assert cluster.indices == {"books": "books"}
-    assert apply(cluster, chosen) == [], "what was forced once needs no force again"
+    assert apply(cluster, chosen) == [], "a forced change needs no force again"
     destroy(cluster, settings())
     assert cluster.indices == {"books": "theirs"}
 
 
-def test_an_index_that_others_gave_the_pipeline_keeps_destroy_from_breaking_it() -> None:
+def test_destroy_refuses_while_an_index_of_somebody_else_uses_the_pipeline() -> None:
     cluster = FakeCluster(indices={"papers": None})
     apply(cluster, settings())
     cluster.indices["papers"] = "books"
@@ -320,13 +325,12 @@ def test_a_transient_value_that_would_hide_ours_is_refused() -> None:
     assert cluster.writes == []
 
 
-def test_an_index_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="default_for names no index: 'nothing'"):
+def test_an_index_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="default_for names an index that does not exist: 'nothing'"):
         apply(FakeCluster(), settings(default_for=("nothing",)))
 
 
-def test_a_refusal_that_passes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_module, "PAUSE_S", 0.0)
+def test_a_transient_error_is_retried() -> None:
     cluster = FakeCluster()
     message = "The ML encryption master key has not been initialized yet. Please retry after waiting for 10 seconds."
     cluster.refusals = [ClusterError(message, status=500), ClusterError(message, status=500)]
@@ -336,12 +340,8 @@ def test_a_refusal_that_passes_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("lag", "searches"), [(0, 0), (1, 0), (45, 0), (0, 1), (0, 3), (2, 2)])
 @pytest.mark.parametrize("change", ["connector", "removal"])
-def test_a_model_that_stays_in_service_for_a_while_is_waited_for(
-    lag: int, searches: int, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A cluster answers before a model's state is written, and a search in between deploys the model again."""
-    monkeypatch.setattr(cluster_module, "PAUSE_S", 0.0)
-    monkeypatch.setattr(steps_module, "_PAUSE_S", 0.0)
+def test_a_change_waits_until_the_model_is_undeployed(lag: int, searches: int, change: str) -> None:
+    """A cluster answers before it writes a model's state, and a search in between deploys the model again."""
     cluster = FakeCluster()
     untouched = cluster.inventory()
     apply(cluster, settings())
@@ -355,17 +355,34 @@ def test_a_model_that_stays_in_service_for_a_while_is_waited_for(
     assert cluster.searches == 0
 
 
-def test_a_model_that_never_leaves_service_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps_module, "_PAUSE_S", 0.0)
-    monkeypatch.setattr(steps_module, "DEPLOY_PATIENCE_S", 0.05)
+@pytest.mark.parametrize("change", ["connector", "removal"])
+def test_a_model_that_a_late_deployment_restores_is_undeployed_again(
+    change: str,
+) -> None:
+    """A deployment that is under way overwrites the first undeployments, so waiting alone would never end."""
+    cluster = FakeCluster()
+    untouched = cluster.inventory()
+    apply(cluster, settings())
+    cluster.late_deployments = 2
+    if change == "connector":
+        apply(cluster, settings(service="http://other:9000"))
+        assert cluster.serves()
+    else:
+        destroy(cluster, settings())
+        assert cluster.inventory() == untouched
+    assert cluster.late_deployments == 0
+
+
+def test_a_model_that_is_never_undeployed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps_module, "DEPLOY_TIMEOUT_S", 0.05)
     cluster = FakeCluster()
     apply(cluster, settings())
     cluster.lag = 10**9
-    with pytest.raises(ClusterError, match="still in service after 0 s: 'DEPLOYED'"):
+    with pytest.raises(ClusterError, match="still deployed after 0 s: 'DEPLOYED'"):
         destroy(cluster, settings())
 
 
-def test_what_is_gone_already_keeps_nothing_from_being_removed() -> None:
+def test_destroy_continues_if_an_object_is_gone_already() -> None:
     cluster = FakeCluster()
     untouched = cluster.inventory()
     apply(cluster, settings())
@@ -376,7 +393,7 @@ def test_what_is_gone_already_keeps_nothing_from_being_removed() -> None:
     assert cluster.inventory() == untouched
 
 
-def test_any_other_refusal_is_told_at_once() -> None:
+def test_any_other_error_is_raised_at_once() -> None:
     cluster = FakeCluster()
     cluster.refusals = [ClusterError("no permissions", status=403)]
     with pytest.raises(ClusterError, match="no permissions"):

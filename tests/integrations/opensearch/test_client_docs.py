@@ -1,4 +1,4 @@
-"""What the pages about OpenSearch show is what the code sends and reads: bodies, searches, options, keys of answers."""
+"""The pages about OpenSearch show what the code sends and reads: bodies, searches, options, keys of responses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 from opensearch_qwen_rerank import ClientSideReranker, OpenSearchSettings
-from opensearch_qwen_rerank.bodies import connector_body, pipeline_body
 from opensearch_qwen_rerank.cli import app
 from opensearch_qwen_rerank.client import ClientSettings
-from opensearch_qwen_rerank.client.searching import query_text, search_instruction
-from opensearch_qwen_rerank.version import RECIPES_SINCE, ClusterVersion
+from opensearch_qwen_rerank.client.search_request import find_instruction, find_query
+from opensearch_qwen_rerank.cluster_version import RECIPE_MIN_VERSIONS, ClusterVersion
+from opensearch_qwen_rerank.request_bodies import connector_body, pipeline_body
 from typer.main import get_command
 
 from qwen_rerank_plugins import PairScore
 from tests.doubles import FakeScorer
-from tests.integrations.opensearch.client_doubles import FakeClient, client_side, hits_of_scores
+from tests.integrations.opensearch.client_doubles import FakeClient, client_side, hits_with_scores
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("opensearch-*.md"))}
@@ -45,7 +45,7 @@ def test_there_is_a_page_for_each_audience_and_every_json_block_is_marked() -> N
     assert sum(page.count("```json") for page in PAGES.values()) == len(BLOCKS) == 7
 
 
-def test_the_bodies_that_are_shown_are_those_that_are_sent() -> None:
+def test_the_bodies_shown_are_those_that_are_sent() -> None:
     managed = connector_body(MANAGED, VERSION)
     authorization = {"Authorization": managed["actions"][0]["headers"]["Authorization"]}
     assert dict(blocks("body")) == {
@@ -58,17 +58,15 @@ def test_the_bodies_that_are_shown_are_those_that_are_sent() -> None:
 
 
 @pytest.mark.parametrize(("name", "body"), blocks("request"))
-def test_a_search_that_is_shown_names_its_query_where_its_recipe_reads_it(
-    name: str, body: dict[str, Any]
-) -> None:
+def test_a_search_shown_has_its_query_where_its_recipe_reads_it(name: str, body: dict[str, Any]) -> None:
     assert set(body["ext"]) == {"rich": {"ml_inference"}, "simple": {"rerank"}}[name]
-    assert query_text(body, None, None).startswith("How do I remove limescale")
+    assert find_query(body, None, None).startswith("How do I remove limescale")
     if name == "rich":
-        assert search_instruction(body)
-    assert query_text(body, None, "query.match.body.query")
+        assert find_instruction(body)
+    assert find_query(body, None, "query.match.body.query")
 
 
-def test_every_option_that_is_named_exists() -> None:
+def test_every_option_mentioned_exists() -> None:
     command: Any = get_command(app)
     known = {
         option for one in command.commands.values() for parameter in one.params for option in parameter.opts
@@ -82,34 +80,34 @@ def test_every_option_that_is_named_exists() -> None:
 
 
 def test_the_versions_are_those_of_the_code() -> None:
-    simple, rich = (".".join(map(str, RECIPES_SINCE[recipe][:2])) for recipe in ("simple", "rich"))
+    simple, rich = (".".join(map(str, RECIPE_MIN_VERSIONS[recipe][:2])) for recipe in ("simple", "rich"))
     table = PAGES["opensearch-administration.md"]
     assert f"| before {simple} | no | no |" in table
     assert f"| {rich} and newer | yes | yes |" in table
 
 
-def test_the_keywords_of_the_client_side_are_all_told() -> None:
+def test_all_keywords_of_the_client_side_are_documented() -> None:
     page = PAGES["opensearch-search.md"]
     table = page[page.index("| keyword |") : page.index("**Inner hits.**")]
     assert [name for name in ClientSettings.model_fields if f"`{name}`" not in table] == []
     assert f"{ClientSettings.model_fields['window'].default} by default" in table
 
 
-def test_the_keys_of_an_answer_are_all_told() -> None:
+def test_all_keys_of_a_response_are_documented() -> None:
     def score(request: Any) -> PairScore:
         return PairScore(
             float(request.document), log_odds=1.0, truncated=True, query_truncated=True, span=(0, 2)
         )
 
     page = PAGES["opensearch-search.md"]
-    reranker: ClientSideReranker = client_side(FakeClient(hits_of_scores([0.1, 0.2])), FakeScorer(score))
-    answer = reranker.search({}, query="q")
-    told = {
-        *answer["rerank"],
-        *answer["hits"]["hits"][0]["rerank"],
+    reranker: ClientSideReranker = client_side(FakeClient(hits_with_scores([0.1, 0.2])), FakeScorer(score))
+    response = reranker.search({}, query="q")
+    keys = {
+        *response["rerank"],
+        *response["hits"]["hits"][0]["rerank"],
         "inner_hit",
         "error",
         "next_search_after",
     }
-    assert len(told) > 15
-    assert [name for name in told if not re.search(rf"[`.\"]{name}\b", page)] == []
+    assert len(keys) > 15
+    assert [name for name in keys if not re.search(rf"[`.\"]{name}\b", page)] == []

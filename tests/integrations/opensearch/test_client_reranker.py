@@ -1,4 +1,4 @@
-"""The two rerankers over clients that answer as a cluster does: order, scores, pages, marks, failures."""
+"""Both rerankers with fake clients: order, scores, pages, metadata, failures."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tests.doubles import FakeScorer
 from tests.integrations.opensearch.client_doubles import (
     FakeAsyncClient,
     FakeClient,
-    answer_of,
     client_side,
     hit,
-    hits_of_scores,
+    hits_with_scores,
     ids,
+    response_of,
     scores,
     words_scorer,
 )
 
 BODY = {"query": {"match": {"body": {"query": "whales"}}}}
-FIVE = hits_of_scores([0.1, 0.5, 0.9, 0.3, 0.7])
+FIVE = hits_with_scores([0.1, 0.5, 0.9, 0.3, 0.7])
 
 
-def test_hits_come_best_first_with_the_models_probability_as_their_score() -> None:
+def test_hits_are_sorted_by_the_models_probability_which_is_their_score() -> None:
     found = client_side(FakeClient(FIVE)).search(BODY, index="docs", query="q")
     assert ids(found) == ["2", "4", "1", "3", "0"]
     assert scores(found) == [0.9, 0.7, 0.5, 0.3, 0.1]
@@ -47,14 +47,14 @@ def test_hits_come_best_first_with_the_models_probability_as_their_score() -> No
     assert (found["took"], found["_shards"]["successful"]) == (3, 1)
 
 
-def test_a_hit_tells_what_the_first_stage_thought_of_it() -> None:
+def test_a_hit_keeps_score_and_rank_of_the_first_stage() -> None:
     found = client_side(FakeClient(FIVE)).search(BODY, query="q")
     mark = found["hits"]["hits"][0]["rerank"]
     assert mark == {"relevance_score": 0.9, "first_stage_score": 98.0, "first_stage_rank": 3}
     assert found["hits"]["hits"][0]["_source"] == {"body": "0.9"}
 
 
-def test_an_answer_tells_what_was_done_and_how_long_it_took() -> None:
+def test_a_response_has_status_counts_and_durations() -> None:
     found = client_side(FakeClient(FIVE), window=3).search(BODY, query="q")
     mark = found["rerank"]
     assert mark.pop("took_ms") >= 0.0
@@ -70,19 +70,19 @@ def test_an_answer_tells_what_was_done_and_how_long_it_took() -> None:
 
 
 def test_an_integer_score_of_the_first_stage_becomes_a_float() -> None:
-    found = client_side().rerank(answer_of([hit("a", "0.5", 3)]), "q")
+    found = client_side().rerank(response_of([hit("a", "0.5", 3)]), "q")
     assert isinstance(found["hits"]["hits"][0]["rerank"]["first_stage_score"], float)
 
 
 def test_the_window_does_not_depend_on_the_size() -> None:
-    client = FakeClient(hits_of_scores([0.1] * 30 + [0.9]))
+    client = FakeClient(hits_with_scores([0.1] * 30 + [0.9]))
     found = client_side(client, window=50).search({"size": 1}, query="q")
     assert ids(found) == ["30"]
     assert client.sent[0]["body"] == {"from": 0, "size": 50}
 
 
-def test_pages_are_cut_from_one_order_in_which_the_rest_follows_the_window() -> None:
-    client = FakeClient(hits_of_scores([0.1, 0.2, 0.3, 0.9, 0.8, 0.7]))
+def test_pages_are_cut_from_one_order_with_the_other_hits_behind_the_window() -> None:
+    client = FakeClient(hits_with_scores([0.1, 0.2, 0.3, 0.9, 0.8, 0.7]))
     reranker = client_side(client, window=3)
     pages = [reranker.search({"from": start, "size": 2}, query="q") for start in (0, 2, 4, 6)]
     assert [ids(page) for page in pages] == [["2", "1"], ["0", "3"], ["4", "5"], []]
@@ -93,17 +93,17 @@ def test_pages_are_cut_from_one_order_in_which_the_rest_follows_the_window() -> 
     assert past == {"relevance_score": None, "first_stage_score": 96.0, "first_stage_rank": 5}
 
 
-def test_an_answer_at_hand_is_cut_to_a_page_too() -> None:
-    found = client_side(window=3).rerank(answer_of(FIVE), "q", from_=1, size=3)
+def test_an_existing_response_is_cut_to_a_page_too() -> None:
+    found = client_side(window=3).rerank(response_of(FIVE), "q", from_=1, size=3)
     assert ids(found) == ["1", "0", "3"]
     with pytest.raises(InputError, match="from_ is too small"):
-        client_side().rerank(answer_of(FIVE), "q", from_=-1)
+        client_side().rerank(response_of(FIVE), "q", from_=-1)
     with pytest.raises(InputTypeError, match="size has the wrong type"):
-        client_side().rerank(answer_of(FIVE), "q", size="3")  # type: ignore[arg-type]
+        client_side().rerank(response_of(FIVE), "q", size="3")  # type: ignore[arg-type]
 
 
-def test_ties_keep_the_first_order() -> None:
-    assert ids(client_side().rerank(answer_of(hits_of_scores([0.5, 0.7, 0.5, 0.7])), "q")) == [
+def test_ties_keep_the_first_stages_order() -> None:
+    assert ids(client_side().rerank(response_of(hits_with_scores([0.5, 0.7, 0.5, 0.7])), "q")) == [
         "1",
         "3",
         "0",
@@ -111,8 +111,8 @@ def test_ties_keep_the_first_order() -> None:
     ]
 
 
-def test_what_comes_in_is_left_as_it_is() -> None:
-    response, body, params = answer_of(FIVE), {"size": 2, **BODY}, {"routing": "r"}
+def test_arguments_are_not_changed() -> None:
+    response, body, params = response_of(FIVE), {"size": 2, **BODY}, {"routing": "r"}
     before = copy.deepcopy((response, body, params))
     client = FakeClient(FIVE)
     client_side(fusion=LinearFusion(), config={"min_score": 0.2}).rerank(response, "q")
@@ -127,7 +127,7 @@ def test_index_parameters_and_headers_reach_the_client() -> None:
     assert (sent["index"], sent["params"], sent["headers"]) == (["a", "b"], {"routing": "r"}, {"x": "y"})
 
 
-def test_the_query_is_found_in_the_search() -> None:
+def test_the_query_is_read_from_the_search() -> None:
     scorer = FakeScorer()
     client_side(FakeClient(FIVE), scorer, query_path="query.match.body.query").search(BODY)
     client_side(FakeClient(FIVE), scorer).search(
@@ -138,21 +138,21 @@ def test_the_query_is_found_in_the_search() -> None:
 
 def test_a_search_without_a_query_is_not_sent() -> None:
     client = FakeClient(FIVE)
-    with pytest.raises(InputError, match="no query was passed"):
+    with pytest.raises(InputError, match="the search has no query"):
         client_side(client).search(BODY)
     assert client.sent == []
 
 
-def test_instruction_and_deadline_hold_for_one_call() -> None:
+def test_instruction_and_deadline_apply_to_one_call() -> None:
     scorer = FakeScorer()
     reranker = client_side(scorer=scorer, config={"instruction": "the configuration's"})
-    reranker.rerank(answer_of(FIVE), "q", instruction="the call's", deadline_s=5.0)
-    reranker.rerank(answer_of(FIVE), "q")
+    reranker.rerank(response_of(FIVE), "q", instruction="the call's", deadline_s=5.0)
+    reranker.rerank(response_of(FIVE), "q")
     assert [call[0][0].instruction for call in scorer.calls] == ["the call's", "the configuration's"]
     assert scorer.calls[0][1] == 5.0
 
 
-def test_a_search_written_for_a_pipeline_brings_its_query_and_its_instruction() -> None:
+def test_query_and_instruction_of_a_search_for_a_pipeline_are_used() -> None:
     scorer, client = FakeScorer(), FakeClient(FIVE)
     body = {**BODY, "ext": {"ml_inference": {"query_text": "theirs", "instruction": "the search's"}}}
     client_side(client, scorer).search(body)
@@ -165,7 +165,7 @@ def test_a_search_written_for_a_pipeline_brings_its_query_and_its_instruction() 
 # Thresholds, missing texts, top_n.
 
 
-def test_a_threshold_drops_hits_and_all_that_was_not_scored_and_leaves_the_total() -> None:
+def test_a_threshold_drops_low_and_unscored_hits_and_keeps_the_total() -> None:
     found = client_side(FakeClient(FIVE), window=4).search(BODY, query="q", min_score=0.3)
     assert ids(found) == ["2", "1", "3"]
     assert found["hits"]["total"]["value"] == 5
@@ -174,10 +174,10 @@ def test_a_threshold_drops_hits_and_all_that_was_not_scored_and_leaves_the_total
     assert (ids(none), none["hits"]["max_score"], none["rerank"]["status"]) == ([], None, "ranked")
 
 
-def test_a_calls_threshold_beats_the_configurations() -> None:
+def test_a_calls_threshold_overrides_the_configuration() -> None:
     reranker = client_side(config={"min_score": 0.6})
-    assert len(ids(reranker.rerank(answer_of(FIVE), "q"))) == 2
-    assert len(ids(reranker.rerank(answer_of(FIVE), "q", min_score=None))) == 5
+    assert len(ids(reranker.rerank(response_of(FIVE), "q"))) == 2
+    assert len(ids(reranker.rerank(response_of(FIVE), "q", min_score=None))) == 5
 
 
 HOLES = [hit("a", None, 9.0), hit("b", "0.2", 8.0), hit("c", " ", 7.0), hit("d", "0.6", 6.0)]
@@ -185,41 +185,41 @@ HOLES = [hit("a", None, 9.0), hit("b", "0.2", 8.0), hit("c", " ", 7.0), hit("d",
 
 @pytest.mark.parametrize(("missing", "order"), [("last", ["d", "b", "a", "c"]), ("drop", ["d", "b"])])
 def test_a_hit_without_text_goes_last_or_is_dropped(missing: str, order: list[str]) -> None:
-    found = client_side(missing=missing).rerank(answer_of(HOLES), "q")
+    found = client_side(missing=missing).rerank(response_of(HOLES), "q")
     assert ids(found) == order
     assert scores(found) == [0.6, 0.2, None, None][: len(order)]
     assert (found["rerank"]["num_without_text"], found["rerank"]["num_scored"]) == (2, 2)
 
 
-def test_a_hit_without_text_may_be_scored_as_an_empty_one() -> None:
+def test_a_hit_without_text_can_be_scored_as_an_empty_text() -> None:
     scorer = FakeScorer(lambda request: PairScore(float(request.document or "0.4")))
-    found = client_side(scorer=scorer, missing="score").rerank(answer_of(HOLES), "q")
+    found = client_side(scorer=scorer, missing="score").rerank(response_of(HOLES), "q")
     assert (ids(found), scores(found)) == (["d", "a", "c", "b"], [0.6, 0.4, 0.4, 0.2])
 
 
-def test_a_hit_without_text_may_be_refused() -> None:
+def test_a_hit_without_text_can_raise() -> None:
     with pytest.raises(InputError, match="a hit has no text: _id 'a'"):
-        client_side(missing="raise").rerank(answer_of(HOLES), "q")
+        client_side(missing="raise").rerank(response_of(HOLES), "q")
 
 
-def test_hits_without_text_go_before_what_lies_past_the_window() -> None:
-    assert ids(client_side(window=3).rerank(answer_of(HOLES), "q")) == ["b", "a", "c", "d"]
+def test_hits_without_text_are_before_those_behind_the_window() -> None:
+    assert ids(client_side(window=3).rerank(response_of(HOLES), "q")) == ["b", "a", "c", "d"]
 
 
-def test_an_answer_without_any_text_is_told_to_be_unranked() -> None:
-    found = client_side().rerank(answer_of([HOLES[0], HOLES[2]]), "q")
+def test_a_response_without_any_text_is_skipped() -> None:
+    found = client_side().rerank(response_of([HOLES[0], HOLES[2]]), "q")
     assert (found["rerank"]["status"], ids(found), scores(found)) == ("skipped", ["a", "c"], [None, None])
 
 
-def test_top_n_bounds_all_pages_together() -> None:
+def test_top_n_limits_all_pages_together() -> None:
     client = FakeClient(FIVE)
     reranker = client_side(client, window=2, config={"top_n": 4})
     pages = [ids(reranker.search({"from": start, "size": 2}, query="q")) for start in (0, 2, 4)]
     assert pages == [["1", "0"], ["2", "3"], []]
-    assert ids(reranker.rerank(answer_of(FIVE), "q", from_=3, size=2)) == ["3"]
+    assert ids(reranker.rerank(response_of(FIVE), "q", from_=3, size=2)) == ["3"]
 
 
-def test_a_search_without_hits_does_not_ask_the_model() -> None:
+def test_a_search_without_hits_does_not_call_the_model() -> None:
     scorer = FakeScorer()
     found = client_side(FakeClient([]), scorer).search(BODY, query="q")
     assert (ids(found), found["rerank"]["status"], found["hits"]["max_score"]) == ([], "skipped", None)
@@ -236,11 +236,12 @@ def passages(name: str, *texts: str) -> dict[str, Any]:
     return hit(name, None, inner_hits={"best": {"hits": {"hits": inner}}})
 
 
-def test_a_hit_is_as_good_as_its_best_inner_hit() -> None:
+def test_a_hit_has_the_score_of_its_best_inner_hit() -> None:
     found = client_side(
         scorer=words_scorer(fair=0.5, good=0.8, best=0.9), fields=["inner_hits.best.text"]
     ).rerank(
-        answer_of([passages("a", "good", "poor"), passages("b"), passages("c", "poor", "fair", "best")]), "q"
+        response_of([passages("a", "good", "poor"), passages("b"), passages("c", "poor", "fair", "best")]),
+        "q",
     )
     assert ids(found) == ["c", "a", "b"]
     assert scores(found) == [0.9, 0.8, None]
@@ -248,22 +249,22 @@ def test_a_hit_is_as_good_as_its_best_inner_hit() -> None:
     assert found["rerank"]["num_scored"] == 2
 
 
-def test_a_weighted_mean_takes_each_hits_best_inner_hit() -> None:
+def test_a_weighted_mean_uses_the_best_inner_hit_of_each_hit() -> None:
     both = [passages("a", "poor", "fair"), passages("b", "good", "poor", "poor"), passages("c", "poor")]
     found = client_side(
         scorer=words_scorer(fair=0.5, good=1.0),
         fields=["inner_hits.best.text"],
         fusion=LinearFusion(weight=1.0),
-    ).rerank(answer_of(both), "q")
+    ).rerank(response_of(both), "q")
     assert (ids(found), scores(found)) == (["b", "a", "c"], [1.0, 0.5, 0.0])
 
 
-def test_what_the_model_tells_of_a_text_is_told_of_the_hit() -> None:
+def test_a_hit_has_the_models_metadata_of_its_text() -> None:
     scorer = FakeScorer(
         lambda request: PairScore(0.9, log_odds=2.2, truncated=True, query_truncated=True, span=(3, 7))
     )
     found = client_side(scorer=scorer, fields=["title", "body"]).rerank(
-        answer_of([{"_id": "a", "_score": 1.0, "_source": {"title": "T", "body": "whole body"}}]), "q"
+        response_of([{"_id": "a", "_score": 1.0, "_source": {"title": "T", "body": "whole body"}}]), "q"
     )
     assert found["hits"]["hits"][0]["rerank"] == {
         "relevance_score": 0.9,
@@ -281,9 +282,9 @@ def test_what_the_model_tells_of_a_text_is_told_of_the_hit() -> None:
 # A second reranking, cursors, other shapes.
 
 
-def test_a_second_reranking_keeps_what_the_first_stage_said() -> None:
+def test_a_second_reranking_keeps_score_and_rank_of_the_first_stage() -> None:
     first = client_side(scorer=FakeScorer(lambda request: PairScore(1.0 - float(request.document)))).rerank(
-        answer_of(FIVE), "q"
+        response_of(FIVE), "q"
     )
     second = client_side().rerank(first, "q")
     assert ids(second) == ["2", "4", "1", "3", "0"]
@@ -291,7 +292,7 @@ def test_a_second_reranking_keeps_what_the_first_stage_said() -> None:
     assert (kept["first_stage_score"], kept["first_stage_rank"]) == (98.0, 3)
 
 
-def test_the_next_page_of_a_cursor_begins_where_the_first_stage_ended() -> None:
+def test_the_next_page_of_a_cursor_starts_after_the_first_stages_last_hit() -> None:
     sorted_hits = [hit(str(n), repr(n / 10), None, sort=[n]) for n in (1, 3, 2)]
     client = FakeClient(sorted_hits)
     found = client_side(client).search({"search_after": [0], "sort": ["n"], "size": 3}, query="q")
@@ -313,8 +314,8 @@ def test_a_sorted_search_is_reranked_and_keeps_its_sort_values() -> None:
 
 
 @pytest.mark.parametrize("total", [None, {"value": 5, "relation": "gte"}, 5])
-def test_whatever_the_total_is_it_stays(total: object) -> None:
-    response = answer_of(FIVE)
+def test_the_total_is_kept_in_every_form(total: object) -> None:
+    response = response_of(FIVE)
     response["hits"]["total"] = total
     response["aggregations"] = {"a": {"buckets": []}}
     found = client_side().rerank(response, "q")
@@ -326,25 +327,25 @@ def test_whatever_the_total_is_it_stays(total: object) -> None:
 @pytest.mark.parametrize(
     "response", [None, [], {}, {"hits": []}, {"hits": {"hits": None}}, {"hits": {"hits": ["x"]}}]
 )
-def test_what_is_no_answer_to_a_search_is_refused(response: Any) -> None:
-    with pytest.raises(InputTypeError, match="response is no answer to a search"):
+def test_a_value_that_is_not_a_search_response_is_refused(response: Any) -> None:
+    with pytest.raises(InputTypeError, match="response is not a search response"):
         client_side().rerank(response, "q")
 
 
 def test_a_blank_query_is_refused() -> None:
     with pytest.raises(InputError, match="query is blank"):
-        client_side().rerank(answer_of(FIVE), " ")
+        client_side().rerank(response_of(FIVE), " ")
 
 
-# Failure, switched off, clients.
+# Failures, disabled reranking, clients.
 
 
-def test_a_failure_raises_where_nothing_else_is_said() -> None:
+def test_a_failure_raises_by_default() -> None:
     with pytest.raises(EngineError, match="broken"):
         client_side(FakeClient(FIVE), FakeScorer(error=EngineError("broken"))).search(BODY, query="q")
 
 
-def test_a_failure_keeps_the_first_order_where_that_is_wanted() -> None:
+def test_a_failure_keeps_the_first_stages_order_with_keep_order() -> None:
     reranker = client_side(
         FakeClient(FIVE),
         FakeScorer(error=EngineError("broken")),
@@ -359,7 +360,7 @@ def test_a_failure_keeps_the_first_order_where_that_is_wanted() -> None:
     assert found["rerank"]["num_scored"] == 0
 
 
-def test_a_failed_search_is_the_clients_error() -> None:
+def test_a_failed_search_raises_the_clients_error() -> None:
     scorer = FakeScorer()
     with pytest.raises(ConnectionError, match="no node"):
         client_side(
@@ -368,7 +369,7 @@ def test_a_failed_search_is_the_clients_error() -> None:
     assert scorer.calls == []
 
 
-def test_a_disabled_reranker_sends_the_search_as_it_is_cuts_and_says_so() -> None:
+def test_a_disabled_reranker_sends_the_search_unchanged_and_says_so() -> None:
     client = FakeClient(FIVE)
     reranker = client_side(
         client,
@@ -380,14 +381,14 @@ def test_a_disabled_reranker_sends_the_search_as_it_is_cuts_and_says_so() -> Non
     assert client.sent[0]["body"] == {"from": 2, "size": 2}
     assert found["hits"]["hits"] == FIVE[2:3]
     assert found["rerank"]["status"] == "disabled"
-    assert reranker.rerank(answer_of([HOLES[0]]), "q")["hits"]["hits"] == [HOLES[0]]
+    assert reranker.rerank(response_of([HOLES[0]]), "q")["hits"]["hits"] == [HOLES[0]]
 
 
 def test_a_client_of_the_other_kind_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="FakeAsyncClient; allowed: a blocking client"):
+    with pytest.raises(ConfigurationError, match=r"FakeAsyncClient\. Use a blocking client"):
         client_side(FakeAsyncClient(FIVE)).search(BODY, query="q")
     other = AsyncClientSideReranker(FakeClient(FIVE), backend="lexical", fields=["body"])
-    with pytest.raises(ConfigurationError, match="FakeClient; allowed: an asynchronous client"):
+    with pytest.raises(ConfigurationError, match=r"FakeClient\. Use an asynchronous client"):
         asyncio.run(other.search(BODY, query="q"))
 
 
@@ -417,15 +418,15 @@ def without_times(answer: dict[str, Any]) -> dict[str, Any]:
     return {**answer, "rerank": mark}
 
 
-def test_the_asynchronous_one_gives_what_the_blocking_one_gives() -> None:
+def test_the_asynchronous_reranker_returns_the_same_as_the_blocking_one() -> None:
     awaited = asynchronously(lambda one: one.search({"size": 4}, query="q", min_score=0.2), FakeScorer())
     blocking = client_side(FakeClient(FIVE), window=3).search({"size": 4}, query="q", min_score=0.2)
     assert without_times(awaited) == without_times(blocking)
-    at_hand = asynchronously(lambda one: one.rerank(answer_of(FIVE), "q", from_=1, size=2), FakeScorer())
-    assert ids(at_hand) == ids(client_side(window=3).rerank(answer_of(FIVE), "q", from_=1, size=2))
+    at_hand = asynchronously(lambda one: one.rerank(response_of(FIVE), "q", from_=1, size=2), FakeScorer())
+    assert ids(at_hand) == ids(client_side(window=3).rerank(response_of(FIVE), "q", from_=1, size=2))
 
 
-def test_an_asynchronous_call_leaves_the_event_loop_free() -> None:
+def test_an_asynchronous_call_does_not_block_the_event_loop() -> None:
     """The scorer waits for something that only another task can do."""
     asked, released = asyncio.Event(), asyncio.Event()
 
@@ -450,8 +451,8 @@ def test_an_asynchronous_call_leaves_the_event_loop_free() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "what is scored is not told once: none; allowed: one of fields, template, text_of"),
-        ({"fields": ["a"], "template": "{a}"}, "not told once: fields and template"),
+        ({}, "exactly one of fields, template and text_of must be set, not none of them"),
+        ({"fields": ["a"], "template": "{a}"}, "must be set, not fields and template"),
         ({"fields": ["a..b"]}, "fields is not valid"),
         ({"fields": "body"}, "fields is not valid: 'body'"),
         ({"fields": ["a"], "window": 0}, "window is not valid: 0"),
@@ -463,18 +464,18 @@ def test_an_asynchronous_call_leaves_the_event_loop_free() -> None:
         ({"fields": ["a"], "min_score": 2.0}, "min_score is not valid"),
     ],
 )
-def test_a_setting_that_cannot_be_meant_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_an_invalid_setting_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         ClientSideReranker(**settings)
 
 
-def test_settings_beside_a_ready_reranker_are_refused() -> None:
+def test_settings_together_with_a_reranker_are_refused() -> None:
     ready = Reranker(backend="lexical")
     with pytest.raises(ConfigurationError, match="settings beside a ready reranker: 'model'"):
         ClientSideReranker(reranker=ready, fields=["a"], model="demo")
 
 
-def test_one_configuration_serves_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_takes_the_base_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rerank.yaml"
     path.write_text("backend: lexical\ntop_n: 7\n")
     monkeypatch.setenv("QWEN_RERANK_MIN_SCORE", "0.25")
@@ -488,7 +489,7 @@ def test_one_configuration_serves_it_too(tmp_path: Path, monkeypatch: pytest.Mon
     assert ClientSideReranker(config=RerankConfig(top_n=2), fields=["a"], top_n=4).config.top_n == 4
 
 
-def test_what_the_configuration_tells_of_the_pipeline_serves_it_too(tmp_path: Path) -> None:
+def test_fields_and_query_path_default_to_those_of_the_configuration(tmp_path: Path) -> None:
     path = tmp_path / "rerank.yaml"
     path.write_text(
         "backend: lexical\nopensearch:\n  fields: [title, body]\n  query_path: query.match.body.query\n"
@@ -499,7 +500,7 @@ def test_what_the_configuration_tells_of_the_pipeline_serves_it_too(tmp_path: Pa
     assert (own.settings.fields, own.settings.query_path) == ((), "query.match.title.query")
 
 
-def test_a_representation_shows_what_was_set_and_no_key() -> None:
+def test_repr_shows_the_settings_and_no_key() -> None:
     shown = repr(
         ClientSideReranker(fields=["body"], window=20, backend="remote", base_url="http://h", api_key="hush")
     )
@@ -507,12 +508,12 @@ def test_a_representation_shows_what_was_set_and_no_key() -> None:
     assert "fields=('body',), window=20)" in shown
 
 
-def test_closing_leaves_a_reranker_that_was_passed_in_alone() -> None:
+def test_close_does_not_close_a_reranker_that_was_passed_in() -> None:
     ready = Reranker(scorer=FakeScorer())
     with ClientSideReranker(reranker=ready, fields=["body"]) as reranker:
-        reranker.rerank(answer_of(FIVE), "q")
+        reranker.rerank(response_of(FIVE), "q")
     assert ready.rank("q", ["0.5"]).status == "ranked"
     with ClientSideReranker(backend="lexical", fields=["body"]) as own:
-        own.rerank(answer_of(FIVE), "q")
+        own.rerank(response_of(FIVE), "q")
     with pytest.raises(ClosedError):
-        own.rerank(answer_of(FIVE), "q")
+        own.rerank(response_of(FIVE), "q")

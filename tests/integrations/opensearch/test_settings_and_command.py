@@ -1,4 +1,4 @@
-"""The section `opensearch`, the command's options, and what both say when something is wrong."""
+"""The section `opensearch`, the options of the command, and their error messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opensearch_qwen_rerank import ClusterError, OpenSearchSettings, VerificationError, connect, trial, verify
+from opensearch_qwen_rerank import (
+    ClusterError,
+    OpenSearchSettings,
+    VerificationError,
+    connect,
+    smoke_test,
+    verify,
+)
 from opensearch_qwen_rerank._version import __version__
 from opensearch_qwen_rerank.cli import app
 from opensearch_qwen_rerank.cluster import OpenSearchCluster
@@ -19,15 +26,15 @@ from qwen_rerank_plugins import __version__ as base_version
 from tests.integrations.opensearch.fake_cluster import FakeCluster
 
 
-def test_the_version_is_the_base_s() -> None:
+def test_the_version_is_that_of_the_base_package() -> None:
     assert __version__ == base_version
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("invalid", "message"),
     [
         ({"pipline": "a"}, "unknown setting 'pipline'; the nearest known one is 'pipeline'"),
-        ({"pipeline": "Ü"}, "pipeline is not valid: 'Ü'; allowed: up to 64"),
+        ({"pipeline": "Ü"}, "pipeline is not valid: 'Ü'. It must be at most 64"),
         ({"cluster": "http://user:secret@host"}, r"cluster is not valid: \(hidden\)"),
         ({"fields": ("a'b",)}, "fields is not valid"),
         ({"query_path": "query.match.body"}, "query_path is not valid"),
@@ -35,16 +42,16 @@ def test_the_version_is_the_base_s() -> None:
         ({"oversample": 0.5}, "oversample is not valid: 0.5"),
         ({"default_for": ("a",), "on_error": "raise"}, "default_for is set with on_error 'raise'"),
         ({"instruction": "a ${parameters.x}"}, "instruction is not valid"),
-        ({"username": "a"}, "username is set alone; it needs password_env or password_file"),
+        ({"username": "a"}, "username is set alone. Also set password_env or password_file"),
         ({"secret_arn": "a"}, "secret_arn is set alone"),
         ({"service_key_env": "A", "service_key_file": "b"}, "exclude each other"),
-        ({"recipe": "poor"}, "recipe is not valid: 'poor'; allowed: 'simple' or 'rich'"),
-        ({"timeout_s": True}, "timeout_s is not valid: True; allowed: a number"),
+        ({"recipe": "poor"}, "recipe is not valid: 'poor'. It must be 'simple' or 'rich'"),
+        ({"timeout_s": True}, "timeout_s is not valid: True. It must be a number"),
     ],
 )
-def test_a_wrong_setting_is_refused_with_what_is_allowed(wrong: dict[str, Any], message: str) -> None:
+def test_an_invalid_setting_is_refused_with_what_is_required(invalid: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=f"section 'opensearch': .*{message}") as caught:
-        OpenSearchSettings(**wrong)
+        OpenSearchSettings(**invalid)
     assert "secret@" not in str(caught.value)
 
 
@@ -57,11 +64,11 @@ def test_a_wrong_setting_is_refused_with_what_is_allowed(wrong: dict[str, Any], 
         ("query.neural.emb.query_text", "query.neural.emb.query_text"),
     ],
 )
-def test_a_query_path_is_taken_in_each_form(given: str, path: str) -> None:
+def test_a_query_path_is_accepted_in_each_form(given: str, path: str) -> None:
     assert OpenSearchSettings(query_path=given).query_path == path
 
 
-def test_file_environment_and_arguments_go_over_each_other(tmp_path: Path) -> None:
+def test_arguments_override_the_environment_and_the_environment_the_file(tmp_path: Path) -> None:
     file = tmp_path / "rerank.yaml"
     file.write_text("opensearch:\n  fields: [title, body]\n  pipeline: from-file\n  oversample: 3\n")
     env = {"QWEN_RERANK_OPENSEARCH_PIPELINE": "from-env", "QWEN_RERANK_OPENSEARCH_VERIFY_CERTS": "false"}
@@ -71,7 +78,7 @@ def test_file_environment_and_arguments_go_over_each_other(tmp_path: Path) -> No
     assert chosen.verify_certs is False
 
 
-def test_secrets_are_read_where_the_settings_say(tmp_path: Path) -> None:
+def test_secrets_are_read_from_variables_and_files(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("from-file\n")
     assert read_secret(OpenSearchSettings(service_key_file=str(file)), "service_key") == "from-file"
@@ -82,7 +89,7 @@ def test_secrets_are_read_where_the_settings_say(tmp_path: Path) -> None:
     assert read_secret(OpenSearchSettings(), "password") is None
 
 
-def test_messages_hold_the_cause_and_no_secret() -> None:
+def test_messages_have_the_cause_and_no_secret() -> None:
     class Refusing:
         class transport:  # noqa: N801 (the client's attribute)
             @staticmethod
@@ -98,7 +105,7 @@ def test_messages_hold_the_cause_and_no_secret() -> None:
 
 
 def test_requests_to_a_managed_cluster_are_signed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline: no managed cluster was there to try it on."""
+    """Offline: no managed cluster is available to the tests."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "made-up")
     cluster = connect(OpenSearchSettings(cluster="https://search.example.org", aws_region="eu-west-1"))
@@ -110,7 +117,7 @@ def test_requests_to_a_managed_cluster_are_signed(monkeypatch: pytest.MonkeyPatc
     cluster.close()
 
 
-def test_every_setting_is_an_option_with_its_own_words() -> None:
+def test_every_setting_is_an_option_with_its_description() -> None:
     shown = " ".join(CliRunner().invoke(app, ["apply", "--help"], terminal_width=300).output.split())
     for name, field in OpenSearchSettings.model_fields.items():
         assert f"--{name.replace('_', '-')} " in shown
@@ -118,7 +125,7 @@ def test_every_setting_is_an_option_with_its_own_words() -> None:
 
 
 @pytest.mark.parametrize("command", ["plan", "apply", "verify", "destroy"])
-def test_help_teaches_with_examples_on_lines_of_their_own(command: str) -> None:
+def test_help_shows_examples_on_separate_lines(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"]).output
     assert f"\n    opensearch-qwen-rerank {command}" in shown
 
@@ -127,44 +134,44 @@ def test_help_teaches_with_examples_on_lines_of_their_own(command: str) -> None:
     ("arguments", "status", "message"),
     [
         (["plan", "--recipe", "poor"], 2, "recipe is not valid"),
-        (["verify", "--index", "a"], 2, "--index and --search go together"),
+        (["verify", "--index", "a"], 2, "--index and --search must be given together"),
         (["apply", "--username", "a", "--password-env", "NOTHING_SUCH"], 2, "no secret in variable"),
     ],
 )
-def test_errors_are_one_line_and_a_status(arguments: list[str], status: int, message: str) -> None:
-    told = CliRunner().invoke(app, arguments)
-    assert told.exit_code == status
-    assert told.stderr.startswith("opensearch-qwen-rerank: error: ")
-    assert message in told.stderr
-    assert told.stderr.count("\n") == 1
+def test_errors_are_one_line_and_an_exit_code(arguments: list[str], status: int, message: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == status
+    assert result.stderr.startswith("opensearch-qwen-rerank: error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
-def test_nothing_is_verified_before_it_was_applied() -> None:
+def test_verify_before_apply_is_an_error() -> None:
     with pytest.raises(VerificationError, match="was not applied"):
         verify(FakeCluster(), OpenSearchSettings())
 
 
-def test_a_failed_processor_is_told_with_its_error() -> None:
+def test_a_failed_processor_is_reported_with_its_error() -> None:
     results = [{"processor_name": "ml_inference", "status": "fail", "error": "remote said 503"}]
     with pytest.raises(VerificationError, match="processor ml_inference failed: remote said 503"):
-        trial.processor_stages({"processor_results": results}, 10.0)
+        smoke_test.processor_stages({"processor_results": results}, 10.0)
 
 
-@pytest.mark.parametrize(("told", "took_ms"), [(7, 7.0), (71_542_886, 71.542886)])
-def test_nanoseconds_under_the_name_of_milliseconds_are_seen(told: int, took_ms: float) -> None:
-    results = [{"processor_name": "rerank", "status": "success", "duration_millis": told}]
-    (stage,) = trial.processor_stages({"processor_results": results}, 100.0)
+@pytest.mark.parametrize(("duration", "took_ms"), [(7, 7.0), (71_542_886, 71.542886)])
+def test_durations_in_nanoseconds_are_converted(duration: int, took_ms: float) -> None:
+    results = [{"processor_name": "rerank", "status": "success", "duration_millis": duration}]
+    (stage,) = smoke_test.processor_stages({"processor_results": results}, 100.0)
     assert stage.took_ms == pytest.approx(took_ms)
 
 
 @pytest.mark.parametrize(
-    "answer", [{}, {"inference_results": [{"output": [{"dataAsMap": {"scores": [1]}}]}]}]
+    "response", [{}, {"inference_results": [{"output": [{"dataAsMap": {"scores": [1]}}]}]}]
 )
-def test_a_model_that_gives_too_few_scores_is_seen(answer: dict[str, Any]) -> None:
+def test_too_few_scores_are_an_error(response: dict[str, Any]) -> None:
     with pytest.raises(VerificationError, match="scores for 2 texts"):
-        trial.model_scores("rich", answer)
+        smoke_test.read_scores("rich", response)
 
 
-def test_the_search_for_a_query_path_is_built_from_it() -> None:
-    body = trial.search_body("rich", ["body"], "query.hybrid.queries[0].match.body.query")
-    assert body["query"] == {"hybrid": {"queries": [{"match": {"body": {"query": trial.QUESTION}}}]}}
+def test_the_smoke_tests_search_is_built_from_the_query_path() -> None:
+    body = smoke_test.search_body("rich", ["body"], "query.hybrid.queries[0].match.body.query")
+    assert body["query"] == {"hybrid": {"queries": [{"match": {"body": {"query": smoke_test.QUESTION}}}]}}

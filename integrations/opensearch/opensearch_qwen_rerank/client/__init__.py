@@ -1,6 +1,6 @@
-"""Reranking OpenSearch's answers on the client's side: for clusters that cannot, and for what a cluster's configuration cannot say.
+"""Reranks OpenSearch responses on the client side, for clusters without ML Commons and for features that pipelines lack.
 
-Nothing here imports a client library: a search runs through whatever has the `search` method of opensearch-py.
+This package imports no client library: a search runs through any object with the `search` method of opensearch-py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From two scores of a hit, the first stage's and the model's, to one. Pure arithmetic; no hits, no model."""
+"""Fuses the first stage's and the model's score of each hit into one. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Fusion", "LinearFusion", "RankFusion", "min_max"]
+__all__ = ["Fusion", "LinearFusion", "RankFusion", "min_max_normalize"]
 
 
 class LinearFusion(BaseModel):
-    """A weighted mean of both scores, each brought to 0…1 within the window by its least and greatest.
+    """A weighted mean of both scores after min-max normalization within the window.
 
     Attributes:
-        weight: The model's share; 1 is the model alone, 0 the first stage alone.
+        weight: Weight of the model's score; 1 ignores the first stage, 0 ignores the model.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -22,19 +22,19 @@ class LinearFusion(BaseModel):
     weight: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def fuse(self, first: Sequence[float], model: Sequence[float]) -> list[float]:
-        """Give the fused score of each hit; both lists have the window's hits in one order."""
-        pairs = zip(min_max(first), min_max(model), strict=True)
+        """Return the fused score of each hit; both lists have the scores in the same order of hits."""
+        pairs = zip(min_max_normalize(first), min_max_normalize(model), strict=True)
         return [(1.0 - self.weight) * one + self.weight * other for one, other in pairs]
 
 
 class RankFusion(BaseModel):
-    """Reciprocal rank fusion: 1 / (k + rank), summed over both orders, ranks from 1.
+    """Reciprocal rank fusion: the sum of 1 / (k + rank) over both orders, with ranks from 1.
 
     After Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
-    Methods" (SIGIR 2009), which has k = 60.
+    Methods" (SIGIR 2009), which uses k = 60.
 
     Attributes:
-        k: How little the first ranks stand out; larger is flatter.
+        k: Constant of the formula; a larger value gives the first ranks less weight.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -42,7 +42,7 @@ class RankFusion(BaseModel):
     k: Annotated[int, Field(ge=1)] = 60
 
     def fuse(self, first_ranks: Sequence[int], model_ranks: Sequence[int]) -> list[float]:
-        """Give the fused score of each hit; both lists have the hits' ranks, from 1, in one order of hits."""
+        """Return the fused score of each hit; both lists have the ranks, from 1, in the same order of hits."""
         pairs = zip(first_ranks, model_ranks, strict=True)
         return [1.0 / (self.k + one) + 1.0 / (self.k + other) for one, other in pairs]
 
@@ -50,8 +50,8 @@ class RankFusion(BaseModel):
 Fusion = LinearFusion | RankFusion
 
 
-def min_max(scores: Sequence[float]) -> list[float]:
-    """Bring scores to 0…1; equal ones are 1.0 each, as in OpenSearch's own normalization."""
+def min_max_normalize(scores: Sequence[float]) -> list[float]:
+    """Scale scores to 0…1; if all are equal, all become 1.0, as in OpenSearch's own normalization."""
     if not scores:
         return []
     low, high = min(scores), max(scores)

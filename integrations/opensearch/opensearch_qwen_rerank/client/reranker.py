@@ -1,7 +1,6 @@
-"""`ClientSideReranker` and its asynchronous twin: search, rerank what was found, answer as the cluster would.
+"""`ClientSideReranker` and `AsyncClientSideReranker`: search, rerank the hits, and return the response.
 
-They tie the rooms beside them together. How scores come about, which models and services there are and what happens
-when they fail is the base package's matter.
+The base package's `Reranker` scores the texts, with its own settings for models, services and failures.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import time
 from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, Protocol, TypedDict, Unpack
 
-from opensearch_qwen_rerank.client.jobs import Job
-from opensearch_qwen_rerank.client.searching import (
-    Search,
+from opensearch_qwen_rerank.client.rerank_window import RerankWindow
+from opensearch_qwen_rerank.client.search_request import (
+    SearchRequest,
     check_count,
-    plan_search,
-    query_text,
-    search_instruction,
+    find_instruction,
+    find_query,
+    widen_search,
 )
-from opensearch_qwen_rerank.client.settings import ClientSettings, with_section
+from opensearch_qwen_rerank.client.settings import ClientSettings, add_section
 from qwen_rerank_plugins import ConfigurationError, RerankConfig, Reranker, RerankResult
 from qwen_rerank_plugins.wrapping import HoldsReranker, choose_reranker
 
@@ -33,29 +32,29 @@ __all__ = [
 
 
 class SearchClient(Protocol):
-    """What a search runs through; `OpenSearch` of opensearch-py is one."""
+    """A client with a blocking `search`, such as `OpenSearch` of opensearch-py."""
 
     def search(self, *, body: Any, index: Any, params: Any, headers: Any) -> Any:
-        """Give the answer to a search, a mapping."""
+        """Return the response, a mapping."""
 
 
 class AsyncSearchClient(Protocol):
-    """What a search runs through without blocking; `AsyncOpenSearch` of opensearch-py is one."""
+    """A client with an asynchronous `search`, such as `AsyncOpenSearch` of opensearch-py."""
 
     def search(self, *, body: Any, index: Any, params: Any, headers: Any) -> Awaitable[Any]:
-        """Give the answer to a search, a mapping, when it is awaited."""
+        """Return an awaitable of the response, a mapping."""
 
 
 class CallOptions(TypedDict, total=False):
-    """The options of one call, in place of the configuration's: see `Reranker.rank`."""
+    """Options of one call that override the configuration; see `Reranker.rank`."""
 
     instruction: str | None
     min_score: float | None
     deadline_s: float | None
 
 
-class _ClientSide(HoldsReranker):
-    """What both share: settings, and everything before and after the waiting."""
+class _ClientSideBase(HoldsReranker):
+    """What both classes share: settings, and everything before and after waiting."""
 
     def __init__(
         self,
@@ -65,28 +64,28 @@ class _ClientSide(HoldsReranker):
         reranker: Reranker | None = None,
         **settings: Any,
     ) -> None:
-        """Create a reranker; nothing is loaded yet, and the environment is not read.
+        """Create a reranker; loads nothing yet, and does not read the environment.
 
         Args:
-            client: What searches run through; None where only answers at hand are reranked.
-            config: Settings of models and services to start from; None for the defaults.
-            reranker: A ready reranker in place of those; it stays the caller's to close.
-            settings: Fields of `ClientSettings`, and of `RerankConfig`, over those of `config`; `fields` and
-                `query_path`, left out, are those of its section `opensearch`.
+            client: The search client; None if only `rerank` is used.
+            config: Settings of models and services; None for the defaults.
+            reranker: A reranker to use instead; the caller closes it.
+            settings: Fields of `ClientSettings` and of `RerankConfig`, which override `config`. `fields` and `query_path`
+                default to those of its section `opensearch`.
 
         Raises:
-            ConfigurationError: A setting is unknown or wrong.
+            ConfigurationError: A setting is unknown or invalid.
         """
         own, rest = self.split_parameters(settings)
         self._reranker = choose_reranker(config, reranker, rest)
         self._is_lent = reranker is not None
-        self._settings = ClientSettings.of(with_section(own, self._reranker.config))
+        self._settings = ClientSettings.from_keywords(add_section(own, self._reranker.config))
         self._reader = self._settings.text_reader()
         self._client = client
 
     @classmethod
     def own_parameters(cls) -> Collection[str]:
-        """The client, and the fields of `ClientSettings`."""
+        """Return the client and the fields of `ClientSettings`."""
         return {"client", *ClientSettings.model_fields}
 
     @property
@@ -96,7 +95,7 @@ class _ClientSide(HoldsReranker):
 
     @property
     def settings(self) -> ClientSettings:
-        """The settings of the client's side."""
+        """The settings of reranking on the client side."""
         return self._settings
 
     def __repr__(self) -> str:
@@ -104,41 +103,43 @@ class _ClientSide(HoldsReranker):
         own = "".join(f", {name}={value!r}" for name, value in shown.items())
         return f"{type(self).__name__}({self.config!r}{own})"
 
-    def _planned(self, body: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> Search:
+    def _widen(self, body: Mapping[str, Any] | None, params: Mapping[str, Any] | None) -> SearchRequest:
         if self._client is None:
-            raise ConfigurationError("there is no client to search with: None; allowed: an OpenSearch client")
-        return plan_search(body or {}, params or {}, window=self._settings.window, widens=self.config.enabled)
+            raise ConfigurationError("there is no client to search with: None. Pass an OpenSearch client.")
+        return widen_search(
+            body or {}, params or {}, window=self._settings.window, widens=self.config.enabled
+        )
 
-    def _query(self, body: Mapping[str, Any] | None, query: str | None) -> str:
-        return query_text(body or {}, query, self._settings.query_path)
+    def _find_query(self, body: Mapping[str, Any] | None, query: str | None) -> str:
+        return find_query(body or {}, query, self._settings.query_path)
 
     @staticmethod
     def _options(body: Mapping[str, Any] | None, options: CallOptions) -> CallOptions:
-        """The call's options, with the instruction of the search where the call has none."""
-        told = search_instruction(body or {})
-        return options if told is None else {"instruction": told, **options}
+        """Return the call's options; the search's instruction is used if the call has none."""
+        instruction = find_instruction(body or {})
+        return options if instruction is None else {"instruction": instruction, **options}
 
-    def _at_hand(self, start: int, size: int | None) -> Search:
+    def _page(self, start: int, size: int | None) -> SearchRequest:
         check_count("from_", start)
         check_count("size", 0 if size is None else size)
         window = self._settings.window if self.config.enabled else 0
-        return Search({}, {}, window=window, start=start, size=size)
+        return SearchRequest({}, {}, window=window, start=start, size=size)
 
-    def _job(self, response: Any, search: Search) -> Job:
-        return Job.read(response, search, self._settings, self._reader)
+    def _window(self, response: Any, search: SearchRequest) -> RerankWindow:
+        return RerankWindow.from_response(response, search, self._settings, self._reader)
 
-    def _answered(
-        self, job: Job, result: RerankResult, options: CallOptions, timings: Mapping[str, float]
+    def _to_response(
+        self, window: RerankWindow, result: RerankResult, options: CallOptions, timings: Mapping[str, float]
     ) -> dict[str, Any]:
         min_score = options.get("min_score", self.config.min_score)
-        return job.answer(result, top_n=self.config.top_n, min_score=min_score, timings=timings)
+        return window.to_response(result, top_n=self.config.top_n, min_score=min_score, timings=timings)
 
 
-class ClientSideReranker(_ClientSide):
-    """Rerank OpenSearch's hits in this program, or by a service, without anything changed in the cluster.
+class ClientSideReranker(_ClientSideBase):
+    """Rerank OpenSearch hits in this process or with a service; the cluster is not changed.
 
-    Takes the settings of `ClientSettings` and of `RerankConfig` as keywords, by their own names. The engine is shared
-    by the process and loaded on first use. Calls are safe from several threads as far as the client's are.
+    Takes the settings of `ClientSettings` and of `RerankConfig` as keywords. The engine is shared within the process
+    and loaded on first use. Calls are thread-safe if the client's are.
 
         >>> from opensearch_qwen_rerank.client import ClientSideReranker
         >>> reranker = ClientSideReranker(fields=["title", "body"], backend="lexical")
@@ -150,13 +151,12 @@ class ClientSideReranker(_ClientSide):
         >>> found["hits"]["hits"][0]["_id"], found["hits"]["hits"][0]["rerank"]["first_stage_score"]
         ('2', 3.0)
 
-    An answer is the search's own with its hits reordered. `_score` of a hit is its probability from 0 to 1, or the
-    fused score; null where it was not scored: hits behind the window, and hits without text. Beside it each hit has
-    `rerank`: `relevance_score`, `log_odds`, `first_stage_score`, `first_stage_rank`, and where it applies
-    `truncated`, `query_truncated`, `inner_hit` (the best one's position), `passage` with `passage_field` and
-    `passage_span`. The answer has `rerank` too: `status` ("ranked", "skipped" when there was nothing to score,
-    "disabled", or "failed" and then `error`), `model`, counts, and times in milliseconds. Where nothing was scored
-    because scoring failed or is switched off, hits are as they came.
+    The result is the search's response with its hits reordered. A hit's `_score` is its probability from 0 to 1, or the
+    fused score; it is null if the hit was not scored: behind the window, or without text. Each hit has `rerank` with
+    `relevance_score`, `log_odds`, `first_stage_score`, `first_stage_rank`, and where they apply `truncated`,
+    `query_truncated`, `inner_hit` (position of the best one), `passage`, `passage_field` and `passage_span`. The response
+    has `rerank` with `status` ("ranked"; "skipped" if there was nothing to score; "disabled"; "failed", with `error`),
+    `model`, counts, and durations in milliseconds. If scoring failed or is disabled, the hits are unchanged.
     """
 
     _client: SearchClient | None
@@ -171,24 +171,24 @@ class ClientSideReranker(_ClientSide):
         headers: Mapping[str, str] | None = None,
         **options: Unpack[CallOptions],
     ) -> dict[str, Any]:
-        """Search, and rerank what is found: the window's hits in their new order, the others behind, cut to the page.
+        """Search and rerank; return the page of the window's hits in their new order, followed by the other hits.
 
-        `from` and `size` of the search mean what they always do; the search that is sent reaches over the window.
-        A search with `search_after`, `pit`, `slice` or `scroll` is sent as it is and its page reranked in itself.
+        `from` and `size` have their usual meaning; the search that is sent covers the whole window. A search with
+        `search_after`, `pit`, `slice` or `scroll` is sent as it is, and its page is reranked separately.
 
         Args:
-            body: The search; left as it is.
-            index: Where to search, as in opensearch-py.
-            query: What the hits are ranked by; None for what stands at `query_path`, or in its `ext` for a pipeline.
-            params: The search's parameters.
-            headers: The search's headers.
+            body: The search body; it is not changed.
+            index: Index or indices, as in opensearch-py.
+            query: The query to rank by; None to read it at `query_path`, or from `ext` as a pipeline does.
+            params: Query parameters of the search.
+            headers: Headers of the search.
             options: `instruction`, `min_score` and `deadline_s` of this call.
 
         Raises:
             InputError: There is no query, or the hits cannot be ranked.
             RerankError: Scoring failed, and `on_error` is "raise".
         """
-        text, search = self._query(body, query), self._planned(body, params)
+        text, search = self._find_query(body, query), self._widen(body, params)
         assert self._client is not None
         started_s = time.perf_counter()
         response = self._client.search(
@@ -196,7 +196,7 @@ class ClientSideReranker(_ClientSide):
         )
         if inspect.isawaitable(response):
             _close(response)
-            raise _wrong_client(self._client, "a blocking client, or AsyncClientSideReranker")
+            raise _wrong_client(self._client, "Use a blocking client, or AsyncClientSideReranker.")
         return self._reranked(
             response, text, search, self._options(body, options), {"search_ms": _ms_since(started_s)}
         )
@@ -210,32 +210,37 @@ class ClientSideReranker(_ClientSide):
         size: int | None = None,
         **options: Unpack[CallOptions],
     ) -> dict[str, Any]:
-        """Rerank an answer at hand, whose hits begin with the first stage's first.
+        """Rerank an existing response, whose hits start with the first stage's first hit.
 
         Args:
-            response: A search's answer; left as it is.
-            query: What the hits are ranked by.
-            from_: First hit to give, after reranking.
-            size: Hits to give; None for all.
+            response: A search response; it is not changed.
+            query: The query to rank by.
+            from_: Position of the first hit to return, after reranking.
+            size: Number of hits to return; None for all.
             options: `instruction`, `min_score` and `deadline_s` of this call.
 
         Raises:
-            InputError: It is no answer to a search, or the hits cannot be ranked.
+            InputError: The value is not a search response, or the hits cannot be ranked.
             RerankError: Scoring failed, and `on_error` is "raise".
         """
-        return self._reranked(response, query, self._at_hand(from_, size), options, {})
+        return self._reranked(response, query, self._page(from_, size), options, {})
 
     def _reranked(
-        self, response: Any, query: str, search: Search, options: CallOptions, timings: Mapping[str, float]
+        self,
+        response: Any,
+        query: str,
+        search: SearchRequest,
+        options: CallOptions,
+        timings: Mapping[str, float],
     ) -> dict[str, Any]:
         started_s = time.perf_counter()
-        job = self._job(response, search)
-        result = self._reranker.rank(query, job.texts, top_n=None, **options)
-        return self._answered(job, result, options, {"took_ms": _ms_since(started_s), **timings})
+        window = self._window(response, search)
+        result = self._reranker.rank(query, window.texts, top_n=None, **options)
+        return self._to_response(window, result, options, {"took_ms": _ms_since(started_s), **timings})
 
 
-class AsyncClientSideReranker(_ClientSide):
-    """Rerank OpenSearch's hits as `ClientSideReranker` does, without ever blocking the event loop."""
+class AsyncClientSideReranker(_ClientSideBase):
+    """Rerank OpenSearch hits as `ClientSideReranker` does, without blocking the event loop."""
 
     _client: AsyncSearchClient | None
 
@@ -249,15 +254,15 @@ class AsyncClientSideReranker(_ClientSide):
         headers: Mapping[str, str] | None = None,
         **options: Unpack[CallOptions],
     ) -> dict[str, Any]:
-        """Search and rerank as `ClientSideReranker.search` does."""
-        text, search = self._query(body, query), self._planned(body, params)
+        """Search and rerank like `ClientSideReranker.search`."""
+        text, search = self._find_query(body, query), self._widen(body, params)
         assert self._client is not None
         started_s = time.perf_counter()
         found = self._client.search(
             body=search.body, index=index, params=search.params, headers=dict(headers or {})
         )
         if not inspect.isawaitable(found):
-            raise _wrong_client(self._client, "an asynchronous client, or ClientSideReranker")
+            raise _wrong_client(self._client, "Use an asynchronous client, or ClientSideReranker.")
         response = await found
         return await self._reranked(
             response, text, search, self._options(body, options), {"search_ms": _ms_since(started_s)}
@@ -272,24 +277,29 @@ class AsyncClientSideReranker(_ClientSide):
         size: int | None = None,
         **options: Unpack[CallOptions],
     ) -> dict[str, Any]:
-        """Rerank an answer at hand as `ClientSideReranker.rerank` does."""
-        return await self._reranked(response, query, self._at_hand(from_, size), options, {})
+        """Rerank an existing response like `ClientSideReranker.rerank`."""
+        return await self._reranked(response, query, self._page(from_, size), options, {})
 
     async def _reranked(
-        self, response: Any, query: str, search: Search, options: CallOptions, timings: Mapping[str, float]
+        self,
+        response: Any,
+        query: str,
+        search: SearchRequest,
+        options: CallOptions,
+        timings: Mapping[str, float],
     ) -> dict[str, Any]:
         started_s = time.perf_counter()
-        job = self._job(response, search)
-        result = await self._reranker.arank(query, job.texts, top_n=None, **options)
-        return self._answered(job, result, options, {"took_ms": _ms_since(started_s), **timings})
+        window = self._window(response, search)
+        result = await self._reranker.arank(query, window.texts, top_n=None, **options)
+        return self._to_response(window, result, options, {"took_ms": _ms_since(started_s), **timings})
 
 
-def _wrong_client(client: object, allowed: str) -> ConfigurationError:
-    return ConfigurationError(f"the client is of the other kind: {type(client).__name__}; allowed: {allowed}")
+def _wrong_client(client: object, remedy: str) -> ConfigurationError:
+    return ConfigurationError(f"the client is of the other kind: {type(client).__name__}. {remedy}")
 
 
 def _close(awaitable: object) -> None:
-    """Let a coroutine that nobody will await go without a warning."""
+    """Close a coroutine that is not awaited, which would cause a warning."""
     if inspect.iscoroutine(awaitable):
         awaitable.close()
 

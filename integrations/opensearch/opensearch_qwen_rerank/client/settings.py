@@ -1,4 +1,4 @@
-"""What the client's side decides for itself: window, texts, fusion. Models and services are the base package's settings."""
+"""The settings of reranking on the client side: window, texts, fusion. The base package has those of the model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pydantic import (
 )
 
 from opensearch_qwen_rerank.client.fusion import Fusion
-from opensearch_qwen_rerank.client.texts import TextReader
-from opensearch_qwen_rerank.settings import OpenSearchSettings
+from opensearch_qwen_rerank.client.hit_text import HitTextReader
+from opensearch_qwen_rerank.settings import OpenSearchSettings, format_requirement
 from qwen_rerank_plugins import ConfigurationError, RerankConfig
 
-__all__ = ["ClientSettings", "with_section"]
+__all__ = ["ClientSettings", "add_section"]
 
 Missing = Literal["last", "score", "drop", "raise"]
 
@@ -29,31 +29,31 @@ def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _path(text: str) -> str:
+def _check_path(text: str) -> str:
     if not text or not all(text.split(".")):
         raise ValueError("a path such as 'body' or 'query.match.body.query'")
     return text
 
 
-Path = Annotated[str, AfterValidator(_path)]
+Path = Annotated[str, AfterValidator(_check_path)]
 
 
 class ClientSettings(BaseModel):
-    """How search results are reranked on the client's side; frozen.
+    """How search results are reranked on the client side; frozen.
 
-    Exactly one of `fields`, `template` and `text_of` says what is scored of a hit.
+    Exactly one of `fields`, `template` and `text_of` defines the scored text of a hit.
 
     Attributes:
-        fields: Paths into the hit, joined by a blank line, those that a hit lacks left out. A path looks into the
-            hit's `fields`, then into its `_source`; `inner_hits.<name>.<path>` looks into inner hits, each of which
-            is scored, and the best counts.
-        template: A text with such paths in braces, `{title}: {body}`; a brace itself is written twice.
-        text_of: Gives the text of a hit, or None for one without.
-        window: How many of the first stage's hits are scored, whatever `size` is.
-        missing: What happens to a hit without any text: it goes last without a score, is scored as an empty text,
-            is dropped, or raises.
-        fusion: How the first stage's score counts beside the model's; None for the model's alone.
-        query_path: Where in the search's body the query's text stands, for calls that do not pass it.
+        fields: Paths in the hit, whose texts are joined by a blank line; missing ones are left out. A path is read from the
+            hit's `fields`, then from its `_source`. `inner_hits.<name>.<path>` reads inner hits: each is scored, and
+            the best score is used.
+        template: A text with such paths in braces, `{title}: {body}`; a literal brace is doubled.
+        text_of: Function that returns the text of a hit, or None.
+        window: Number of the first stage's hits that are scored, independent of `size`.
+        missing: What happens to a hit without text: "last" keeps it behind the others without a score, "score" scores an
+            empty text, "drop" removes it, "raise" raises an InputError.
+        fusion: How the first stage's score is combined with the model's; None uses the model's alone.
+        query_path: Path of the query's text in the search body, for calls without a query.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -70,16 +70,14 @@ class ClientSettings(BaseModel):
     def _check_together(self) -> Self:
         given = [name for name in ("fields", "template", "text_of") if getattr(self, name)]
         if len(given) != 1:
-            named = " and ".join(given) or "none"
-            raise ValueError(
-                f"what is scored is not told once: {named}; allowed: one of fields, template, text_of"
-            )
+            named = " and ".join(given) or "none of them"
+            raise ValueError(f"exactly one of fields, template and text_of must be set, not {named}.")
         self.text_reader()
         return self
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any]) -> ClientSettings:
-        """Check keywords.
+    def from_keywords(cls, keywords: Mapping[str, Any]) -> ClientSettings:
+        """Create settings from keywords.
 
         Raises:
             ConfigurationError: A setting is unknown, wrong, or contradicts another.
@@ -87,31 +85,31 @@ class ClientSettings(BaseModel):
         try:
             return cls(**keywords)
         except ValidationError as error:
-            raise _own_error(error) from None
+            raise _to_configuration_error(error) from None
 
-    def text_reader(self) -> TextReader:
-        """What reads the texts of a hit as these settings say."""
-        return TextReader(self.fields, self.template, self.text_of)
+    def text_reader(self) -> HitTextReader:
+        """Return the reader of hit texts for these settings."""
+        return HitTextReader(self.fields, self.template, self.text_of)
 
 
-def with_section(keywords: Mapping[str, Any], config: RerankConfig) -> dict[str, Any]:
-    """Complete keywords by what a configuration tells of the cluster's pipeline: which fields, and where the query stands.
+def add_section(keywords: Mapping[str, Any], config: RerankConfig) -> dict[str, Any]:
+    """Add `fields` and `query_path` of a configuration's section `opensearch` to keywords that lack them.
 
     Raises:
-        ConfigurationError: The section is not valid.
+        ConfigurationError: The section is invalid.
     """
-    held = OpenSearchSettings.from_config(config)
-    told: dict[str, Any] = {"query_path": held.query_path} if held.query_path else {}
-    if held.fields and not any(keywords.get(name) for name in ("fields", "template", "text_of")):
-        told["fields"] = held.fields
-    return {**told, **keywords}
+    section = OpenSearchSettings.from_config(config)
+    added: dict[str, Any] = {"query_path": section.query_path} if section.query_path else {}
+    if section.fields and not any(keywords.get(name) for name in ("fields", "template", "text_of")):
+        added["fields"] = section.fields
+    return {**added, **keywords}
 
 
-def _own_error(error: ValidationError) -> ConfigurationError:
-    """Tell pydantic's first finding as the base package tells its own."""
+def _to_configuration_error(error: ValidationError) -> ConfigurationError:
+    """Format pydantic's first error as the setting, its value, and the requirement."""
     detail = error.errors(include_url=False)[0]
-    own = detail.get("ctx", {}).get("error")
     if not detail["loc"]:
-        return ConfigurationError(str(own or detail["msg"]))
-    allowed = str(own) if own else detail["msg"].removeprefix("Input should be ")
-    return ConfigurationError(f"{detail['loc'][0]} is not valid: {detail['input']!r}; allowed: {allowed}")
+        return ConfigurationError(str(detail.get("ctx", {}).get("error") or detail["msg"]))
+    return ConfigurationError(
+        f"{detail['loc'][0]} is not valid: {detail['input']!r}. {format_requirement(detail)}"
+    )

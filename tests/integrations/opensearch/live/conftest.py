@@ -1,4 +1,4 @@
-"""What the contract's tests share: a cluster that may call this machine, texts, and the core to compare with."""
+"""Fixtures of the contract tests: a cluster that can call this machine, texts, and the core to compare with."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.integrations.opensearch.nodes.services import RerankService
 
 @pytest.fixture(scope="session")
 def core() -> Iterator[Reranker]:
-    """The model that the service has, in this process."""
+    """The service's model, in this process."""
     with Reranker(model="demo") as reranker:
         yield reranker
 
 
 @pytest.fixture(scope="module")
 def ready(cluster: Cluster) -> Iterator[Cluster]:
-    """A cluster with the index `passages` that may call services of this machine; empty again after the module."""
+    """A cluster with the index `passages` that can call services of this machine; empty after the module."""
     cluster.reset()
     allow_loopback(cluster)
     cluster.load(INDEX, [{"text": text, "number": number} for number, text in enumerate(PASSAGES)])
@@ -38,6 +38,6 @@ def strict(ready: Cluster, service: RerankService) -> dict[Kind, Recipe]:
 
 @pytest.fixture(scope="module")
 def lenient(ready: Cluster, service: RerankService) -> dict[Kind, Recipe]:
-    """The same, but a search whose hits cannot be reranked gets its first order."""
+    """Both recipes, ignoring failures: a search that cannot be reranked keeps the first stage's order."""
     to = Connection(service.rerank_url, ignore_failure=True)
     return {kind: set_up(ready, kind, to) for kind in ("simple", "rich")}

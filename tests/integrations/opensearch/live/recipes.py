@@ -1,6 +1,6 @@
-"""Both recipes as a person would type them, on purpose apart from what `opensearch-qwen-rerank` builds: each checks the other.
+"""Both recipes written by hand, independent of what `opensearch-qwen-rerank` builds.
 
-`simple` is the processor `rerank` over a model with ML Commons' own functions for Cohere's form; a search must carry
+`simple` is the processor `rerank` with a model that uses ML Commons' functions for Cohere's API; a search must have
 `ext.rerank`. `rich` is `ml_inference`, which writes the model's scores into the hits, and `rerank` by that field.
 """
 
@@ -26,7 +26,7 @@ SETTINGS = {
 
 CLIENT_CONFIG = {
     "max_connection": 10,
-    "connection_timeout": 3,  # seconds, as all of them from 2.14 on
+    "connection_timeout": 3,  # in seconds, like all timeouts from 2.14 on
     "read_timeout": 30,
     "max_retry_times": 0,
 }
@@ -50,13 +50,13 @@ class Connection:
 
     Attributes:
         url: The service's address.
-        ignore_failure: Whether a search gets its first order where reranking fails.
-        fields: What is read of each hit.
-        client_config: Timeouts and retries, over `CLIENT_CONFIG`.
-        parameters: The connector's own parameters, over the instruction.
+        ignore_failure: Whether a search keeps the first stage's order if reranking fails.
+        fields: The ranked fields.
+        client_config: Timeouts and retries that override `CLIENT_CONFIG`.
+        parameters: Parameters of the connector beside the instruction.
         key: The service's key.
-        oversample: How many times `size` hits are reranked; None without a window.
-        ignore_missing: Whether `ml_inference` passes hits by that lack the field.
+        oversample: Reranked hits as a multiple of `size`; None for no window.
+        ignore_missing: Whether `ml_inference` skips hits without the field.
     """
 
     url: str
@@ -71,13 +71,13 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A pipeline that is set up.
+    """A pipeline in a cluster.
 
     Attributes:
-        cluster: Where.
-        kind: Which recipe.
-        name: The pipeline's name.
-        model_id: The model that it calls.
+        cluster: The cluster.
+        kind: The recipe.
+        name: Name of the pipeline.
+        model_id: Id of its model.
     """
 
     cluster: Cluster
@@ -95,15 +95,15 @@ class Recipe:
         params: Mapping[str, Any] | None = None,
         **body: Any,
     ) -> Any:
-        """Search through the pipeline, all documents by default; the answer.
+        """Search through the pipeline, by default for all documents, and return the response.
 
         Args:
-            index: Where.
-            query_text: What the model is told that was searched for; None for a search that says nothing of it.
+            index: The index.
+            query_text: The query for the model; None for a search without one.
             query: The first stage's query.
             instruction: What relevance means (rich only).
-            params: Parameters of the address.
-            body: What else the search's body has; `from_` for `from`.
+            params: Query parameters.
+            body: Other keys of the search body; `from_` for `from`.
 
         Raises:
             TransportError: The cluster answered with an error.
@@ -116,19 +116,19 @@ class Recipe:
         return self.cluster.client.search(index=index, body=whole, params=named)
 
     def ext(self, query_text: str, instruction: str) -> dict[str, Any]:
-        """What a search tells the recipe."""
+        """Return the `ext` of a search for the recipe."""
         if self.kind == "simple":
             return {"rerank": {"query_context": {"query_text": query_text}}}
         return {"ml_inference": {"query_text": query_text, "instruction": instruction}}
 
 
 def allow_loopback(cluster: Cluster) -> None:
-    """Let the cluster call services of this machine, which it takes for private ones."""
+    """Allow the cluster to call services of this machine, whose addresses are private."""
     cluster.request("PUT", "/_cluster/settings", {"persistent": SETTINGS})
 
 
 def set_up(cluster: Cluster, kind: Kind, to: Connection) -> Recipe:
-    """Connector, model, pipeline."""
+    """Create connector, model and pipeline."""
     model_id = _model(cluster, _connector(cluster, kind, to))
     name = cluster.unique(f"{kind}-pipeline")
     processors = (_simple if kind == "simple" else _rich)(model_id, to)
@@ -170,7 +170,7 @@ def _connector(cluster: Cluster, kind: Kind, to: Connection) -> str:
             if "master key has not been initialized" not in str(error):
                 raise
             time.sleep(1)
-    raise AssertionError("the cluster made no key for credentials")
+    raise AssertionError("the cluster created no encryption key")
 
 
 def _model(cluster: Cluster, connector_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The command's four verbs against real clusters: what they change, what they leave, and how hits are ranked between."""
+"""The four commands on real clusters: what they change, what they leave, and how hits are ranked in between."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ SOURCES: list[dict[str, Any]] = [
     {"title": "A kettle without a text"},
 ]
 TOLERANCE = 1e-5
-"""Hits carry a 32-bit float; the demo model's batches may round differently."""
+"""Hits have a 32-bit float, and batches of the demo model may round differently."""
 
 
 class Interrupted(Exception):  # noqa: N818 (it stands for a killed process)
-    """The command ends here."""
+    """Stands for the end of the process."""
 
 
 class KilledLater(OpenSearchCluster):
-    """A cluster whose caller is gone after some requests that change something."""
+    """A cluster that kills its caller after a number of writes."""
 
     left = 10**9
 
@@ -80,7 +80,7 @@ def destroy(cluster: Cluster, chosen: OpenSearchSettings) -> list[str]:
 
 
 def text_of(source: Mapping[str, Any], fields: Sequence[str]) -> str:
-    """What the service ranks of a hit with the recipe `rich`."""
+    """Return the text of a hit that the service ranks with the recipe `rich`."""
     if len(fields) == 1:
         return str(source.get(fields[0], ""))
     return "\n".join(f"{name}: {source[name]}" for name in fields if source.get(name))
@@ -89,7 +89,7 @@ def text_of(source: Mapping[str, Any], fields: Sequence[str]) -> str:
 def check_order(
     hits: list[Any], texts: Sequence[str], score: str = "relevance_score", **options: Any
 ) -> None:
-    """Assert that hits have the order and the scores of the core."""
+    """Assert that hits have the core's order and scores."""
     with Reranker(model="demo") as reranker:
         ranked = reranker.rank(QUERY, list(texts), **options).results
     expected = {str(one.index): getattr(one, score) for one in ranked}
@@ -105,7 +105,7 @@ def search(cluster: Cluster, index: str, body: Mapping[str, Any], **params: str)
     return cluster.request("POST", f"/{index}/_search", body, **params)["hits"]["hits"]
 
 
-def test_applied_twice_verified_and_destroyed_the_cluster_is_as_it_was_found(
+def test_apply_twice_verify_and_destroy_leave_the_cluster_unchanged(
     clean_cluster: Cluster, service: RerankService
 ) -> None:
     clean_cluster.load("books", SOURCES)
@@ -128,11 +128,11 @@ def test_applied_twice_verified_and_destroyed_the_cluster_is_as_it_was_found(
     assert clean_cluster.inventory() == found
 
 
-@pytest.mark.timeout(600)  # a dozen rounds, in each of which a model is taken out of service twice
-def test_interrupted_after_each_request_it_goes_on_to_the_same_end(
+@pytest.mark.timeout(600)  # a dozen rounds, each of which undeploys a model twice
+def test_apply_and_destroy_interrupted_after_any_request_can_be_repeated(
     clean_cluster: Cluster, service: RerankService
 ) -> None:
-    """All requests of one apply, a kill after each; then the same for one destroy."""
+    """A kill after each request of one apply, then after each request of one destroy."""
     clean_cluster.load("books", SOURCES)
     found = clean_cluster.inventory()
     chosen = settings(clean_cluster, service, default_for=("books",), recipe="simple", fields=("body",))
@@ -166,7 +166,7 @@ def test_interrupted_after_each_request_it_goes_on_to_the_same_end(
 
 
 def objects(cluster: Cluster) -> dict[str, list[Any]]:
-    """What ML Commons keeps."""
+    """Return the objects of ML Commons."""
     body = {"query": {"match_all": {}}, "size": 100}
     return {
         kind: cluster.request("POST", f"/_plugins/_ml/{kind}/_search", body)["hits"]["hits"]
@@ -175,7 +175,7 @@ def objects(cluster: Cluster) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("score", ["probability", "log_odds"])
-def test_rich_ranks_several_fields_as_the_core_does_and_keeps_the_first_score(
+def test_rich_ranks_several_fields_as_the_core_does_and_keeps_the_first_stages_score(
     clean_cluster: Cluster, service: RerankService, score: str
 ) -> None:
     chosen = settings(clean_cluster, service, score=score)
@@ -206,10 +206,10 @@ def test_simple_ranks_as_the_core_does(clean_cluster: Cluster, service: RerankSe
     check_order(hits, [text_of(source, ("body",)) for source in SOURCES])
 
 
-def test_as_default_pipeline_a_search_is_reranked_without_a_change_of_its_code(
+def test_a_default_pipeline_reranks_searches_without_a_change(
     clean_cluster: Cluster, service: RerankService
 ) -> None:
-    """A query that looks like JSON, no hits at all, a search without hits, and one of another kind go through too."""
+    """Including a query that looks like JSON, no matches, size 0, and a search without a query to rank by."""
     clean_cluster.load("books", SOURCES)
     chosen = settings(
         clean_cluster, service, default_for=("books",), query_path="query.match.body.query", fields=("body",)
@@ -230,7 +230,7 @@ def test_as_default_pipeline_a_search_is_reranked_without_a_change_of_its_code(
     assert [hit["_id"] for hit in others] == ["0", "1", "2", "3", "4"], "first-stage order"
 
 
-def test_dotted_fields_are_ranked_whichever_way_a_document_is_written(
+def test_dotted_fields_are_ranked_in_both_forms_of_a_document(
     clean_cluster: Cluster, service: RerankService
 ) -> None:
     bodies = [source.get("body", "") for source in SOURCES]
@@ -242,7 +242,7 @@ def test_dotted_fields_are_ranked_whichever_way_a_document_is_written(
     check_order(hits, bodies)
 
 
-def test_two_pipelines_live_beside_each_other(clean_cluster: Cluster, service: RerankService) -> None:
+def test_two_pipelines_exist_side_by_side(clean_cluster: Cluster, service: RerankService) -> None:
     clean_cluster.load("books", SOURCES)
     found = clean_cluster.inventory()
     first, second = (settings(clean_cluster, service, pipeline=name) for name in ("books", "papers"))
@@ -269,7 +269,7 @@ def test_changes_take_effect_in_place(clean_cluster: Cluster, service: RerankSer
     assert clean_cluster.inventory() == found
 
 
-def test_a_default_pipeline_of_others_needs_force_and_comes_back(
+def test_a_foreign_default_pipeline_is_replaced_only_with_force_and_restored(
     clean_cluster: Cluster, service: RerankService
 ) -> None:
     clean_cluster.load("books", SOURCES)
@@ -285,7 +285,7 @@ def test_a_default_pipeline_of_others_needs_force_and_comes_back(
     assert clean_cluster.inventory() == found
 
 
-def test_the_command_does_it_all_from_a_file_and_tells_by_its_status(
+def test_the_command_reads_a_configuration_file_and_has_exit_codes(
     clean_cluster: Cluster, service: RerankService, tmp_path: Path
 ) -> None:
     clean_cluster.load("books", SOURCES)
@@ -315,9 +315,9 @@ def test_the_command_does_it_all_from_a_file_and_tells_by_its_status(
     applied = command("apply")
     assert (applied.returncode, applied.stdout) == (0, "done: 7 steps\n"), applied.stderr
     assert command("plan").returncode == 0
-    told = command("verify", "--index", "books", "--search", "search.json", "--format", "json")
-    assert told.returncode == 0, told.stderr
-    report = json.loads(told.stdout)
+    verified = command("verify", "--index", "books", "--search", "search.json", "--format", "json")
+    assert verified.returncode == 0, verified.stderr
+    report = json.loads(verified.stdout)
     assert sorted(report["first_stage"]) == sorted(report["reranked"])
     assert report["first_stage"] != report["reranked"]
     assert command("destroy").returncode == 0

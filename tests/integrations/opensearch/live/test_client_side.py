@@ -1,4 +1,4 @@
-"""The client's side against real clusters: what they answer, reranked, is what the core says of the same texts."""
+"""Reranking on the client side of real clusters' responses, compared with the core on the same texts."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ def text_of(document: dict[str, Any]) -> str:
 
 
 def expected(core: Reranker, numbers: list[int]) -> dict[str, float]:
-    """The ids of documents, best first by the core, with their probabilities."""
+    """Return the documents' ids and probabilities in the core's order."""
     found = core.rank(QUERY, [text_of(DOCUMENTS[number]) for number in numbers])
     return {str(numbers[one.index]): one.relevance_score or 0.0 for one in found.results}
 
 
-def told(answer: dict[str, Any]) -> dict[str, Any]:
-    return {one["_id"]: one["_score"] for one in answer["hits"]["hits"]}
+def scores_by_id(response: dict[str, Any]) -> dict[str, Any]:
+    return {one["_id"]: one["_score"] for one in response["hits"]["hits"]}
 
 
-def test_hits_come_in_the_cores_order_with_its_scores(cluster: Cluster, core: Reranker, index: str) -> None:
+def test_hits_have_the_cores_order_and_scores(cluster: Cluster, core: Reranker, index: str) -> None:
     reranker = ClientSideReranker(cluster.client, reranker=core, fields=FIELDS)
     answer = reranker.search(ALL, index=index, query=QUERY)
     wanted = expected(core, list(range(7)))
-    assert list(told(answer)) == list(wanted)
-    assert told(answer) == pytest.approx(wanted, abs=1e-6)
-    assert answer["hits"]["max_score"] == max(told(answer).values())
+    assert list(scores_by_id(answer)) == list(wanted)
+    assert scores_by_id(answer) == pytest.approx(wanted, abs=1e-6)
+    assert answer["hits"]["max_score"] == max(scores_by_id(answer).values())
     assert answer["hits"]["total"]["value"] == 7
     assert answer["rerank"]["status"] == "ranked"
 
@@ -81,10 +81,10 @@ def test_a_service_scores_as_the_core_does(
         cluster.client, backend="remote", base_url=service.url, fields=FIELDS
     ) as reranker:
         answer = reranker.search(ALL, index=index, query=QUERY)
-    assert told(answer) == pytest.approx(expected(core, list(range(7))), abs=1e-4)
+    assert scores_by_id(answer) == pytest.approx(expected(core, list(range(7))), abs=1e-4)
 
 
-def test_an_asynchronous_client_gives_the_same(cluster: Cluster, core: Reranker, index: str) -> None:
+def test_an_asynchronous_client_returns_the_same(cluster: Cluster, core: Reranker, index: str) -> None:
     async def search() -> dict[str, Any]:
         async with AsyncOpenSearch(cluster.url) as client:
             reranker = AsyncClientSideReranker(client, reranker=core, fields=FIELDS)
@@ -96,12 +96,12 @@ def test_an_asynchronous_client_gives_the_same(cluster: Cluster, core: Reranker,
     assert asyncio.run(search())["hits"] == blocking["hits"]
 
 
-def test_pages_are_cut_from_one_window_and_the_rest_follows(
+def test_pages_are_cut_from_one_window_with_the_other_hits_behind(
     cluster: Cluster, core: Reranker, index: str
 ) -> None:
     reranker = ClientSideReranker(cluster.client, reranker=core, fields=FIELDS, window=4)
     pages = [
-        told(reranker.search({**ALL, "from": start, "size": 3}, index=index, query=QUERY))
+        scores_by_id(reranker.search({**ALL, "from": start, "size": 3}, index=index, query=QUERY))
         for start in (0, 3, 6)
     ]
     ids = [name for page in pages for name in page]
@@ -109,7 +109,7 @@ def test_pages_are_cut_from_one_window_and_the_rest_follows(
     assert list(pages[1].values())[1:] == [None, None]
 
 
-def test_the_query_and_the_first_score_are_those_of_the_search(
+def test_the_query_and_the_first_stages_score_are_those_of_the_search(
     cluster: Cluster, core: Reranker, index: str
 ) -> None:
     plain = cluster.client.search(index=index, body=MATCH)
@@ -120,20 +120,20 @@ def test_the_query_and_the_first_score_are_those_of_the_search(
     kept = {one["_id"]: one["rerank"]["first_stage_score"] for one in answer["hits"]["hits"]}
     assert kept == pytest.approx({one["_id"]: one["_score"] for one in plain["hits"]["hits"]})
     numbers = [int(one["_id"]) for one in plain["hits"]["hits"]]
-    assert list(told(answer)) == list(expected(core, numbers))
+    assert list(scores_by_id(answer)) == list(expected(core, numbers))
 
 
-def test_a_search_for_either_pipeline_runs_as_it_is(cluster: Cluster, core: Reranker, index: str) -> None:
-    """The cluster need not know what `ext.rerank` is: it is not sent."""
+def test_a_search_for_either_pipeline_runs_unchanged(cluster: Cluster, core: Reranker, index: str) -> None:
+    """The cluster does not need to know `ext.rerank`, which is not sent."""
     reranker = ClientSideReranker(cluster.client, reranker=core, fields=FIELDS)
     simple = {"rerank": {"query_context": {"query_text": QUERY}}}
     rich = {"ml_inference": {"query_text": QUERY, "instruction": "Find the remedy"}}
     wanted = list(expected(core, list(range(7))))
-    assert list(told(reranker.search({**ALL, "ext": simple}, index=index))) == wanted
-    assert set(told(reranker.search({**ALL, "ext": rich}, index=index))) == set(wanted)
+    assert list(scores_by_id(reranker.search({**ALL, "ext": simple}, index=index))) == wanted
+    assert set(scores_by_id(reranker.search({**ALL, "ext": rich}, index=index))) == set(wanted)
 
 
-def test_what_else_a_search_asks_for_comes_with_it(cluster: Cluster, core: Reranker, index: str) -> None:
+def test_everything_else_a_search_requests_is_returned(cluster: Cluster, core: Reranker, index: str) -> None:
     reranker = ClientSideReranker(cluster.client, reranker=core, fields=FIELDS)
     body = {
         **MATCH,
@@ -153,16 +153,14 @@ def test_what_else_a_search_asks_for_comes_with_it(cluster: Cluster, core: Reran
 def test_groups_are_reranked_by_their_best_hits(cluster: Cluster, core: Reranker, index: str) -> None:
     reranker = ClientSideReranker(cluster.client, reranker=core, fields=FIELDS)
     answer = reranker.search({**ALL, "collapse": {"field": "group"}}, index=index, query=QUERY)
-    assert list(told(answer)) == list(expected(core, [0, 2, 4]))
+    assert list(scores_by_id(answer)) == list(expected(core, [0, 2, 4]))
     assert [one["fields"]["group"] for one in answer["hits"]["hits"]]
 
 
-def test_requested_fields_are_read_where_the_source_is_not_asked_for(
-    cluster: Cluster, core: Reranker, index: str
-) -> None:
+def test_requested_fields_are_read_without_the_source(cluster: Cluster, core: Reranker, index: str) -> None:
     reranker = ClientSideReranker(cluster.client, reranker=core, fields=FIELDS)
     answer = reranker.search({**ALL, "_source": False, "fields": FIELDS}, index=index, query=QUERY)
-    assert list(told(answer)) == list(expected(core, list(range(7))))
+    assert list(scores_by_id(answer)) == list(expected(core, list(range(7))))
     without = reranker.search({**ALL, "_source": False}, index=index, query=QUERY)
     assert (without["rerank"]["status"], without["rerank"]["num_without_text"]) == ("skipped", 7)
 
@@ -177,7 +175,7 @@ def test_cursors_reach_every_hit_once(cluster: Cluster, core: Reranker, index: s
             answer = reranker.search({**body, "pit": {"id": made["pit_id"]}}, query=QUERY)
             if not answer["hits"]["hits"]:
                 break
-            seen += told(answer)
+            seen += scores_by_id(answer)
             body["search_after"] = answer["rerank"]["next_search_after"]
     finally:
         cluster.client.delete_pit(body={"pit_id": [made["pit_id"]]})
@@ -185,15 +183,15 @@ def test_cursors_reach_every_hit_once(cluster: Cluster, core: Reranker, index: s
     assert seen == [*expected(core, [0, 1, 2]), *expected(core, [3, 4, 5]), "6"]
 
 
-def test_pages_of_a_scroll_are_reranked_one_by_one(cluster: Cluster, core: Reranker, index: str) -> None:
+def test_pages_of_a_scroll_are_reranked_separately(cluster: Cluster, core: Reranker, index: str) -> None:
     reranker = ClientSideReranker(cluster.client, reranker=core, fields=FIELDS)
     first = reranker.search({**ALL, "size": 4}, index=index, query=QUERY, params={"scroll": "1m"})
     second = reranker.rerank(cluster.client.scroll(body={"scroll_id": first["_scroll_id"]}), QUERY)
-    assert list(told(first)) == list(expected(core, [0, 1, 2, 3]))
-    assert list(told(second)) == list(expected(core, [4, 5, 6]))
+    assert list(scores_by_id(first)) == list(expected(core, [0, 1, 2, 3]))
+    assert list(scores_by_id(second)) == list(expected(core, [4, 5, 6]))
 
 
-def test_a_document_is_as_good_as_its_best_passage(cluster: Cluster, core: Reranker) -> None:
+def test_a_document_has_the_score_of_its_best_passage(cluster: Cluster, core: Reranker) -> None:
     index = cluster.unique("passages")
     texts = [["A red fox", "Trains to the coast"], ["A kettle", DOCUMENTS[1]["text"]], ["Remove it"]]
     documents = [
@@ -206,8 +204,8 @@ def test_a_document_is_as_good_as_its_best_passage(cluster: Cluster, core: Reran
         body, index=index, query=QUERY
     )
     best = {str(n): max(core.score(QUERY, one)) for n, one in enumerate(texts)}
-    assert told(answer) == pytest.approx(best, abs=1e-6)
-    assert list(told(answer)) == sorted(best, key=lambda name: -best[name])
+    assert scores_by_id(answer) == pytest.approx(best, abs=1e-6)
+    assert list(scores_by_id(answer)) == sorted(best, key=lambda name: -best[name])
     top = answer["hits"]["hits"][0]
     found = top["inner_hits"]["best"]["hits"]["hits"][top["rerank"]["inner_hit"]]
     assert found["_source"]["text"] == max(
@@ -217,7 +215,7 @@ def test_a_document_is_as_good_as_its_best_passage(cluster: Cluster, core: Reran
 
 
 @pytest.mark.parametrize("fusion", [LinearFusion(weight=0.5), RankFusion()])
-def test_both_orders_count_where_that_is_wanted(
+def test_fusion_combines_both_orders(
     cluster: Cluster, core: Reranker, index: str, fusion: LinearFusion | RankFusion
 ) -> None:
     plain = cluster.client.search(index=index, body=MATCH)["hits"]["hits"]
@@ -229,15 +227,15 @@ def test_both_orders_count_where_that_is_wanted(
         ranks = [sorted(range(len(model)), key=lambda n: -model[n]).index(n) + 1 for n in range(len(model))]
         fused = fusion.fuse(range(1, len(first) + 1), ranks)
     reranker = ClientSideReranker(cluster.client, reranker=core, fields=FIELDS, fusion=fusion)
-    answer = told(reranker.search(MATCH, index=index, query=QUERY))
+    answer = scores_by_id(reranker.search(MATCH, index=index, query=QUERY))
     assert answer == pytest.approx({one["_id"]: score for one, score in zip(plain, fused, strict=True)})
 
 
-def test_a_dead_service_leaves_the_clusters_own_answer(cluster: Cluster, index: str) -> None:
+def test_an_unreachable_service_keeps_the_clusters_response(cluster: Cluster, index: str) -> None:
     with ClientSideReranker(
         cluster.client,
         backend="remote",
-        base_url="http://127.0.0.1:9",  # nobody listens there
+        base_url="http://127.0.0.1:9",  # no service listens there
         retries=0,
         on_error="keep_order",
         fields=FIELDS,

@@ -1,4 +1,4 @@
-"""What a search gets when the service is busy, slow, wrong or gone: its first order, or an error that names the cause."""
+"""Searches while the service is busy, slow, wrong or unreachable: the first stage's order, or an error with the cause."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RETRIES = {
 
 @pytest.fixture(scope="module")
 def lexical() -> Iterator[Reranker]:
-    """What a service without a model computes, in this process."""
+    """The scores of a service without a model, in this process."""
     with Reranker(backend="lexical") as reranker:
         yield reranker
 
@@ -54,42 +54,42 @@ FAULTS: dict[str, tuple[Behaviour, str, int]] = {
     "silent": (faulty.hanging, "Read timed out", 500),
     "gone in between": (lambda service, body: None, "connection was closed during the request", 500),
 }
-"""What the service does, what the searcher is told, and with which status."""
+"""Behaviour of the service → message and status that the search returns."""
 
 
 @both
-def test_faults_are_told_or_ignored(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
+def test_faults_are_reported_or_ignored(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
     short = {"read_timeout": 1}
     url = faulty_service.rerank_url
     strict = set_up(ready, kind, Connection(url, client_config=short))
     lenient = set_up(ready, kind, Connection(url, client_config=short, ignore_failure=True))
-    for name, (behave, told, status) in FAULTS.items():
+    for name, (behave, message, status) in FAULTS.items():
         faulty_service.always = behave
         with pytest.raises(TransportError) as failure:
             strict.search(INDEX, "whale")
-        assert told in str(failure.value), name
+        assert message in str(failure.value), name
         assert failure.value.status_code == status, name
         assert hits_of(lenient.search(INDEX, "whale")) == FIRST_ORDER, name
 
 
 @both
-def test_an_answer_with_too_few_scores_ranks_nothing(
+def test_a_response_with_too_few_scores_ranks_nothing(
     ready: Cluster, faulty_service: FaultyService, kind: Kind
 ) -> None:
-    """In `simple` the lengths differ; `rich` writes the whole list into every hit, where it is no number."""
+    """With `simple` the lengths differ; `rich` writes the whole list, which is not a number, into every hit."""
     faulty_service.always = faulty.cut_short
-    told = "not the same length" if kind == "simple" else "is not Numerical"
-    with pytest.raises(TransportError, match=told):
+    message = "not the same length" if kind == "simple" else "is not Numerical"
+    with pytest.raises(TransportError, match=message):
         set_up(ready, kind, Connection(faulty_service.rerank_url)).search(INDEX, "whale")
     lenient = set_up(ready, kind, Connection(faulty_service.rerank_url, ignore_failure=True))
     assert hits_of(lenient.search(INDEX, "whale")) == FIRST_ORDER
 
 
 @both
-def test_a_busy_service_is_asked_again_where_it_says_so(
+def test_a_busy_service_is_called_again_if_its_response_says_so(
     ready: Cluster, faulty_service: FaultyService, kind: Kind
 ) -> None:
-    """Versions before 3.8 know a busy service by a header alone, whatever the status is."""
+    """Versions before 3.8 recognize a busy service by a header only, not by the status."""
     recipe = set_up(ready, kind, Connection(faulty_service.rerank_url, client_config=RETRIES))
     faulty_service.next.extend([faulty.throttled, faulty.throttled])
     assert len(hits_of(recipe.search(INDEX, "whale"))) == 10
@@ -102,7 +102,7 @@ def test_a_busy_service_is_asked_again_where_it_says_so(
         assert len(faulty_service.seen) == 1
 
 
-def test_a_busy_service_is_not_asked_again_without_retries(
+def test_a_busy_service_is_not_called_again_without_retries(
     ready: Cluster, faulty_service: FaultyService
 ) -> None:
     faulty_service.next.append(faulty.throttled)
@@ -113,8 +113,8 @@ def test_a_busy_service_is_not_asked_again_without_retries(
     assert len(faulty_service.seen) == 1
 
 
-def test_the_services_own_refusal_is_one_that_is_tried_again(ready: Cluster, tmp_path: Path) -> None:
-    """Two searches meet at a service that takes one at a time; the one that is refused comes back and is served."""
+def test_the_services_own_429_is_retried(ready: Cluster, tmp_path: Path) -> None:
+    """Two concurrent searches at a service that accepts one; the refused one is retried and served."""
     settings = {"max_pending_tokens": 1}
     with running_process(tmp_path, scorer={"delay_s": 0.5}, settings=settings) as served:
         patient = {**RETRIES, "max_retry_times": 60, "retry_backoff_millis": 100}
@@ -141,7 +141,7 @@ def _rejections(base_url: str) -> float:
 
 @both
 def test_the_services_deadline_ends_before_the_clusters(ready: Cluster, tmp_path: Path, kind: Kind) -> None:
-    """So the searcher reads why, in place of a timeout of the connection."""
+    """The search returns the cause instead of a connection timeout."""
     settings = {"request_timeout_s": 0.5}
     with running_process(tmp_path, scorer={"delay_s": 60.0}, settings=settings, wait=True) as served:
         url = f"{served.base_url}/v1/rerank"
@@ -152,7 +152,7 @@ def test_the_services_deadline_ends_before_the_clusters(ready: Cluster, tmp_path
     assert '"code":"timeout"' in str(failure.value).replace(" ", "")
 
 
-def test_a_key_travels_in_a_header(ready: Cluster, tmp_path: Path, lexical: Reranker) -> None:
+def test_the_key_is_sent_in_a_header(ready: Cluster, tmp_path: Path, lexical: Reranker) -> None:
     environment = {"QWEN_RERANK_SERVICE_API_KEYS_ENV": "KEYS", "KEYS": "right"}
     with running_rerank_service(tmp_path, WEIGHTLESS, environment=environment) as locked:
         opened = set_up(ready, "simple", Connection(locked.rerank_url, key="right"))
@@ -167,12 +167,12 @@ def test_a_key_travels_in_a_header(ready: Cluster, tmp_path: Path, lexical: Rera
 
 @both
 def test_connections_are_kept_open(ready: Cluster, service: RerankService, kind: Kind) -> None:
-    """The cluster itself drops a connection that idled for five seconds; the service would keep it for longer."""
+    """The cluster closes a connection after five idle seconds; the service would keep it longer."""
     with running_wire(service.url) as wire:
         recipe = set_up(ready, kind, Connection(wire.rerank_url))
         for _ in range(20):
             recipe.search(INDEX, "whale")
-        # A search may begin before the connection of the one before is back in the cluster's pool.
+        # A search may start before the previous connection is back in the cluster's pool.
         kept = wire.connections
         assert kept <= 3
         time.sleep(6)
@@ -185,7 +185,7 @@ def test_connections_are_kept_open(ready: Cluster, service: RerankService, kind:
 
 
 class Searching:
-    """Searches from several threads until the block ends, and keeps what each one got."""
+    """Searches from several threads until the block ends, and records the responses."""
 
     def __init__(self, recipe: Recipe, num_threads: int = 3) -> None:
         self.recipe = recipe
@@ -214,29 +214,29 @@ class Searching:
                 self.errors.append(str(error))
 
     def wait_for_more(self, count: int = 6) -> None:
-        """Wait until so many more searches have ended, well or not."""
+        """Wait until this many more searches have ended or failed."""
         end = len(self.answers) + len(self.errors) + count
         give_up = time.monotonic() + 60
         while len(self.answers) + len(self.errors) < end:
-            assert time.monotonic() < give_up, "the searches stand still"
+            assert time.monotonic() < give_up, "no search ends"
             time.sleep(0.02)
 
 
 @pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[RerankService]:
-    """A service of the test's own."""
+def own_service(tmp_path: Path) -> Iterator[RerankService]:
+    """A separate service for one test."""
     with running_rerank_service(tmp_path, WEIGHTLESS) as running:
         yield running
 
 
 @both
 def test_no_search_fails_when_the_service_is_killed_and_ranking_resumes_with_it(
-    ready: Cluster, mortal: RerankService, lexical: Reranker, tmp_path: Path, kind: Kind
+    ready: Cluster, own_service: RerankService, lexical: Reranker, tmp_path: Path, kind: Kind
 ) -> None:
-    recipe = set_up(ready, kind, Connection(mortal.rerank_url, ignore_failure=True))
+    recipe = set_up(ready, kind, Connection(own_service.rerank_url, ignore_failure=True))
     with Searching(recipe) as searching:
         searching.wait_for_more()
-        mortal.kill()
+        own_service.kill()
         searching.wait_for_more()
     assert searching.errors == []
     first_order = [answer for answer in searching.answers if hits_of(answer) == FIRST_ORDER]
@@ -247,20 +247,20 @@ def test_no_search_fails_when_the_service_is_killed_and_ranking_resumes_with_it(
     assert len(first_order) + len(ranked) == len(searching.answers)
     assert hits_of(recipe.search(INDEX, "blue whale")) == FIRST_ORDER
 
-    port = int(mortal.url.rpartition(":")[2])
+    port = int(own_service.url.rpartition(":")[2])
     with running_rerank_service(tmp_path, WEIGHTLESS, port=port):
         answer = recipe.search(INDEX, "blue whale", size=len(PASSAGES))
         assert_ranked_as_by_the_core(answer, lexical, "blue whale", PASSAGES)
 
 
 @both
-def test_without_a_fallback_the_error_says_that_the_service_is_gone(
-    ready: Cluster, mortal: RerankService, kind: Kind
+def test_without_a_fallback_the_error_says_that_the_service_is_unreachable(
+    ready: Cluster, own_service: RerankService, kind: Kind
 ) -> None:
-    recipe = set_up(ready, kind, Connection(mortal.rerank_url))
+    recipe = set_up(ready, kind, Connection(own_service.rerank_url))
     with Searching(recipe) as searching:
         searching.wait_for_more()
-        mortal.kill()
+        own_service.kill()
         searching.wait_for_more()
     assert searching.errors
     for error in searching.errors:

@@ -1,4 +1,4 @@
-"""Searches through a real cluster get the order and the scores that the core gives for the same texts."""
+"""Searches through a real cluster have the core's order and scores for the same texts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Recipes = dict[Kind, Recipe]
 
 @both
 @pytest.mark.parametrize("query", QUERIES)
-def test_every_hit_gets_the_cores_score(strict: Recipes, core: Reranker, kind: Kind, query: str) -> None:
+def test_every_hit_has_the_cores_score(strict: Recipes, core: Reranker, kind: Kind, query: str) -> None:
     answer = strict[kind].search(INDEX, query, size=len(PASSAGES))
     assert_ranked_as_by_the_core(answer, core, query, PASSAGES)
 
@@ -55,7 +55,7 @@ def test_every_hit_gets_the_cores_score(strict: Recipes, core: Reranker, kind: K
 def test_many_hits_are_ranked_in_one_request(
     strict: Recipes, ready: Cluster, service: RerankService, core: Reranker, kind: Kind, count: int
 ) -> None:
-    """1,000 is the most that the service takes in one list by default; `ml_inference` alone takes ten seconds for them."""
+    """1,000 is the service's default limit per list; `ml_inference` alone takes ten seconds for them."""
     chance = random.Random(count)
     texts = [f"{' '.join(chance.choices(WORDS, k=4))} {number}" for number in range(count)]
     index = ready.unique("many")
@@ -66,7 +66,9 @@ def test_many_hits_are_ranked_in_one_request(
     assert_ranked_as_by_the_core(answer, core, "largest animal", texts)
 
 
-def test_hits_beyond_the_services_limit_keep_the_first_order(lenient: Recipes, ready: Cluster) -> None:
+def test_more_hits_than_the_services_limit_keep_the_first_stages_order(
+    lenient: Recipes, ready: Cluster
+) -> None:
     index = ready.unique("too-many")
     ready.load(index, [{"text": f"fox {number}"} for number in range(1001)])
     answer = lenient["simple"].search(index, "fox", size=1001)
@@ -84,8 +86,8 @@ def test_concurrent_searches_do_not_mix(strict: Recipes, core: Reranker, kind: K
 
 
 @both
-def test_a_page_is_ranked_by_itself(strict: Recipes, core: Reranker, kind: Kind) -> None:
-    """A search's `from` and `size` decide what is reranked, and nothing beyond them is."""
+def test_a_page_is_ranked_separately(strict: Recipes, core: Reranker, kind: Kind) -> None:
+    """Only the hits between a search's `from` and `size` are reranked."""
     answer = strict[kind].search(INDEX, "largest animal", size=4, from_=2)
     assert set(numbers_of(answer)) == {2, 3, 4, 5}
     scores = core.score("largest animal", PASSAGES[2:6])
@@ -105,7 +107,7 @@ def test_a_window_is_wider_than_the_page(
     assert numbers_of(answer) == [one.index for one in best.results]
 
 
-def test_the_rich_recipe_keeps_the_first_score(strict: Recipes, ready: Cluster) -> None:
+def test_the_rich_recipe_keeps_the_first_stages_score(strict: Recipes, ready: Cluster) -> None:
     query = {"match": {"text": "whale fox largest"}}
     first = ready.client.search(index=INDEX, body={"query": query})
     answer = strict["rich"].search(INDEX, "a fox", query=query)
@@ -115,8 +117,8 @@ def test_the_rich_recipe_keeps_the_first_score(strict: Recipes, ready: Cluster) 
     assert not any("rerank_score" in hit["_source"] for hit in answer["hits"]["hits"])
 
 
-def test_a_sorted_search_has_no_first_score_to_keep(strict: Recipes, core: Reranker) -> None:
-    """Reranking replaces the sort; the first score, which a sort leaves out, comes back as the text `NaN`."""
+def test_a_sorted_search_has_no_first_stage_score(strict: Recipes, core: Reranker) -> None:
+    """Reranking replaces the sort; the first stage's score, which a sort omits, becomes the text `NaN`."""
     answer = strict["rich"].search(INDEX, "a fox", size=len(PASSAGES), sort=[{"number": "desc"}])
     assert {hit["_source"]["previous_score"] for hit in answer["hits"]["hits"]} == {"NaN"}
     scores = core.score("a fox", PASSAGES)
@@ -132,10 +134,10 @@ def test_the_rich_recipe_takes_an_instruction_with_each_search(strict: Recipes, 
     assert answers[0] != pytest.approx(answers[1], abs=1e-5)
 
 
-def test_the_rich_recipe_gives_scores_by_the_order_sent(
+def test_the_rich_recipe_reads_scores_in_the_order_of_the_documents(
     ready: Cluster, faulty_service: FaultyService
 ) -> None:
-    """The service's `results` may have any order: the hits get what `scores` says, place by place."""
+    """The service's `results` may have any order: the hits get `scores` by position."""
     places = list(range(len(PASSAGES)))
     literals = [f"0.{place:02}" for place in places]
     faulty_service.always = lambda service, body: answer_of(literals, order=places[::-1])
@@ -144,7 +146,7 @@ def test_the_rich_recipe_gives_scores_by_the_order_sent(
     assert dict(hits_of(answer)) == pytest.approx({place: place / 100 for place in places})
 
 
-def test_the_simple_recipe_gives_scores_by_index(ready: Cluster, faulty_service: FaultyService) -> None:
+def test_the_simple_recipe_reads_scores_by_index(ready: Cluster, faulty_service: FaultyService) -> None:
     places = list(range(len(PASSAGES)))
     literals = [f"0.{place:02}" for place in places]
     faulty_service.always = lambda service, body: answer_of(literals, order=places[::-1])
@@ -165,10 +167,10 @@ def test_the_simple_recipe_gives_scores_by_index(ready: Cluster, faulty_service:
         ),
     ],
 )
-def test_the_simple_recipe_reads_the_query_out_of_the_search(
+def test_the_simple_recipe_reads_the_query_from_the_search(
     strict: Recipes, ready: Cluster, core: Reranker, query: dict[str, object], path: str
 ) -> None:
-    """The path is that of the search as OpenSearch writes it, so a short `match` is addressed in its long form."""
+    """The path refers to the search's full form, which OpenSearch also uses for a short `match`."""
     answer = strict["simple"].search(
         INDEX, None, query=query, ext={"rerank": {"query_context": {"query_text_path": path}}}
     )
@@ -179,7 +181,9 @@ def test_the_simple_recipe_reads_the_query_out_of_the_search(
 
 
 @both
-def test_a_pipeline_can_be_an_indexs_own(strict: Recipes, ready: Cluster, core: Reranker, kind: Kind) -> None:
+def test_a_pipeline_can_be_the_default_of_an_index(
+    strict: Recipes, ready: Cluster, core: Reranker, kind: Kind
+) -> None:
     index = ready.unique("own")
     ready.load(index, [{"text": text} for text in PASSAGES])
     ready.request("PUT", f"/{index}/_settings", {"index.search.default_pipeline": strict[kind].name})
@@ -194,8 +198,8 @@ def test_a_pipeline_can_be_an_indexs_own(strict: Recipes, ready: Cluster, core: 
 
 
 @both
-def test_a_skipped_reranking_shows_where_a_search_asks_for_it(lenient: Recipes, kind: Kind) -> None:
-    """`verbose_pipeline` is the only place that tells a search that its hits were not reranked."""
+def test_a_failed_reranking_is_visible_with_verbose_pipeline(lenient: Recipes, kind: Kind) -> None:
+    """`verbose_pipeline` is the only way to see in a response that hits were not reranked."""
     verbose = {"verbose_pipeline": "true"}
     good = lenient[kind].search(INDEX, "a fox", params=verbose)
     bad = lenient[kind].search(INDEX, '{"json": 1}', params=verbose)

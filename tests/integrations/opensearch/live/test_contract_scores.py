@@ -1,4 +1,4 @@
-"""Which literals of a score a real cluster can read, and that the service writes no others."""
+"""The score literals that a real cluster can read; the service writes no others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.integrations.opensearch.nodes.wire import running_wire
 
 READABLE = ("0.0", "1.0", "1e-7", "9.99999e-7", "-0.5", "0.98005307", "0.123456789012", "0.1234567890123456")
 UNREADABLE = ("0", "1", "12", "0.12345678901234567", "1.2345678901234567e-05", "NaN", '"0.5"')
-"""Whole numbers, and what is longer than eighteen characters: Java reads them as other types than the one it casts to."""
+"""Integers, and literals of more than eighteen characters: Java reads them as types that its cast does not accept."""
 
 SCORES = re.compile(rb'"(?:relevance_score|log_odds)": ?([^,}\]]+)')
 
@@ -40,10 +40,10 @@ def test_the_simple_recipe_reads_short_fractions(
     assert scores == pytest.approx([float(text)] * 10, rel=1e-6)
 
 
-def test_the_simple_recipe_cannot_read_whole_and_long_numbers(
+def test_the_simple_recipe_cannot_read_integers_and_long_literals(
     ready: Cluster, faulty_service: FaultyService
 ) -> None:
-    """The message does not name the cause, and one such score is enough to fail a search."""
+    """The message does not have the cause, and one such score fails a search."""
     recipe = set_up(ready, "simple", Connection(faulty_service.rerank_url))
     for text in UNREADABLE:
         faulty_service.always = literal(text)
@@ -55,7 +55,7 @@ def test_the_simple_recipe_cannot_read_whole_and_long_numbers(
 def test_the_rich_recipe_reads_every_number(ready: Cluster, faulty_service: FaultyService) -> None:
     recipe = set_up(ready, "rich", Connection(faulty_service.rerank_url))
     for text in (*READABLE, *UNREADABLE):
-        if text == "NaN":  # read by version 2 as it stands, refused by version 3
+        if text == "NaN":  # version 2 reads it, version 3 refuses it
             continue
         faulty_service.always = literal(text)
         scores = [score for _, score in hits_of(recipe.search(INDEX, "anything"))]
@@ -63,10 +63,10 @@ def test_the_rich_recipe_reads_every_number(ready: Cluster, faulty_service: Faul
 
 
 @pytest.mark.parametrize("kind", ["simple", "rich"])
-def test_the_service_writes_only_what_a_cluster_reads(
+def test_the_service_writes_only_literals_that_a_cluster_reads(
     ready: Cluster, service: RerankService, core: Reranker, kind: Kind
 ) -> None:
-    """Over the wire itself: ASCII alone, and every score with a point or an exponent in at most eighteen characters."""
+    """On the network: ASCII only, and every score with a point or an exponent in at most eighteen characters."""
     chance = random.Random(5)
     texts = [*PASSAGES, *QUERIES, *("".join(chance.choices("鲸鱼whale ", k=9)) for _ in range(60))]
     index = ready.unique("literals")

@@ -1,7 +1,7 @@
-"""What reaches the service of a hit and of a query, and which texts OpenSearch itself cannot pass on.
+"""The texts of hits and queries that reach the service, and those that OpenSearch itself cannot send.
 
-Where something fails here, it fails in the cluster, before or after the service: the tests hold fast what really happens,
-so that the documentation can say it and a newer version that mends it is noticed.
+Failures in this file happen in the cluster, before or after the service. The tests record them, so that the documentation
+can describe them and a fix in a newer version is noticed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SKIP = {"skip_validating_missing_parameters": "true"}
 def sent_documents(
     cluster: Cluster, double: FaultyService, kind: Kind, sources: list[dict[str, Any]], **connection: Any
 ) -> list[Any]:
-    """The documents that a search of an index with these sources sends to a service, in the order of the sources."""
+    """Return the documents that a search sends to a service, in the order of the index's sources."""
     index = cluster.unique("sources")
     cluster.load(index, sources)
     recipe = set_up(cluster, kind, Connection(double.rerank_url, **connection))
@@ -36,7 +36,7 @@ def sent_documents(
 
 
 @both
-def test_texts_arrive_as_they_were_indexed(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
+def test_texts_arrive_unchanged(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
     sources = [{"text": text} for text in PASSAGES]
     assert sent_documents(ready, faulty_service, kind, sources) == list(PASSAGES)
 
@@ -56,7 +56,7 @@ def test_texts_arrive_as_they_were_indexed(ready: Cluster, faulty_service: Fault
         "%24{x}",
     ],
 )
-def test_a_query_arrives_as_it_was_typed(
+def test_a_query_arrives_unchanged(
     ready: Cluster, faulty_service: FaultyService, kind: Kind, query: str
 ) -> None:
     set_up(ready, kind, Connection(faulty_service.rerank_url)).search(INDEX, query)
@@ -70,7 +70,7 @@ def test_a_query_arrives_as_it_was_typed(
 def test_a_query_that_is_json_fails_in_the_cluster(
     strict: Recipes, lenient: Recipes, kind: Kind, query: str
 ) -> None:
-    """It is put into the connector's request without quotes' escapes, and the message shows the request to the searcher."""
+    """The cluster puts it into the request without escaping quotes, and the error message contains the request."""
     with pytest.raises(RequestError, match="Invalid payload") as failure:
         strict[kind].search(INDEX, query)
     assert PASSAGES[0] in str(failure.value)
@@ -86,10 +86,10 @@ def test_a_blank_query_is_refused_by_the_service(strict: Recipes, lenient: Recip
 
 
 @both
-def test_a_placeholder_in_a_document_is_filled_in_by_the_cluster(
+def test_the_cluster_replaces_a_placeholder_in_a_document(
     ready: Cluster, faulty_service: FaultyService, kind: Kind
 ) -> None:
-    """A known name is replaced, an unknown one stays where the connector says that nothing need be filled in."""
+    """A known name is replaced; an unknown one is kept if the connector skips the validation."""
     texts = ["use ${parameters.query} here", "and ${parameters.nothing} there", "a price of $5 {net}"]
     sources = [{"text": text} for text in texts]
     sent = sent_documents(ready, faulty_service, kind, sources, parameters=SKIP)
@@ -111,7 +111,7 @@ def test_an_unknown_placeholder_fails_in_the_cluster(
 def test_a_placeholder_for_the_documents_themselves_fails_in_the_cluster(
     ready: Cluster, service: RerankService, lenient: Recipes, kind: Kind
 ) -> None:
-    """Nothing that a service or a connector says can help: only `ignore_failure` does."""
+    """No setting of the service or the connector avoids it, only `ignore_failure`."""
     index = ready.unique("loop")
     ready.load(index, [{"text": "use ${parameters.documents} here"}, {"text": "blue whale"}])
     recipe = set_up(ready, kind, Connection(service.rerank_url, parameters=SKIP))
@@ -123,7 +123,7 @@ def test_a_placeholder_for_the_documents_themselves_fails_in_the_cluster(
 def test_a_placeholder_in_a_query_reads_the_connectors_parameters(
     ready: Cluster, faulty_service: FaultyService
 ) -> None:
-    """So nothing secret belongs there; a credential stands in headers only and is not reached."""
+    """Parameters must not contain secrets; credentials are in headers only and cannot be read."""
     connection = Connection(faulty_service.rerank_url, parameters={"note": "inner", **SKIP}, key="secret")
     recipe = set_up(ready, "simple", connection)
     recipe.search(INDEX, "tell ${parameters.note} and ${credential.api_key}")
@@ -146,7 +146,7 @@ def test_the_simple_recipe_reads_a_missing_field_as_an_empty_text(
 
 
 def test_the_rich_recipe_fails_on_a_missing_field(strict: Recipes, lenient: Recipes, ready: Cluster) -> None:
-    """One hit without the field is enough; an empty field is none."""
+    """One hit without the field is enough; an empty field is not missing."""
     index = ready.unique("sparse")
     ready.load(index, [{"text": "a fox"}, {"title": "no text"}, {"text": "blue whale"}])
     with pytest.raises(RequestError, match="cannot find all required input fields"):
@@ -158,7 +158,7 @@ def test_the_rich_recipe_fails_on_a_missing_field(strict: Recipes, lenient: Reci
 
 
 def test_a_search_without_source_is_ranked_by_empty_texts(strict: Recipes, lenient: Recipes) -> None:
-    """`simple` says nothing of it: every hit has the score of an empty text. `rich` fails."""
+    """With `simple`, every hit silently has the score of an empty text; `rich` fails."""
     answer = strict["simple"].search(INDEX, "whale", _source=False)
     assert len({score for _, score in hits_of(answer)}) == 1
     with pytest.raises(RequestError, match="cannot find all required input fields"):
@@ -169,7 +169,7 @@ def test_a_search_without_source_is_ranked_by_empty_texts(strict: Recipes, lenie
 def test_the_simple_recipe_reads_a_dotted_field_from_version_3_6_on(
     ready: Cluster, faulty_service: FaultyService
 ) -> None:
-    """Before, it sent empty texts and said so in the node's log alone."""
+    """Older versions send empty texts and say so in the node's log only."""
     sources = [{"text": {"body": "fox"}}, {"text": {"body": "blue whale"}}]
     sent = sent_documents(ready, faulty_service, "simple", sources, fields=("text.body",))
     assert sent == (["fox", "blue whale"] if ready.major >= 3 else ["", ""])
@@ -181,16 +181,18 @@ def test_the_rich_recipe_reads_a_dotted_field(ready: Cluster, faulty_service: Fa
     assert sent == ["fox", "blue whale"]
 
 
-def test_several_fields_of_the_simple_recipe_are_glued(ready: Cluster, faulty_service: FaultyService) -> None:
+def test_the_simple_recipe_joins_fields_without_a_separator(
+    ready: Cluster, faulty_service: FaultyService
+) -> None:
     sources = [{"title": "Whales", "body": "are large."}, {"body": "Foxes."}]
     sent = sent_documents(ready, faulty_service, "simple", sources, fields=("title", "body"))
     assert sent == ["Whalesare large.", "Foxes."]
 
 
-def test_a_search_can_build_the_text_of_the_simple_recipe_itself(
+def test_a_search_can_build_its_own_text_for_the_simple_recipe(
     ready: Cluster, faulty_service: FaultyService
 ) -> None:
-    """Fields that a search computes come before the source's."""
+    """Computed fields take precedence over the source."""
     index = ready.unique("built")
     ready.load(index, [{"title": "Whales", "body": "are large."}])
     recipe = set_up(ready, "simple", Connection(faulty_service.rerank_url, fields=("rerank_text",)))
@@ -201,8 +203,8 @@ def test_a_search_can_build_the_text_of_the_simple_recipe_itself(
 
 
 @pytest.mark.parametrize("kind", ["simple", "rich"])
-def test_values_that_are_no_single_text(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
-    """`simple` writes a list and a number out as Java does, `rich` sends them as JSON."""
+def test_lists_and_numbers_as_values(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
+    """`simple` writes lists and numbers in Java's form, `rich` sends them as JSON."""
     sources = [{"text": ["one", "two"]}, {"text": ["three"]}]
     sent = sent_documents(ready, faulty_service, kind, sources)
     assert sent == (["[one, two]", "[three]"] if kind == "simple" else [["one", "two"], ["three"]])
@@ -219,12 +221,12 @@ EMPTY_SEARCHES: dict[str, dict[str, Any]] = {
 
 @both
 @pytest.mark.parametrize("why", EMPTY_SEARCHES)
-def test_a_search_that_matches_but_gives_no_hits_fails_unless_failures_are_ignored(
+def test_a_search_that_matches_but_returns_no_hits_fails_unless_failures_are_ignored(
     strict: Recipes, lenient: Recipes, kind: Kind, why: str
 ) -> None:
     body = EMPTY_SEARCHES[why]
-    told = "No text documents were provided" if kind == "simple" else "Index 0 out of bounds for length 0"
-    with pytest.raises(TransportError, match=told):
+    message = "No text documents were provided" if kind == "simple" else "Index 0 out of bounds for length 0"
+    with pytest.raises(TransportError, match=message):
         strict[kind].search(INDEX, "whale", **body)
     answer = lenient[kind].search(INDEX, "whale", **body)
     assert answer["hits"]["hits"] == []
@@ -234,7 +236,7 @@ def test_a_search_that_matches_but_gives_no_hits_fails_unless_failures_are_ignor
 
 
 @both
-def test_a_search_that_matches_nothing_is_answered(strict: Recipes, kind: Kind) -> None:
+def test_a_search_without_matches_succeeds(strict: Recipes, kind: Kind) -> None:
     answer = strict[kind].search(INDEX, "whale", query={"match_none": {}})
     assert answer["hits"]["hits"] == []
 
@@ -243,7 +245,7 @@ def test_a_search_that_matches_nothing_is_answered(strict: Recipes, kind: Kind) 
 def test_a_search_that_does_not_count_its_hits_fails_in_the_cluster(
     strict: Recipes, lenient: Recipes, kind: Kind
 ) -> None:
-    """With failures ignored, `rich` leaves the scores in the hits, but not the order."""
+    """With failures ignored, `rich` keeps the scores in the hits, but not the order."""
     with pytest.raises(TransportError, match="getTotalHits") as failure:
         strict[kind].search(INDEX, "whale", track_total_hits=False)
     assert failure.value.status_code == 500
@@ -257,7 +259,7 @@ def test_a_search_that_does_not_count_its_hits_fails_in_the_cluster(
 def test_a_search_without_a_query_for_the_model_fails_unless_failures_are_ignored(
     strict: Recipes, lenient: Recipes, kind: Kind
 ) -> None:
-    told = "RerankSearchExtBuilder" if kind == "simple" else "Missing required input field in query body"
-    with pytest.raises(TransportError, match=told):
+    message = "RerankSearchExtBuilder" if kind == "simple" else "Missing required input field in query body"
+    with pytest.raises(TransportError, match=message):
         strict[kind].search(INDEX, None)
     assert hits_of(lenient[kind].search(INDEX, None)) == [(number, 1.0) for number in range(10)]

@@ -1,4 +1,4 @@
-"""The nodes are what they say they are, and can be brought back to nothing."""
+"""The nodes have the expected version, plugins and user, and can be reset."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def test_the_node_does_not_run_as_root(cluster: Cluster) -> None:
     assert (owner == os.geteuid()) == (os.geteuid() != 0)
 
 
-def test_a_reset_leaves_nothing_of_what_was_set_up(clean_cluster: Cluster) -> None:
+def test_a_reset_removes_everything_that_was_created(clean_cluster: Cluster) -> None:
     cluster = clean_cluster
-    nothing = cluster.inventory()
-    assert nothing["settings"] == {"persistent": {}, "transient": {}}
-    assert not any(value for name, value in nothing.items() if name != "settings")
+    empty = cluster.inventory()
+    assert empty["settings"] == {"persistent": {}, "transient": {}}
+    assert not any(value for name, value in empty.items() if name != "settings")
     cluster.request("PUT", "/_cluster/settings", {"persistent": {"cluster.metadata.ours": "x"}})
     cluster.load("some", [{"a": 1}])
     processor = {"rerank": {"by_field": {"target_field": "a"}}}
@@ -38,4 +38,4 @@ def test_a_reset_leaves_nothing_of_what_was_set_up(clean_cluster: Cluster) -> No
     assert set(changed["indices"]) == {"some"}
     assert set(changed["pipelines"]) == {"some"}
     cluster.reset()
-    assert cluster.inventory() == nothing
+    assert cluster.inventory() == empty

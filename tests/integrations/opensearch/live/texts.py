@@ -1,4 +1,4 @@
-"""Texts to search in, and how an answer's order and scores are compared with the core's."""
+"""Texts to search, and a comparison of a response's order and scores with the core's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from qwen_rerank_plugins import Reranker
 
 SCORE_TOLERANCE = 1e-5
-"""Of a probability: OpenSearch keeps 32-bit floats, and a batch's company moves a score by less."""
+"""Tolerance of a probability: OpenSearch stores 32-bit floats, and batching changes a score by less."""
 
 INDEX = "passages"
 
@@ -43,12 +43,12 @@ QUERIES = (
 
 
 def hits_of(answer: Any) -> list[tuple[int, float]]:
-    """Number and score of each hit, as they come."""
+    """Return number and score of each hit in their order."""
     return [(int(hit["_id"]), hit["_score"]) for hit in answer["hits"]["hits"]]
 
 
 def numbers_of(answer: Any) -> list[int]:
-    """Numbers of the hits, as they come."""
+    """Return the numbers of the hits in their order."""
     return [int(hit["_id"]) for hit in answer["hits"]["hits"]]
 
 
@@ -60,7 +60,7 @@ def assert_ranked_as_by_the_core(
     *,
     instruction: str | None = None,
 ) -> None:
-    """Every text is among the hits, with the core's score, best first, in the core's order but for equal scores."""
+    """Assert that the hits are all texts with the core's scores, in the core's order except for equal scores."""
     ranked = core.rank(query, texts, instruction=instruction).results
     hits = hits_of(answer)
     scores = {one.index: one.relevance_score for one in ranked}
@@ -70,6 +70,6 @@ def assert_ranked_as_by_the_core(
     assert in_order == sorted(in_order, reverse=True)
     expected = [one.relevance_score or 0.0 for one in ranked]
     for (number, _), score in zip(hits, expected, strict=True):
-        # A hit may only stand in the place of one that the core scored alike.
+        # A hit may only have the rank of one with an equal score by the core.
         assert scores[number] == pytest.approx(score, abs=SCORE_TOLERANCE)
     assert answer["hits"]["max_score"] == hits[0][1]

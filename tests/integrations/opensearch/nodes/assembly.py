@@ -1,7 +1,7 @@
-"""Assembles the home folder of an OpenSearch node from Maven artifacts, once a version, outside the tree.
+"""Assembles the home folder of an OpenSearch node from Maven artifacts, once per version, outside the tree.
 
-Maven runs with its ordinary settings, so artifacts come from wherever this machine takes them. A home is never written to
-after it was assembled: each node has folders of its own for configuration, data and logs, see node.py.
+Maven runs with this machine's settings, which name the repositories. A home is not changed after its assembly: each node has its
+own folders for configuration, data and logs, see node.py.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _DEPENDENCY = (
 
 
 def cache_folder() -> Path:
-    """Where homes are kept: what QWEN_RERANK_TEST_CACHE says, else in the user's cache, or root's.
+    """Return the folder of all homes: QWEN_RERANK_TEST_CACHE, or the user's cache folder.
 
-    A home of root's is read by a user without rights, who could not look into root's own folder.
+    An unprivileged user must read the homes of root, and cannot read root's own cache folder.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen).resolve() / "opensearch"
@@ -47,10 +47,10 @@ def cache_folder() -> Path:
 
 
 def home_of(release: Release) -> Path:
-    """The release's home, assembled if need be; two processes that want it take turns.
+    """Return the release's home, assembled if needed; concurrent processes take turns.
 
     Raises:
-        ToolchainError: Maven is missing or failed, or the node's user could not read the home.
+        ToolchainError: Maven is missing or failed, or the node's user cannot read the home.
     """
     cache = cache_folder()
     home = cache / f"{release.version}-{release.digest}"
@@ -75,20 +75,20 @@ def _check_reachable(cache: Path) -> None:
     closed = [path for path in (cache, *cache.parents) if not path.stat().st_mode & stat.S_IXOTH]
     if closed:
         raise ToolchainError(
-            f"the cache {str(cache)!r} is below {str(closed[-1])!r}, which only its owner may enter; "
-            f"OpenSearch does not run as root: set {CACHE_VARIABLE} to a folder that every user can read"
+            f"the cache {str(cache)!r} is below {str(closed[-1])!r}, which only its owner can read, and OpenSearch "
+            f"does not run as root. Set {CACHE_VARIABLE} to a folder that every user can read."
         )
 
 
 def _assemble(release: Release, home: Path) -> None:
-    """Put a home together beside its place, and move it there when it is whole."""
+    """Assemble a home in a temporary folder, and move it to its place when it is complete."""
     print(f"assembling OpenSearch {release.version} in {home}: up to 500 MB, once", file=sys.stderr)
     work = Path(tempfile.mkdtemp(prefix=f"{release.version}-", dir=home.parent))
     try:
         jars = _fetch(release, work / "maven")
         whole = work / "home"
         shutil.copytree(jars["lib"], whole / "lib")
-        (whole / "bin").mkdir()  # version 2 makes it where it is missing, which it may not
+        (whole / "bin").mkdir()  # version 2 tries to create a missing one without the permission
         for name, module in release.modules.items():
             _add_module(release, name, module, jars[name], whole)
         for archive in sorted(jars["plugins"].glob("*.zip")):
@@ -100,7 +100,7 @@ def _assemble(release: Release, home: Path) -> None:
 
 
 def _fetch(release: Release, project: Path) -> dict[str, Path]:
-    """Let Maven copy all that is needed, in one run of a project with one part a folder; the folders."""
+    """Copy all artifacts in one Maven run of a project with one module per part; return the folders."""
     parts = {"lib": release.server, "plugins": release.plugins}
     for name, module in release.modules.items():
         parts[name] = tuple(
@@ -114,7 +114,7 @@ def _fetch(release: Release, project: Path) -> dict[str, Path]:
             return {name: project / name / "target" / "dependency" for name in parts}
         print(f"Maven failed, attempt {attempt} of {ATTEMPTS}", file=sys.stderr)
     raise ToolchainError(
-        f"Maven ended with status {ran.returncode!r} in place of 0:\n{ran.stdout[-4000:]}{ran.stderr[-2000:]}"
+        f"Maven ended with status {ran.returncode!r} instead of 0:\n{ran.stdout[-4000:]}{ran.stderr[-2000:]}"
     )
 
 
@@ -122,7 +122,7 @@ def _write_project(project: Path, parts: Mapping[str, Sequence[str]]) -> None:
     for name, coordinates in parts.items():
         kind = "zip" if name == "plugins" else "jar"
         rows = "".join(_DEPENDENCY.format(*one.split(":"), kind) for one in coordinates)
-        alone = str(kind == "zip").lower()  # a zip holds what it needs
+        alone = str(kind == "zip").lower()  # a zip contains its dependencies
         more = (
             f"<properties><excludeTransitive>{alone}</excludeTransitive></properties>"
             f"<dependencies>{rows}</dependencies>"
@@ -138,7 +138,7 @@ def _add_module(release: Release, name: str, module: Module, jars: Path, home: P
     folder = home / "modules" / name
     folder.mkdir(parents=True)
     for jar in jars.glob("*.jar"):
-        if not (home / "lib" / jar.name).exists():  # a class that is there twice stops the node
+        if not (home / "lib" / jar.name).exists():  # a duplicate class stops the node
             shutil.copy(jar, folder)
     descriptor = {
         "description": name,
@@ -166,7 +166,7 @@ def _add_plugin(archive: Path, plugins: Path) -> None:
 
 
 def _open_for_reading(home: Path) -> None:
-    """Let every user read it, whatever this process's mask is."""
+    """Make it readable for every user, independent of this process's umask."""
     home.chmod(0o755)
     for path in home.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

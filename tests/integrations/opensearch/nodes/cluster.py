@@ -1,4 +1,4 @@
-"""What a test sees of a cluster: a client, names that nobody else has, what is set up in it, and a way back to nothing."""
+"""A cluster for tests: a client, unique names, an inventory of its contents, and a reset."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Cluster:
 
     Attributes:
         node: The node.
-        client: A client of opensearch-py, of which a request fails at once where it fails.
+        client: A client of opensearch-py without retries.
         version: OpenSearch's version, such as "2.19.1".
-        url: Where it answers, without a slash at the end.
+        url: The address, without a trailing slash.
     """
 
     node: Node
@@ -44,7 +44,7 @@ class Cluster:
 
     @property
     def major(self) -> int:
-        """The version's first number."""
+        """The major version."""
         return int(self.version.partition(".")[0])
 
     @property
@@ -53,11 +53,11 @@ class Cluster:
         return self.major >= 3
 
     def unique(self, prefix: str) -> str:
-        """A name that no other test in this cluster has."""
+        """Return a name that no other test in this cluster uses."""
         return f"{prefix}-{next(self._numbers)}"
 
     def request(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
-        """Send any request, and give the answer's JSON value.
+        """Send a request, and return the JSON value of the response.
 
         Raises:
             TransportError: The cluster answered with an error (opensearch-py's class for the status).
@@ -65,7 +65,7 @@ class Cluster:
         return self.client.transport.perform_request(method, path, params=params or None, body=body)
 
     def load(self, index: str, documents: list[dict[str, Any]], **mappings: Any) -> None:
-        """Make an index and fill it; a document's place in the list is its id. It can be searched at once."""
+        """Create an index with documents, whose positions in the list are their ids, and refresh it."""
         settings = {"number_of_shards": 1, "number_of_replicas": 0}
         self.client.indices.create(index=index, body={"settings": settings, "mappings": mappings})
         lines: list[dict[str, Any]] = []
@@ -74,9 +74,9 @@ class Cluster:
         assert not self.client.bulk(body=lines, params={"refresh": "true"})["errors"]
 
     def inventory(self) -> dict[str, Any]:
-        """All that an integration may have set up: settings, connectors, models, groups, pipelines, indices.
+        """Return everything that an integration can create: settings, connectors, models, groups, pipelines, indices.
 
-        Two inventories are equal when nothing was changed between them.
+        Two inventories are equal if nothing changed between them.
         """
         return {
             "settings": self._settings(),
@@ -88,7 +88,7 @@ class Cluster:
         }
 
     def reset(self) -> None:
-        """Remove all that an inventory lists, whoever made it. ML Commons' own indices stay, with their key."""
+        """Remove everything that an inventory lists. ML Commons' own indices stay, with their encryption key."""
         for pipeline in self._pipelines():
             self.request("DELETE", f"/_search/pipeline/{pipeline}")
         for index in self._indices():
@@ -97,14 +97,14 @@ class Cluster:
             self._remove_model(model)
         for path in (_CONNECTORS, "/_plugins/_ml/model_groups"):
             for one in self._found(path):
-                with suppress(NotFoundError):  # a group goes with its last model
+                with suppress(NotFoundError):  # a group is deleted with its last model
                     self.request("DELETE", f"{path}/{one}")
         cleared = {kind: dict.fromkeys(values) for kind, values in self._settings().items() if values}
         if cleared:
             self.request("PUT", "/_cluster/settings", cleared)
 
     def _remove_model(self, model: str) -> None:
-        """A model's state is written after the answer that it was undeployed, and by a late deployment once more."""
+        """Delete a model; its state is written after the response, and again by a late deployment."""
         for attempt in Retrying(
             retry=retry_if_exception_message(match=".*cannot be deleted in deploying or deployed state.*"),
             wait=wait_fixed(0.2),
@@ -122,11 +122,11 @@ class Cluster:
     def _found(self, path: str) -> dict[str, Any]:
         try:
             hits = self.request("POST", f"{path}/_search", _ALL)["hits"]["hits"]
-        except NotFoundError:  # nothing of the kind was ever made
+        except NotFoundError:  # nothing of this kind was ever created
             return {}
         return {
             hit["_id"]: self.request("GET", f"{path}/{hit['_id']}") for hit in hits
-        }  # a search lags behind
+        }  # a search may return an older version
 
     def _pipelines(self) -> dict[str, Any]:
         try:
@@ -142,7 +142,7 @@ class Cluster:
 
 @contextmanager
 def running_cluster(version: str, **options: Any) -> Iterator[Cluster]:
-    """Run a cluster of one node until the block ends; the options are `running_node`'s."""
+    """Run a cluster of one node until the block ends; the options are those of `running_node`."""
     with running_node(version, **options) as node:
         client = OpenSearch(node.url, timeout=60, max_retries=0)
         try:

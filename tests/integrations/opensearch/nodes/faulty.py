@@ -1,7 +1,7 @@
-"""A reranking service that misbehaves on request, and remembers what it was sent; it speaks Cohere's form.
+"""A rerank service that fails as a test configures, and records its requests; it has Cohere's API.
 
-A good answer scores a document by the first number in it: "0.7 whales" has 0.7, any other text 0.5. A test says word for
-word which literals stand in an answer, which no JSON library would let it.
+A normal response scores a document by the first number in it: "0.7 whales" has 0.7, a text without a number 0.5. A test can set
+the exact literals of a response, which no JSON library supports.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ HANG_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request as it arrived.
+    """A received request.
 
     Attributes:
-        headers: Its headers, names in lower case.
-        raw: Its body.
-        body: The body's JSON value.
-        connection: The number of the connection it came on, from 1.
+        headers: The headers, with lowercase names.
+        raw: The body.
+        body: The JSON value of the body.
+        connection: Number of the connection, from 1.
     """
 
     headers: dict[str, str]
@@ -38,12 +38,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer.
+    """A response.
 
     Attributes:
-        status: Its status.
-        body: Its body, sent as it is.
-        headers: Headers beside the usual.
+        status: The status code.
+        body: The body, sent as it is.
+        headers: Additional headers.
     """
 
     status: int
@@ -52,19 +52,19 @@ class Reply:
 
 
 Behaviour = Callable[["FaultyService", Any], Reply | None]
-"""From the service and a request's JSON value to the answer; None closes the connection without one."""
+"""Returns the response to a request's JSON value; None closes the connection without a response."""
 
 
 @dataclass
 class FaultyService:
-    """What a test sees of the double.
+    """The running service.
 
     Attributes:
-        url: Where it answers, without a slash at the end.
-        seen: Requests in the order in which they came.
-        next: What to do for each of the next requests.
-        always: What to do after those.
-        released: Set when those that hang shall go on.
+        url: The address, without a trailing slash.
+        seen: Received requests in their order.
+        next: Behaviours for the next requests.
+        always: Behaviour for all requests after those.
+        released: Set to end hanging requests.
     """
 
     url: str
@@ -82,38 +82,38 @@ class FaultyService:
 
 
 def score_of(document: Any) -> float:
-    """The first number in a document's text; 0.5 if there is none."""
+    """Return the first number in a document's text; 0.5 if there is none."""
     found = re.search(r"\d+(\.\d+)?", document if isinstance(document, str) else json.dumps(document))
     return float(found[0]) if found else 0.5
 
 
 def answer_of(literals: Sequence[str], *, order: Sequence[int] | None = None) -> Reply:
-    """An answer with scores written exactly so, one a document; results in the order of `order`."""
+    """Return a response with exactly these score literals, one per document, and results in the order of `order`."""
     places = range(len(literals)) if order is None else order
     results = ",".join(f'{{"index": {place}, "relevance_score": {literals[place]}}}' for place in places)
     return Reply(200, f'{{"results": [{results}], "scores": [{",".join(literals)}]}}'.encode())
 
 
 def good(service: FaultyService, body: Any) -> Reply:
-    """Sorted results, and scores in the order sent."""
+    """Return sorted results, and scores in the order of the request."""
     scores = [score_of(document) for document in body["documents"]]
     best_first = sorted(range(len(scores)), key=lambda place: -scores[place])
     return answer_of([f"{score:.6f}" for score in scores], order=best_first)
 
 
 def literal(text: str) -> Behaviour:
-    """Give every document a score that is written so."""
+    """Return a behaviour that gives every document this score literal."""
     return lambda service, body: answer_of([text] * len(body["documents"]))
 
 
 def failing(status: int, message: str = "staged", **headers: str) -> Behaviour:
-    """Answer with an error; a header's underscores become hyphens."""
+    """Return a behaviour that answers with an error; underscores in header names become hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda service, body: Reply(status, json.dumps({"message": message}).encode(), named)
 
 
 def throttled(service: FaultyService, body: Any) -> Reply:
-    """Status 429 with the header by which versions before 3.8 know that they may try again."""
+    """Answer with status 429 and the header that makes versions before 3.8 retry."""
     behave = failing(429, "too much", x_amzn_ErrorType="ThrottlingException", Retry_After="1")
     reply = behave(service, body)
     assert reply is not None
@@ -121,12 +121,12 @@ def throttled(service: FaultyService, body: Any) -> Reply:
 
 
 def hanging(service: FaultyService, body: Any) -> None:
-    """Give no answer until the test is over, then close the connection."""
+    """Send no response until the test ends, then close the connection."""
     service.released.wait(HANG_S)
 
 
 def cut_short(service: FaultyService, body: Any) -> Reply:
-    """One result fewer than there are documents."""
+    """Return one result fewer than there are documents."""
     return answer_of(["0.5"] * (len(body["documents"]) - 1))
 
 
@@ -163,8 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(reply.body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
-        """Stay silent."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class has this name)
+        """Log nothing."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -177,12 +177,12 @@ class _Server(ThreadingHTTPServer):
         self.service = FaultyService(f"http://127.0.0.1:{self.server_port}")
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is part of what is staged."""
+        """Ignore clients that disconnect, which is part of the tests."""
 
 
 @contextmanager
 def running_faulty_service() -> Iterator[FaultyService]:
-    """Run the double until the block ends."""
+    """Run the service until the block ends."""
     server = _Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

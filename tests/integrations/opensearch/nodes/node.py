@@ -1,6 +1,6 @@
-"""Runs an OpenSearch node on free ports of this machine until a block ends, and leaves nothing behind.
+"""Runs an OpenSearch node on free ports of this machine until a block ends, and removes its files.
 
-It knows nothing of reranking. The node has the plugins of releases.py, no security plugin, and no cluster settings.
+It does not know reranking. The node has the plugins of releases.py, no security plugin, and no cluster settings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BOOT_S = 240.0
 STOP_S = 60.0
 HEAP = "768m"
 
-# As the distribution's own jvm.options, as far as behaviour depends on it; compiled for a short life.
+# Those of the distribution's jvm.options that change behaviour; compilation is limited for a short run.
 JAVA_OPTIONS = (
     "-Xss1m",
     "-Xshare:auto",
@@ -52,17 +52,17 @@ rootLogger.appenderRef.console.ref = console
 
 
 class NodeError(RuntimeError):
-    """A node did not start, or did not end."""
+    """A node did not start or stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node that answers.
+    """A running node.
 
     Attributes:
         version: OpenSearch's version.
-        url: Where, without a slash at the end.
-        log: What it printed.
+        url: The address, without a trailing slash.
+        log: File with its output.
         process: Its process.
     """
 
@@ -81,18 +81,18 @@ def running_node(
     heap: str = HEAP,
     optimized: bool = False,
 ) -> Iterator[Node]:
-    """Run a node until the block ends; its folders are removed then.
+    """Run a node until the block ends, and remove its folders.
 
     Args:
         version: One of `RELEASES`.
-        settings: Lines for opensearch.yml beside its own.
-        http_port: Where it listens; 0 for a free port.
-        heap: Memory of the Java heap.
-        optimized: Let Java compile as it would in production: slower to start, faster in the end.
+        settings: Additional lines of opensearch.yml.
+        http_port: The HTTP port; 0 for a free port.
+        heap: Size of the Java heap.
+        optimized: Compile as in production: slower to start, faster later.
 
     Raises:
-        ToolchainError: No Java, or no Maven to assemble the node with.
-        NodeError: It did not start or did not end.
+        ToolchainError: Java is missing, or Maven to assemble the node.
+        NodeError: The node did not start or stop.
     """
     release = RELEASES[version]
     folder = Path(tempfile.mkdtemp(prefix=f"opensearch-{version}-"))
@@ -116,7 +116,7 @@ def _configure(folder: Path, settings: Mapping[str, object]) -> None:
         "node.portsfile": "true",
         "path.data": folder / "data",
         "path.logs": folder / "logs",
-        # A nearly full disk of a developer's machine is no subject of a test.
+        # A nearly full disk of a developer's machine must not fail a test.
         "cluster.routing.allocation.disk.threshold_enabled": "false",
         **settings,
     }
@@ -133,10 +133,10 @@ def _configure(folder: Path, settings: Mapping[str, object]) -> None:
 def _command(release: Release, folder: Path, *, heap: str, optimized: bool) -> list[str]:
     home = home_of(release)
     options = [one for one in JAVA_OPTIONS if not (optimized and "TieredStop" in one)]
-    # When the tests are killed the node shall not stay behind.
-    leash = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    # End the node if the tests are killed.
+    prefix = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
     return [
-        *leash,
+        *prefix,
         find_java(release).path,
         f"-Xms{heap}",
         f"-Xmx{heap}",
@@ -170,7 +170,7 @@ def _process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[byte
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End it in order; what does not end is killed, and that is an error."""
+    """Terminate the process; kill it and raise if it does not end."""
     if process.poll() is not None:
         return
     process.send_signal(signal.SIGTERM)
@@ -179,7 +179,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        raise NodeError(f"the node did not end within {STOP_S!r} s of SIGTERM and was killed") from None
+        raise NodeError(f"the node did not stop within {STOP_S!r} s of SIGTERM and was killed") from None
 
 
 def _wait_until_healthy(process: subprocess.Popen[bytes], folder: Path) -> str:
@@ -190,11 +190,11 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], folder: Path) -> str:
         time.sleep(0.2)
     what = f"ended with {process.poll()!r}" if process.poll() is not None else f"is not up after {BOOT_S!r} s"
     tail = (folder / "node.log").read_text(encoding="utf-8", errors="replace")[-4000:]
-    raise NodeError(f"the node {what}, a healthy node was expected; the end of its log:\n{tail}")
+    raise NodeError(f"the node {what} before it was healthy. The end of its log:\n{tail}")
 
 
 def _url(folder: Path) -> str | None:
-    """The address that the node wrote down; None while it listens nowhere."""
+    """Return the address that the node wrote to its ports file, or None."""
     ports = folder / "logs" / "http.ports"
     if not ports.exists():
         return None

@@ -1,7 +1,7 @@
-"""What an OpenSearch node with ML Commons and neural-search is made of, version by version, as Maven coordinates.
+"""The Maven coordinates of an OpenSearch node with ML Commons and neural-search, by version.
 
-The distribution itself is on no Maven repository, but its parts are: the server with its dependencies, each module of the
-core, and the plugins as zips. Nothing here fetches or runs anything.
+No Maven repository has the distribution itself, but its parts: the server with its dependencies, each module of the
+core, and the plugins as zips. This module neither fetches nor runs anything.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 from dataclasses import asdict, dataclass, field
 
 PLUGINS = ("opensearch-job-scheduler", "opensearch-knn", "neural-search", "opensearch-ml-plugin")
-"""In every version; neural-search holds the rerank processor and extends knn, ML Commons needs the job scheduler."""
+"""Plugins of every version: neural-search has the rerank processor and extends knn, ML Commons needs the scheduler."""
 
 RECIPE = 1
-"""Counts changes of how a home is assembled, so that homes assembled before are not taken for it."""
+"""Version of how a home is assembled; a change makes homes of earlier versions invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class Module:
     """A module of the core.
 
     Attributes:
-        classname: Its entry point, which differs between 2 and 3.
-        artifacts: Names of its jars' artifacts.
+        classname: The entry point, which differs between versions 2 and 3.
+        artifacts: Artifact names of the jars.
     """
 
     classname: str
@@ -35,14 +35,14 @@ class Release:
     """A version of OpenSearch.
 
     Attributes:
-        version: Its number.
-        oldest_java: The least major version of Java that it runs on.
-        newest_java: The greatest.
-        preferred_java: The one it was released with.
-        server: Coordinates of the server and of what it does not declare.
+        version: The version number.
+        oldest_java: The lowest supported major version of Java.
+        newest_java: The highest supported major version of Java.
+        preferred_java: The Java that it was released with.
+        server: Coordinates of the server and of dependencies that it does not declare.
         modules: The core's modules by name.
-        java_options: What the virtual machine needs beside the usual.
-        needs_policies: Whether it runs under Java's security manager, which asks every module for a policy.
+        java_options: Additional options of the virtual machine.
+        needs_policies: Whether it runs under Java's security manager, which needs a policy for every module.
     """
 
     version: str
@@ -56,22 +56,22 @@ class Release:
 
     @property
     def plugins(self) -> tuple[str, ...]:
-        """Coordinates of the plugins' zips, whose versions have a fourth number."""
+        """Coordinates of the plugin zips, whose versions have a fourth number."""
         return tuple(f"org.opensearch.plugin:{name}:{self.version}.0" for name in PLUGINS)
 
     @property
     def digest(self) -> str:
-        """Eight characters that change when the parts do."""
+        """Eight characters that identify the parts."""
         parts = json.dumps([RECIPE, asdict(self), self.plugins], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()[:8]
 
     def runs_on(self, java: int) -> bool:
-        """Whether it runs on a major version of Java."""
+        """Whether it supports a major version of Java."""
         return self.oldest_java <= java <= self.newest_java
 
 
 def _bouncy_castle(version: str) -> tuple[str, ...]:
-    # Without it a node of version 3 dies at the first credential it encrypts.
+    # Without it, a node of version 3 crashes when it encrypts a credential.
     return tuple(f"org.bouncycastle:{name}-jdk18on:{version}" for name in ("bcprov", "bcpkix", "bcutil"))
 
 
@@ -86,7 +86,7 @@ RELEASES = {
             server=(
                 "org.opensearch:opensearch:2.19.1",
                 "org.opensearch:opensearch-plugin-classloader:2.19.1",
-                "org.apache.logging.log4j:log4j-core:2.21.0",  # as the log4j-api that the server declares
+                "org.apache.logging.log4j:log4j-core:2.21.0",  # the version of the log4j-api that the server declares
             ),
             modules={
                 "lang-painless": Module("org.opensearch.painless.PainlessPlugin", ("lang-painless",)),
@@ -134,4 +134,4 @@ RELEASES = {
         ),
     )
 }
-"""The versions that are tested, the oldest and the newest one whose parts are all published."""
+"""The tested versions: the oldest and the newest one whose parts are all published."""

@@ -1,4 +1,4 @@
-"""Runs the project's own service, `qwen-rerank serve`, as a process for a cluster to call."""
+"""Runs the project's service, `qwen-rerank serve`, as a process that a cluster can call."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DEMO = ("--model", "demo")
 
 @dataclass(frozen=True, slots=True)
 class RerankService:
-    """A service that answers.
+    """A running service.
 
     Attributes:
-        url: Where, without a slash at the end.
+        url: The address, without a trailing slash.
         process: Its process.
-        log: What it printed so far.
+        log: File with its output.
     """
 
     url: str
@@ -41,19 +41,19 @@ class RerankService:
         return f"{self.url}/v1/rerank"
 
     def rank(self, body: Mapping[str, Any]) -> Any:
-        """One request past the cluster; the answer's JSON value."""
+        """Send a request directly, and return the JSON value of the response."""
         answer = httpx.post(self.rerank_url, json=dict(body), trust_env=False, timeout=60)
         return answer.raise_for_status().json()
 
     def metric(self, name: str) -> float:
-        """The sum over all labels of a number in its metrics."""
+        """Return a metric, summed over all labels."""
         text = httpx.get(f"{self.url}/metrics", trust_env=False, timeout=60).raise_for_status().text
         found = re.findall(rf"^{re.escape(name)}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
         assert found, f"no metric {name!r} in:\n{text}"
         return sum(map(float, found))
 
     def kill(self) -> None:
-        """End it in the middle of whatever it does, as a crash would."""
+        """Kill the process, as a crash would."""
         self.process.kill()
         self.process.wait()
 
@@ -69,13 +69,13 @@ def running_rerank_service(
     """Run the service until the block ends.
 
     Args:
-        folder: Where its log goes.
-        arguments: What follows `qwen-rerank serve`.
-        port: Where it listens; 0 for a free port.
+        folder: Folder of its log.
+        arguments: Arguments of `qwen-rerank serve`.
+        port: The port; 0 for a free port.
         environment: Settings as QWEN_RERANK_* variables.
 
     Raises:
-        RuntimeError: It did not start.
+        RuntimeError: The service did not start.
     """
     log = folder / "qwen-rerank.log"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("QWEN_RERANK_")}

@@ -1,6 +1,6 @@
-"""Finds the Java and the Maven that a node needs; as root on a Debian-like system it installs what is missing.
+"""Finds the Java and the Maven that a node needs; as root on a Debian-like system it installs missing ones.
 
-What cannot be found is an error that says what to install: tests of real nodes fail without a Java, they are not left out.
+A missing program is an error that says what to install: tests of real nodes fail without a Java and are not skipped.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ JVM_FOLDERS = ("/usr/lib/jvm", "/Library/Java/JavaVirtualMachines")
 
 
 class ToolchainError(RuntimeError):
-    """A program is missing that a node cannot be run without."""
+    """A program that a node needs is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Java:
-    """A Java that runs.
+    """An installed Java.
 
     Attributes:
-        path: Its program.
-        major: 17, 21, 25, ...
+        path: Path of the program.
+        major: Major version, such as 21.
     """
 
     path: str
@@ -40,12 +40,12 @@ class Java:
 
 
 def is_root() -> bool:
-    """Whether this process may do everything, which OpenSearch refuses to run with."""
+    """Whether this process runs as root, which OpenSearch refuses."""
     return os.geteuid() == 0
 
 
 def unprivileged() -> dict[str, Any]:
-    """The options that make `subprocess` run a program as a user without rights, where that is needed."""
+    """Return the options of `subprocess` that run a program as an unprivileged user, if this process is root."""
     if not is_root():
         return {}
     user = pwd.getpwnam(UNPRIVILEGED)
@@ -53,44 +53,44 @@ def unprivileged() -> dict[str, Any]:
 
 
 def find_java(release: Release) -> Java:
-    """A Java that the release runs on, installed if need be; the one it was released with is preferred.
+    """Return a Java that the release supports, installed if needed; the one that it was released with is preferred.
 
     Raises:
-        ToolchainError: There is none.
+        ToolchainError: No such Java is installed or can be installed.
     """
-    found = _fitting(release)
+    found = _supported(release)
     if not found and (package := _java_package(release)):
         _apt_install(package)
-        found = _fitting(release)
+        found = _supported(release)
     if found:
         return min(found, key=lambda java: (java.major != release.preferred_java, java.major))
     raise ToolchainError(
-        f"no Java for OpenSearch {release.version!r} found in JAVA_HOME, on the PATH or in {JVM_FOLDERS[0]}; "
-        f"install Java {release.oldest_java} to {release.newest_java}, for example "
-        f"openjdk-{release.preferred_java}-jdk-headless"
+        f"no Java for OpenSearch {release.version!r} found in JAVA_HOME, on the PATH or in {JVM_FOLDERS[0]}. "
+        f"Install Java {release.oldest_java} to {release.newest_java}, for example "
+        f"openjdk-{release.preferred_java}-jdk-headless."
     )
 
 
 def find_maven() -> str:
-    """Maven's program, installed if need be.
+    """Return the path of Maven, installed if needed.
 
     Raises:
-        ToolchainError: There is none.
+        ToolchainError: Maven is not installed and cannot be installed.
     """
     if not shutil.which("mvn"):
         _apt_install("maven")
     if found := shutil.which("mvn"):
         return found
-    raise ToolchainError("no program 'mvn' found on the PATH; install Maven 3.6 or newer (Debian: maven)")
+    raise ToolchainError("no program 'mvn' found on the PATH. Install Maven 3.6 or newer (Debian: maven).")
 
 
-def _fitting(release: Release) -> list[Java]:
+def _supported(release: Release) -> list[Java]:
     versions = ((path, _major(path)) for path in dict.fromkeys(_java_programs()))
     return [Java(path, major) for path, major in versions if major is not None and release.runs_on(major)]
 
 
 def _java_programs() -> Iterator[str]:
-    # Hosted runners name their Javas JAVA_HOME_17_X64, JAVA_HOME_21_X64, ...
+    # Hosted runners have their Javas in JAVA_HOME_17_X64, JAVA_HOME_21_X64, ...
     for name in sorted(os.environ):
         if name.startswith("JAVA_HOME"):
             yield str(Path(os.environ[name], "bin", "java"))
@@ -102,7 +102,7 @@ def _java_programs() -> Iterator[str]:
 
 
 def _major(java: str) -> int | None:
-    """The major version of a Java that the node's user can run; None for anything else."""
+    """Return the major version of a Java that the node's user can run, or None."""
     try:
         ran = subprocess.run(
             [java, "-version"],
@@ -120,7 +120,7 @@ def _major(java: str) -> int | None:
 
 
 def _java_package(release: Release) -> str | None:
-    """The Debian package to install: the preferred Java's, else the newest that fits."""
+    """Return the Debian package of the preferred Java, or of the newest supported one."""
     known = [major for major in _known_to_apt() if release.runs_on(major)]
     if not known:
         return None

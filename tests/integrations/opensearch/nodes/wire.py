@@ -1,4 +1,4 @@
-"""A wire between a cluster and a service: it passes bytes on, counts connections, and keeps what went over them."""
+"""A TCP proxy between a cluster and a service, which counts connections and records their bytes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CHUNK = 1 << 16
 
 @dataclass
 class Wire:
-    """What a test sees of it.
+    """The running proxy.
 
     Attributes:
-        url: Where it listens, without a slash at the end.
-        connections: How many were opened so far.
-        sent: What the cluster sent, of all connections.
-        received: What the service answered.
+        url: The address, without a trailing slash.
+        connections: Number of connections opened so far.
+        sent: Bytes that the cluster sent, over all connections.
+        received: Bytes that the service sent.
     """
 
     url: str
@@ -35,7 +35,7 @@ class Wire:
 
 @contextmanager
 def running_wire(target_url: str) -> Iterator[Wire]:
-    """Pass on to a service until the block ends."""
+    """Forward connections to a service until the block ends."""
     host, _, port = target_url.removeprefix("http://").partition(":")
     target = (host, int(port))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -47,7 +47,7 @@ def running_wire(target_url: str) -> Iterator[Wire]:
         yield wire
     finally:
         with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)  # wakes the thread, which closing alone would not
+            listener.shutdown(socket.SHUT_RDWR)  # wakes the thread; closing alone would not
         listener.close()
         thread.join()
         for one in opened:
@@ -65,14 +65,14 @@ def _accept(
         far = socket.create_connection(target)
         opened += [near, far]
         wire.connections += 1
-        for source, sink, kept in ((near, far, wire.sent), (far, near, wire.received)):
-            threading.Thread(target=_pass_on, args=(source, sink, kept), daemon=True).start()
+        for source, sink, recorded in ((near, far, wire.sent), (far, near, wire.received)):
+            threading.Thread(target=_forward, args=(source, sink, recorded), daemon=True).start()
 
 
-def _pass_on(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
+def _forward(source: socket.socket, sink: socket.socket, recorded: bytearray) -> None:
     with suppress(OSError):
         while data := source.recv(CHUNK):
-            kept += data
+            recorded += data
             sink.sendall(data)
     _close(source)
     _close(sink)

@@ -1,4 +1,4 @@
-"""Plans and reports for people: what a step changes in colour, and lines of progress. It knows no options."""
+"""Prints plans, progress and reports to a console."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opensearch_qwen_rerank.steps import Change, Plan, Step
-from opensearch_qwen_rerank.verification import Report, Stage
+from opensearch_qwen_rerank.verification import Stage, VerificationReport
 
 __all__ = ["print_plan", "print_report", "print_stage", "print_step"]
 
@@ -28,12 +28,12 @@ _MAX_VALUE = 160
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """Print what would be done, and what it changes."""
+    """Print the steps of a plan and what they change."""
     for warning in plan.warnings:
         console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True)
     console.print(f"pipeline {plan.pipeline} on OpenSearch {plan.version}", style="bold")
     if not plan.steps:
-        console.print("nothing to do: the cluster is as it should be", style="green")
+        console.print("no changes: the cluster matches the settings", style="green")
         return
     for step in plan.steps:
         sign, style = _STYLES[step.action]
@@ -66,26 +66,28 @@ def _short(value: Any) -> str:
 
 
 def print_step(step: Step, took_ms: float, console: Console) -> None:
-    """Print that a step is done."""
+    """Print a finished step."""
     sign, style = _STYLES[step.action]
     console.print(f"  {sign} {step}  {took_ms:.0f} ms", style=style)
 
 
 def print_stage(stage: Stage, console: Console) -> None:
-    """Print what a stage of a verification gave."""
+    """Print a finished stage of a verification."""
     took = "" if stage.took_ms is None else f"  {stage.took_ms:.1f} ms"
     console.print(f"  {stage.name}: {stage.detail}{took}", soft_wrap=True)
 
 
-def print_report(report: Report, console: Console) -> None:
-    """Print what a verification found, and both orders of the caller's hits where there are any."""
+def print_report(report: VerificationReport, console: Console) -> None:
+    """Print the result of a verification, and both orders of the hits of the user's search."""
     for warning in report.warnings:
         console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True)
     if report.first_stage:
-        table = Table("place", "first stage", "reranked")
+        table = Table("rank", "first stage", "reranked")
         rows = max(len(report.first_stage), len(report.reranked))
-        for place in range(rows):
+        for position in range(rows):
             sides = (report.first_stage, report.reranked)
-            table.add_row(str(place + 1), *(side[place] if place < len(side) else "" for side in sides))
+            table.add_row(
+                str(position + 1), *(side[position] if position < len(side) else "" for side in sides)
+            )
         console.print(table)
     console.print(f"the pipeline {report.pipeline} reranks", style="bold green")

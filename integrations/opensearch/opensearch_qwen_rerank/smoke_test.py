@@ -1,6 +1,6 @@
-"""Two texts, one that answers a question and one that does not, and how a cluster is asked to rank them.
+"""The smoke test of `verify`: two texts, one of which answers a question, and the requests that rank them.
 
-Pure: bodies of requests and readings of answers, for `verify.py` to send and to judge.
+Pure functions: request bodies, and scores read from responses. `verification.py` sends the requests.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = [
     "QUESTION",
     "TEXTS",
     "Stage",
-    "documents",
-    "model_scores",
     "predict_request",
     "processor_stages",
+    "read_scores",
+    "sample_documents",
     "search_body",
-    "trial_index",
+    "smoke_test_index",
 ]
 
 QUESTION: Final = "how to remove limescale from a kettle"
@@ -29,22 +29,22 @@ TEXTS: Final = (
     "The lesson for the kettle drum begins at ten.",
     "Vinegar removes the limescale from a kettle in half an hour.",
 )
-"""The first stage finds both, for they share words with the question."""
+"""Both share words with the question, so that the first stage finds both."""
 
 
-def trial_index(pipeline: str) -> str:
-    """Name the index that `verify` makes and removes."""
+def smoke_test_index(pipeline: str) -> str:
+    """Return the name of the index that `verify` creates and removes."""
     return f"qwen-rerank-verify-{pipeline}"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One step of a verification.
+    """One stage of a verification.
 
     Attributes:
         name: What was done.
-        took_ms: Milliseconds; None where the cluster does not tell.
-        detail: What came of it.
+        took_ms: Duration in milliseconds; None if the cluster does not report it.
+        detail: The outcome.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Stage:
     detail: str
 
 
-def documents(fields: Sequence[str]) -> list[dict[str, Any]]:
-    """Give both texts as sources of an index: in the first field, the others missing."""
+def sample_documents(fields: Sequence[str]) -> list[dict[str, Any]]:
+    """Return both texts as documents with the first field only."""
     sources = []
     for text in TEXTS:
         source: Any = text
@@ -64,35 +64,35 @@ def documents(fields: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def predict_request(recipe: str, model_id: str, fields: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """Give address and body of the request that a pipeline of this recipe makes to its model."""
+    """Return path and body of the request that a pipeline of this recipe sends to its model."""
     if recipe == "simple":
         body: dict[str, Any] = {"query_text": QUESTION, "text_docs": list(TEXTS)}
         return f"/_plugins/_ml/_predict/text_similarity/{model_id}", body
-    parameters = {"search": {"query_text": QUESTION}, "documents": documents(fields)}
+    parameters = {"search": {"query_text": QUESTION}, "documents": sample_documents(fields)}
     return f"/_plugins/_ml/models/{model_id}/_predict", {"parameters": parameters}
 
 
-def model_scores(recipe: str, answer: Mapping[str, Any]) -> list[float]:
-    """Read the scores out of a model's answer, in the order of the texts.
+def read_scores(recipe: str, response: Mapping[str, Any]) -> list[float]:
+    """Read the scores from a model's response, in the order of the texts.
 
     Raises:
-        VerificationError: They are not there, or not one for each text.
+        VerificationError: The response does not have one score per text.
     """
-    outputs = [one for result in answer.get("inference_results", []) for one in result.get("output", [])]
+    outputs = [one for result in response.get("inference_results", []) for one in result.get("output", [])]
     if recipe == "simple":
         scores = [one["data"][0] for one in outputs if one.get("data")]
     else:
         scores = outputs[0].get("dataAsMap", {}).get("scores") or [] if outputs else []
     if len(scores) != len(TEXTS):
         raise VerificationError(
-            f"the model gave {len(scores)} scores for {len(TEXTS)} texts; "
-            "look into the service's log: reranking may be switched off there"
+            f"the model returned {len(scores)} scores for {len(TEXTS)} texts. "
+            "Check the log of the rerank service, where reranking may be disabled."
         )
     return [float(score) for score in scores]
 
 
 def search_body(recipe: str, fields: Sequence[str], query_path: str | None) -> dict[str, Any]:
-    """Give a search for the question as the pipeline expects one."""
+    """Return a search for the question, in the form that the pipeline expects."""
     if query_path is not None:
         return {**_at_path(query_path, QUESTION), "size": len(TEXTS)}
     body: dict[str, Any] = {"query": {"match": {fields[0]: {"query": QUESTION}}}, "size": len(TEXTS)}
@@ -110,18 +110,18 @@ def _at_path(path: str, text: str) -> dict[str, Any]:
     return dict(value)
 
 
-def processor_stages(answer: Mapping[str, Any], wall_ms: float) -> list[Stage]:
-    """Read what each processor did out of an answer to a search with `verbose_pipeline`.
+def processor_stages(response: Mapping[str, Any], wall_ms: float) -> list[Stage]:
+    """Read the result of each processor from the response to a search with `verbose_pipeline`.
 
     Raises:
-        VerificationError: One of them failed; its error is told.
+        VerificationError: A processor failed; the message has its error.
     """
     stages = []
-    for told in answer.get("processor_results", []):
-        name = f"processor {told['processor_name']}"
-        if told.get("status") == "fail":
-            raise VerificationError(f"{name} failed: {told.get('error')}")
-        took = float(told.get("duration_millis") or 0)
-        # Version 2.19 counts nanoseconds under this name; no processor takes longer than the search.
+    for result in response.get("processor_results", []):
+        name = f"processor {result['processor_name']}"
+        if result.get("status") == "fail":
+            raise VerificationError(f"{name} failed: {result.get('error')}")
+        took = float(result.get("duration_millis") or 0)
+        # Version 2.19 returns nanoseconds under this name. No processor takes longer than the search.
         stages.append(Stage(name, took / 1e6 if took > wall_ms else took, "done"))
     return stages

@@ -1,4 +1,4 @@
-"""Dotted paths into nested JSON, as OpenSearch writes them. Knows no hits and no searches."""
+"""Reads dotted paths in nested JSON as OpenSearch does. Knows no hits and no searches."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["step_to", "text_at"]
+__all__ = ["get_path", "text_at_path"]
 
 _POSITION = re.compile(r"\[(\d+)\]")
 
 
-def text_at(node: object, path: str) -> str:
-    """Give the text at a path, several values one a line; empty where there is none.
+def text_at_path(node: object, path: str) -> str:
+    """Return the text at a path, one line per value; empty if there is none.
 
-    Lists on the way are looked into, and keys that hold dots are found as they stand: `{"a": [{"b": 1}]}` and
-    `{"a.b": 1}` both have `a.b`. Numbers and booleans are written as JSON writes them, null counts as absent, an
-    object gives all of its values.
+    The path passes through lists, and a key may contain dots: `{"a": [{"b": 1}]}` and `{"a.b": 1}` both have `a.b`.
+    Numbers and booleans have their JSON form, null is no value, and an object has the values of all its keys.
     """
-    texts = [_written(value) for value in _leaves(node, path.split("."))]
+    texts = [_to_text(value) for value in _leaves(node, path.split("."))]
     return "\n".join(text for text in texts if text.strip())
 
 
-def step_to(node: object, path: str) -> Any:
-    """Give what stands at a path through objects and, by position, lists; None where there is nothing.
+def get_path(node: object, path: str) -> Any:
+    """Return the value at a path through objects and lists, or None.
 
-    A position is written `queries.0` or `queries[0]`.
+    A list's position is written `queries.0` or `queries[0]`.
     """
     for name in _POSITION.sub(r".\1", path).split("."):
         if isinstance(node, Mapping):
@@ -38,7 +37,7 @@ def step_to(node: object, path: str) -> Any:
 
 
 def _leaves(node: object, names: Sequence[str]) -> Iterator[object]:
-    """Every scalar below a path, in the order of the document."""
+    """Yield every scalar below a path, in the order of the document."""
     if isinstance(node, list | tuple):
         for item in node:
             yield from _leaves(item, names)
@@ -51,13 +50,13 @@ def _leaves(node: object, names: Sequence[str]) -> Iterator[object]:
 
 
 def _children(node: Mapping[str, Any], names: Sequence[str]) -> list[tuple[Any, Sequence[str]]]:
-    """What lies behind the path's beginning: under one name, or under a key that holds several with their dots."""
+    """Return the values under the first name, or under a key that joins several names with dots, and the remaining names."""
     cuts = range(1, len(names) + 1)
     keys = [(".".join(names[:cut]), names[cut:]) for cut in cuts]
     return [(node[key], rest) for key, rest in keys if key in node]
 
 
-def _written(value: object) -> str:
+def _to_text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

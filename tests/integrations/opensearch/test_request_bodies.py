@@ -1,8 +1,8 @@
-"""Every body that a cluster is sent, whole, for five versions; and what makes them differ.
+"""The complete request bodies for five versions, compared with golden files.
 
-    python -m tests.integrations.opensearch.test_bodies        writes the golden files anew
+    python -m tests.integrations.opensearch.test_request_bodies        rewrites the golden files
 
-No node of a version after 3.6 was there to try them on: those bodies are compared with what is documented alone.
+The bodies for versions after 3.6 follow the documentation; no node of such a version is tested.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 from opensearch_qwen_rerank import OpenSearchSettings, UnsupportedClusterError
-from opensearch_qwen_rerank.bodies import (
+from opensearch_qwen_rerank.cluster_version import ClusterVersion
+from opensearch_qwen_rerank.errors import OpenSearchError
+from opensearch_qwen_rerank.request_bodies import (
     check_supported,
     connector_body,
     endpoint_regex,
-    group_body,
     model_body,
+    model_group_body,
     parse_marker,
     pipeline_body,
-    shared_settings,
+    required_settings,
 )
-from opensearch_qwen_rerank.errors import OpenSearchError
-from opensearch_qwen_rerank.version import ClusterVersion
 
 from qwen_rerank_plugins import ConfigurationError
 
@@ -60,13 +60,13 @@ def settings(**changes: Any) -> OpenSearchSettings:
 
 
 def all_bodies(name: str, version: str) -> dict[str, Any]:
-    """Everything that is sent, in its order."""
+    """Return all bodies in the order in which they are sent."""
     chosen, parsed = settings(**CASES[name]), ClusterVersion.parse(version)
     check_supported(chosen, parsed)
     return {
-        "settings": shared_settings(chosen, parsed),
+        "settings": required_settings(chosen, parsed),
         "connector": connector_body(chosen, parsed, service_key=None if chosen.secret_arn else "a-key"),
-        "model group": group_body(chosen),
+        "model group": model_group_body(chosen),
         "model": model_body(chosen, connector_id="CONNECTOR", group_id="GROUP"),
         "pipeline": pipeline_body(chosen, parsed, model_id="MODEL"),
     }
@@ -87,7 +87,7 @@ def test_every_golden_file_belongs_to_a_case() -> None:
 
 
 @pytest.mark.parametrize(("name", "version"), COMBINATIONS)
-def test_the_template_is_json_once_the_cluster_has_filled_it_in(name: str, version: str) -> None:
+def test_the_template_is_json_after_its_placeholders_are_replaced(name: str, version: str) -> None:
     template = all_bodies(name, version)["connector"]["actions"][0]["request_body"]
     filled = template.replace('"${parameters.query}"', '"q"').replace(
         "${parameters.search}", '{"query": "q"}'
@@ -101,25 +101,25 @@ def test_the_template_is_json_once_the_cluster_has_filled_it_in(name: str, versi
 @pytest.mark.parametrize(
     ("changes", "version", "message"),
     [
-        ({}, "2.18.0", "recipe 'rich' does not run on OpenSearch 2.18.0; allowed: 2.19.0 and newer"),
-        ({"recipe": "simple"}, "2.14.0", "allowed: 2.15.0 and newer"),
+        ({}, "2.18.0", "recipe 'rich' does not run on OpenSearch 2.18.0: .* Use OpenSearch 2.19.0 or newer"),
+        ({"recipe": "simple"}, "2.14.0", "Use OpenSearch 2.15.0 or newer"),
         ({"recipe": "simple", "fields": ("a.b",)}, "3.5.0", "field 'a.b' would be empty"),
         ({"first_score_field": "first"}, "3.6.0", "first_score_field cannot be set"),
     ],
 )
-def test_what_a_version_cannot_do_is_refused_with_the_reason(
+def test_settings_that_a_version_does_not_support_are_refused_with_the_reason(
     changes: dict[str, Any], version: str, message: str
 ) -> None:
     with pytest.raises(UnsupportedClusterError, match=message):
         check_supported(settings(**changes), ClusterVersion.parse(version))
 
 
-def test_without_fields_nothing_is_made() -> None:
+def test_fields_are_required() -> None:
     with pytest.raises(ConfigurationError, match="fields is empty"):
         check_supported(settings(fields=()), ClusterVersion(3, 6))
 
 
-def test_the_regex_allows_the_one_address_and_is_plain() -> None:
+def test_the_regex_matches_the_one_address_and_has_no_groups() -> None:
     assert endpoint_regex(settings(service="https://a.b:1/x+y")) == r"^https://a\.b:1/x\+y/v1/rerank$"
     with pytest.raises(OpenSearchError, match="too long"):
         endpoint_regex(settings(service=f"http://host/{'a' * 250}"))
@@ -137,14 +137,14 @@ def test_the_regex_allows_the_one_address_and_is_plain() -> None:
         ("https://8.8.8.8", False),
     ],
 )
-def test_private_addresses_are_told_by_their_form(address: str, is_private: bool) -> None:
+def test_private_addresses_are_recognized_by_their_form(address: str, is_private: bool) -> None:
     assert settings(service=address).is_private is is_private
-    needed = shared_settings(settings(service=address), ClusterVersion(3, 8))
+    needed = required_settings(settings(service=address), ClusterVersion(3, 8))
     assert len(needed) == (3 if is_private else 1)
     assert settings(service=address, private_network=not is_private).is_private is not is_private
 
 
-def test_the_mark_is_found_again_and_changes_with_the_body() -> None:
+def test_the_marker_changes_with_the_body() -> None:
     version = ClusterVersion(3, 6)
     first, second = (
         parse_marker(connector_body(settings(read_timeout_s=timeout_s), version)["description"])
@@ -153,7 +153,7 @@ def test_the_mark_is_found_again_and_changes_with_the_body() -> None:
     assert first is not None
     assert second is not None
     assert (first[0], first[1] != second[1]) == ("books", True)
-    assert parse_marker("a description of others") is None
+    assert parse_marker("a foreign description") is None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Every body that the cluster is sent, as pure functions of the settings and the cluster's version.
+"""The bodies of all requests to a cluster, as pure functions of the settings and the cluster's version.
 
-Nothing here knows what is in the cluster already. What each key means, and since when the cluster knows it, is said
-where it is written; `version.py` has the numbers.
+This module does not know what the cluster has already. `cluster_version.py` has the versions since which a key exists.
 """
 
 from __future__ import annotations
@@ -11,9 +10,7 @@ import json
 import re
 from typing import Any, Final
 
-from opensearch_qwen_rerank.errors import OpenSearchError, UnsupportedClusterError
-from opensearch_qwen_rerank.settings import OpenSearchSettings
-from opensearch_qwen_rerank.version import (
+from opensearch_qwen_rerank.cluster_version import (
     NESTED_FIELDS,
     PREVIOUS_SCORE_FIELD,
     PRIVATE_ENDPOINTS,
@@ -21,6 +18,8 @@ from opensearch_qwen_rerank.version import (
     ClusterVersion,
     check_recipe,
 )
+from opensearch_qwen_rerank.errors import OpenSearchError, UnsupportedClusterError
+from opensearch_qwen_rerank.settings import OpenSearchSettings
 from qwen_rerank_plugins import ConfigurationError
 
 __all__ = [
@@ -31,14 +30,14 @@ __all__ = [
     "check_supported",
     "connector_body",
     "endpoint_regex",
-    "group_body",
-    "marker_of",
+    "make_marker",
     "model_body",
-    "object_name",
+    "model_group_body",
     "parse_marker",
     "pipeline_body",
     "processors_needed",
-    "shared_settings",
+    "required_settings",
+    "resource_name",
 ]
 
 TRUSTED_SETTING: Final = "plugins.ml_commons.trusted_connector_endpoints_regex"
@@ -46,40 +45,40 @@ PRIVATE_IP_SETTING: Final = "plugins.ml_commons.connector.private_ip_enabled"
 PRIVATE_ENDPOINTS_SETTING: Final = "plugins.ml_commons.trusted_connector_private_endpoints_regex"
 
 SCORE_FIELD: Final = "qwen_rerank_score"
-"""Field in a hit that holds its score between the two processors of the recipe `rich`."""
+"""Field that holds a hit's score between the two processors of the recipe `rich`."""
 
-_MAX_REGEX: Final = 256  # from 3.7 on longer ones are refused
+_MAX_REGEX: Final = 256  # versions from 3.7 on refuse longer ones
 _REGEX_SPECIAL: Final = re.compile(r"([\\.+*?()\[\]{}|^$])")
-# From 3.6 on descriptions may hold letters, digits, spaces and .,!?():@-_'/" alone.
+# From 3.6 on a description may only have letters, digits, spaces and .,!?():@-_'/"
 _MARKER: Final = re.compile(r"\(qwen-rerank pipeline:([a-z0-9_-]+) hash:([0-9a-f]+)\)")
-_NO_KEY: Final = "none"  # a connector must have a credential, even where nobody asks for one
+_DUMMY_KEY: Final = "none"  # a connector must have a credential, even if the service needs none
 
 
 def check_supported(settings: OpenSearchSettings, version: ClusterVersion) -> None:
-    """Refuse settings that this version cannot follow.
+    """Raise if a version does not support the settings.
 
     Raises:
-        ConfigurationError: No field is named.
+        ConfigurationError: `fields` is empty.
         UnsupportedClusterError: The version is too old for the recipe or for one of its settings.
     """
     if not settings.fields:
-        raise ConfigurationError("section 'opensearch': fields is empty: (); allowed: at least one field")
+        raise ConfigurationError("section 'opensearch': fields is empty: (). Name at least one field.")
     check_recipe(settings.recipe, version)
     dotted = [name for name in settings.fields if "." in name]
     if settings.recipe == "simple" and dotted and version < NESTED_FIELDS:
         raise UnsupportedClusterError(
-            f"field {dotted[0]!r} would be empty with the recipe 'simple' on OpenSearch {version}; "
-            f"allowed: recipe 'rich', or OpenSearch {NESTED_FIELDS} and newer"
+            f"field {dotted[0]!r} would be empty with the recipe 'simple' on OpenSearch {version}. "
+            f"Use the recipe 'rich', or OpenSearch {NESTED_FIELDS} or newer."
         )
     if settings.first_score_field != "previous_score" and version < PREVIOUS_SCORE_FIELD:
         raise UnsupportedClusterError(
-            f"first_score_field cannot be set on OpenSearch {version}: {settings.first_score_field!r}; "
-            f"allowed: 'previous_score', or OpenSearch {PREVIOUS_SCORE_FIELD} and newer"
+            f"first_score_field cannot be set on OpenSearch {version}: {settings.first_score_field!r}. "
+            f"Use 'previous_score', or OpenSearch {PREVIOUS_SCORE_FIELD} or newer."
         )
 
 
 def processors_needed(settings: OpenSearchSettings) -> dict[str, set[str]]:
-    """Name the types of search processors that the pipeline is made of."""
+    """Return the types of search processors that the pipeline uses, by kind."""
     response = {"rerank", "ml_inference"} if settings.recipe == "rich" else {"rerank"}
     if settings.oversample == 1:
         return {"request_processors": set(), "response_processors": response}
@@ -87,9 +86,9 @@ def processors_needed(settings: OpenSearchSettings) -> dict[str, set[str]]:
 
 
 def endpoint_regex(settings: OpenSearchSettings) -> str:
-    """Give the regular expression, in Java's form, that allows the service's address and no other.
+    """Return the regular expression, in Java's syntax, that matches the service's address and no other.
 
-    It is plain, for from 3.7 on groups with repetitions are refused, as are more than 256 characters.
+    It has no groups: from 3.7 on OpenSearch refuses groups with repetitions, and more than 256 characters.
 
     Raises:
         OpenSearchError: The address is too long.
@@ -98,16 +97,16 @@ def endpoint_regex(settings: OpenSearchSettings) -> str:
     regex = f"^{escaped}$"
     if len(regex) > _MAX_REGEX:
         raise OpenSearchError(
-            f"the service's address is too long: {len(regex)} characters as a regular expression; "
-            f"allowed: {_MAX_REGEX}"
+            f"the service's address is too long: {len(regex)} characters as a regular expression. "
+            f"Use an address of at most {_MAX_REGEX} characters in this form."
         )
     return regex
 
 
-def shared_settings(settings: OpenSearchSettings, version: ClusterVersion) -> dict[str, Any]:
-    """Give what this pipeline needs of the settings that all connectors share.
+def required_settings(settings: OpenSearchSettings, version: ClusterVersion) -> dict[str, Any]:
+    """Return what this pipeline needs of the settings that all connectors share.
 
-    A list is what must be in the cluster's list; true is what must be switched on.
+    The cluster's list must contain the entries of a list; true means that the setting must be true.
     """
     regex = endpoint_regex(settings)
     needed: dict[str, Any] = {TRUSTED_SETTING: [regex]}
@@ -118,20 +117,20 @@ def shared_settings(settings: OpenSearchSettings, version: ClusterVersion) -> di
     return needed
 
 
-def object_name(settings: OpenSearchSettings) -> str:
-    """Give the name of the connector, the model group and the model."""
+def resource_name(settings: OpenSearchSettings) -> str:
+    """Return the name of the connector, the model group and the model."""
     return f"qwen_rerank_{settings.pipeline}"
 
 
-def marker_of(pipeline: str, content: Any) -> str:
-    """Give the mark, for a description, by which an object is found again and its changes are seen."""
+def make_marker(pipeline: str, content: Any) -> str:
+    """Return the marker in a description that identifies a resource and the body that it was created from."""
     text = json.dumps(content, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     return f"(qwen-rerank pipeline:{pipeline} hash:{digest})"
 
 
 def parse_marker(description: Any) -> tuple[str, str] | None:
-    """Give the pipeline and the hash in a description, or None where it holds no mark."""
+    """Return the pipeline and the hash of the marker in a description, or None if it has no marker."""
     found = _MARKER.search(description) if isinstance(description, str) else None
     return (found[1], found[2]) if found else None
 
@@ -139,15 +138,15 @@ def parse_marker(description: Any) -> tuple[str, str] | None:
 def connector_body(
     settings: OpenSearchSettings, version: ClusterVersion, *, service_key: str | None = None
 ) -> dict[str, Any]:
-    """Give the connector: which address is called, how, and how long that may take.
+    """Return the connector: the address, the request, and its timeouts.
 
     Args:
-        settings: What the cluster shall be told.
-        version: Its version.
-        service_key: The service's API key, or None where it asks for none or the cluster reads it elsewhere.
+        settings: The settings.
+        version: Version of the cluster.
+        service_key: The service's API key; None if it needs none or the cluster reads it from a secret.
     """
     body: dict[str, Any] = {
-        "name": object_name(settings),
+        "name": resource_name(settings),
         "version": "1",
         "protocol": "http",
         "client_config": _client_config(settings),
@@ -155,13 +154,13 @@ def connector_body(
     }
     if version >= SKIP_VALIDATION:
         body["parameters"] = {"skip_validating_missing_parameters": "true"}
-    hashed = {**body, "credential": _fingerprint(settings, service_key)}
-    body["description"] = f"Reranks with Qwen3 {marker_of(settings.pipeline, hashed)}"
+    hashed = {**body, "credential": _credential_fingerprint(settings, service_key)}
+    body["description"] = f"Reranks with Qwen3 {make_marker(settings.pipeline, hashed)}"
     return {**body, "credential": _credential(settings, service_key)}
 
 
 def _client_config(settings: OpenSearchSettings) -> dict[str, Any]:
-    # Timeouts are seconds. Up to 3.5 the default was 30,000 of them, so they are always said.
+    # Timeouts are in seconds. Up to 3.5 the default is 30,000 seconds, so they are always set.
     return {
         "max_connection": settings.max_connections,
         "connection_timeout": settings.connect_timeout_s,
@@ -191,11 +190,11 @@ def _action(settings: OpenSearchSettings, *, has_key: bool) -> dict[str, Any]:
 
 
 def _request_body(settings: OpenSearchSettings) -> str:
-    """Write the template of a rerank request; the cluster fills in what stands in `${parameters...}`."""
+    """Return the template of a rerank request; the cluster replaces `${parameters...}`."""
     if settings.recipe == "simple":
         parts = ['"query": "${parameters.query}"', '"documents": ${parameters.documents}']
     else:
-        # An object is written as JSON whatever its texts look like; see the service's dialect `opensearch`.
+        # The cluster writes an object as JSON, whatever its texts look like; see the service's dialect `opensearch`.
         parts = ['"search": ${parameters.search}', '"documents": ${parameters.documents}']
         parts.append(f'"rank_fields": {json.dumps(list(settings.fields))}')
     if settings.model is not None:
@@ -210,45 +209,45 @@ def _request_body(settings: OpenSearchSettings) -> str:
 def _credential(settings: OpenSearchSettings, service_key: str | None) -> dict[str, str]:
     if settings.secret_arn is not None and settings.secret_role_arn is not None:
         return {"secretArn": settings.secret_arn, "roleArn": settings.secret_role_arn}
-    return {"api_key": service_key or _NO_KEY}
+    return {"api_key": service_key or _DUMMY_KEY}
 
 
-def _fingerprint(settings: OpenSearchSettings, service_key: str | None) -> Any:
-    """Give what changes with the key and tells nothing of it: 32 bits of a slow hash confirm no guess."""
+def _credential_fingerprint(settings: OpenSearchSettings, service_key: str | None) -> Any:
+    """Return a value that changes with the key and does not reveal it: 32 bits of a slow hash confirm no guess."""
     if service_key is None:
         return _credential(settings, None)
     return hashlib.pbkdf2_hmac("sha256", service_key.encode(), settings.pipeline.encode(), 200_000, 4).hex()
 
 
-def group_body(settings: OpenSearchSettings) -> dict[str, Any]:
-    """Give the model group; a cluster would make one itself and leave it behind when the model goes."""
-    body = {"name": object_name(settings)}
-    return {**body, "description": f"Reranks with Qwen3 {marker_of(settings.pipeline, body)}"}
+def model_group_body(settings: OpenSearchSettings) -> dict[str, Any]:
+    """Return the model group; a cluster would create one by itself and keep it when the model is deleted."""
+    body = {"name": resource_name(settings)}
+    return {**body, "description": f"Reranks with Qwen3 {make_marker(settings.pipeline, body)}"}
 
 
 def model_body(settings: OpenSearchSettings, *, connector_id: str, group_id: str) -> dict[str, Any]:
-    """Give the model: a name for what the connector calls."""
+    """Return the model, which refers to the connector."""
     body = {
-        "name": object_name(settings),
+        "name": resource_name(settings),
         "function_name": "remote",
         "connector_id": connector_id,
         "model_group_id": group_id,
     }
-    return {**body, "description": f"Reranks with Qwen3 {marker_of(settings.pipeline, body)}"}
+    return {**body, "description": f"Reranks with Qwen3 {make_marker(settings.pipeline, body)}"}
 
 
 def pipeline_body(settings: OpenSearchSettings, version: ClusterVersion, *, model_id: str) -> dict[str, Any]:
-    """Give the search pipeline of the settings' recipe."""
+    """Return the search pipeline of the settings' recipe."""
     ranking = (
         _simple(settings, model_id) if settings.recipe == "simple" else _rich(settings, version, model_id)
     )
     body: dict[str, Any] = {}
     if settings.oversample > 1:
         body["request_processors"] = [{"oversample": {"sample_factor": settings.oversample}}]
-        # Without oversample in the same search, truncate_hits has no size to cut to, and must not fail it.
+        # truncate_hits fails in a search without oversample, and must not fail the search.
         ranking = [*ranking, {"truncate_hits": {"ignore_failure": True}}]
     body["response_processors"] = ranking
-    return {"description": f"Reranks with Qwen3 {marker_of(settings.pipeline, body)}", **body}
+    return {"description": f"Reranks with Qwen3 {make_marker(settings.pipeline, body)}", **body}
 
 
 def _simple(settings: OpenSearchSettings, model_id: str) -> list[dict[str, Any]]:
@@ -290,11 +289,11 @@ def _rich(settings: OpenSearchSettings, version: ClusterVersion, model_id: str) 
 
 
 def _documents_path(fields: tuple[str, ...]) -> str:
-    """Give the JSONPath of an object with a hit's fields.
+    """Return the JSONPath of an object with a hit's fields.
 
-    A path to several keys gives an object that leaves missing ones out, where a path to one would fail the search
-    for a hit without it; a single key is therefore named twice. Of a dotted name the whole outer object is sent,
-    and the dotted key itself, for a document may be written either way.
+    A path with several keys selects an object without the missing ones; a path with one key fails for a hit that does not have
+    it. A single key is therefore named twice. For a dotted name, both the outer object and the dotted key are
+    selected, since a document may have either form.
     """
     keys = [key for name in fields for key in dict.fromkeys((name.partition(".")[0], name))]
     keys = list(dict.fromkeys(keys))
@@ -303,7 +302,7 @@ def _documents_path(fields: tuple[str, ...]) -> str:
 
 
 def _search_path(settings: OpenSearchSettings) -> str:
-    """Give the JSONPath of an object with the query and, where it is there, the instruction."""
+    """Return the JSONPath of an object with the query and, if the search has one, the instruction."""
     if settings.query_path is None:
         return "$._request.ext.ml_inference['query_text','instruction']"
     parent, _, key = settings.query_path.rpartition(".")
