@@ -1,7 +1,8 @@
-"""Scores from a service: the same `Scorer` protocol as the local model, over HTTP.
+"""The `Scorer` protocol over HTTP: a service computes the scores.
 
-Nothing here knows models, tokenizers or torch. `scorer` puts the rooms together; `dialects` knows what services of
-each kind want and give, `answers` checks what they gave, `channel` does the HTTP, `loop` runs it beside the caller.
+Nothing here knows models, tokenizers or torch. `scorer` is the entry point; `dialects` describes the requests and
+answers of each kind of service, `answers` validates what a service returned, `channel` is the HTTP client, and `loop`
+runs it on an event loop in its own thread.
 """
 
 from __future__ import annotations

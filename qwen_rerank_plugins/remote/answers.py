@@ -1,7 +1,7 @@
-"""A service's answer to scores, or to words that say what is wrong with it. Knows no HTTP and trusts nothing.
+"""Parses and validates the body of a service's answer. Knows nothing of HTTP.
 
-A score that is put to the wrong document is worse than an error, so an answer is taken whole or not at all: one
-finite score for each document, by an index that was asked for, once.
+A score assigned to the wrong document is worse than an error. An answer is therefore accepted as a whole or not at
+all: exactly one finite score per document, each with a valid and unique index.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ from typing import Any
 from qwen_rerank_plugins.remote.dialects import Dialect
 from qwen_rerank_plugins.types import PairScore, Span
 
-__all__ = ["AnswerError", "Scored", "read_answer"]
+__all__ = ["AnswerError", "ParsedAnswer", "parse_answer"]
 
 _MAX_MODEL_CHARS = 200
-_ROUNDING = 1e-6  # a probability of a 16-bit float or a rounded sum may miss its bounds by so much
+MAX_SHOWN_INDEX = 10**9
+_ROUNDING = 1e-6  # 16-bit floats and rounded sums may leave [0, 1] by this much
 
 
 class AnswerError(ValueError):
-    """What is wrong with an answer, as the end of a sentence that begins with "it"."""
+    """An answer is invalid. The message completes a sentence that begins with "it"."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A good answer.
+class ParsedAnswer:
+    """A valid answer.
 
     Attributes:
-        scores: One a document, in the order in which they were sent.
-        model: The model that the service says it used, or None.
+        scores: One per document, in the order of the request.
+        model: Name of the model according to the service, or None.
     """
 
     scores: tuple[PairScore, ...]
     model: str | None
 
 
-def read_answer(dialect: Dialect, answer: bytes, documents: Sequence[str]) -> Scored:
-    """Check an answer and put its scores into the order of the documents.
+def parse_answer(dialect: Dialect, answer: bytes, documents: Sequence[str]) -> ParsedAnswer:
+    """Validate an answer and return its scores in the order of the documents.
 
     Raises:
-        AnswerError: It is not what the dialect promises.
+        AnswerError: The answer does not follow the dialect.
     """
     value = _parse(answer)
     items = _items(dialect, value)
@@ -56,7 +57,7 @@ def read_answer(dialect: Dialect, answer: bytes, documents: Sequence[str]) -> Sc
         scores[index] = _score(dialect, item, index, documents[index])
     model = value.get("model") if isinstance(value, Mapping) else None
     named = isinstance(model, str) and 0 < len(model) <= _MAX_MODEL_CHARS
-    return Scored(tuple(scores[index] for index in range(len(documents))), model if named else None)
+    return ParsedAnswer(tuple(scores[index] for index in range(len(documents))), model if named else None)
 
 
 def _parse(answer: bytes) -> Any:
@@ -72,48 +73,48 @@ def _parse(answer: bytes) -> Any:
         if answer.lstrip().startswith(b"<"):
             raise AnswerError("is HTML or XML, not JSON") from None
         raise AnswerError(f"is not JSON ({error.msg} at character {error.pos})") from None
-    except ValueError:  # an integer of thousands of digits
+    except ValueError:  # an integer with thousands of digits
         raise AnswerError("holds a number that is too long") from None
 
 
 def _items(dialect: Dialect, value: Any) -> list[Any]:
-    if not dialect.items:
+    if not dialect.results_keys:
         if not isinstance(value, list):
             raise AnswerError(f"is {_kind(value)}, not a list of scores")
         return value
     if not isinstance(value, Mapping):
-        raise AnswerError(f"is {_kind(value)}, not an object with {dialect.items[-1]!r}")
-    if dialect.gives_details and value.get("status") in ("disabled", "failed"):
-        raise AnswerError(f"holds no scores, because scoring is {value['status']} at the service")
-    for key in dialect.items:
+        raise AnswerError(f"is {_kind(value)}, not an object with {dialect.results_keys[-1]!r}")
+    if dialect.returns_details and value.get("status") in ("disabled", "failed"):
+        raise AnswerError(f"holds no scores: its status is {value['status']!r}")
+    for key in dialect.results_keys:
         if isinstance(value.get(key), list):
             found: list[Any] = value[key]
             return found
     keys = ", ".join(repr(key[:40]) for key in list(value)[:8]) or "none"
-    raise AnswerError(f"has no list {dialect.items[-1]!r}; its keys: {keys}")
+    raise AnswerError(f"has no list {dialect.results_keys[-1]!r}; its keys: {keys}")
 
 
 def _index(item: Any, num_documents: int) -> int:
     if not isinstance(item, Mapping):
-        raise AnswerError(f"holds {_kind(item)} where an object with index and score belongs")
+        raise AnswerError(f"holds {_kind(item)} instead of an object with index and score")
     index = item.get("index")
     if not isinstance(index, int) or isinstance(index, bool):
         raise AnswerError(f"holds an index that is {_kind(index)}, not an integer")
     if not 0 <= index < num_documents:
-        shown = str(index) if abs(index) < 10**9 else "a huge one"
-        raise AnswerError(f"holds a foreign index: {shown}; allowed: 0 to {num_documents - 1}")
+        shown = str(index) if abs(index) < MAX_SHOWN_INDEX else "out of any range"
+        raise AnswerError(f"holds index {shown}, which is not between 0 and {num_documents - 1}")
     return index
 
 
 def _score(dialect: Dialect, item: Mapping[str, Any], index: int, document: str) -> PairScore:
-    number = _number(item, dialect.score, index)
-    if dialect.gives_log_odds:
+    number = _number(item, dialect.score_key, index)
+    if dialect.returns_log_odds:
         return PairScore(_sigmoid(number), number)
     if not -_ROUNDING <= number <= 1.0 + _ROUNDING:
         hint = "a raw score, before the sigmoid?"
-        raise AnswerError(f"holds {number!r} for document {index}, which is no probability ({hint})")
+        raise AnswerError(f"holds {number!r} for document {index}, which is not a probability ({hint})")
     probability = min(max(number, 0.0), 1.0)
-    if not dialect.gives_details:
+    if not dialect.returns_details:
         return PairScore(probability)
     return PairScore(
         probability,
@@ -148,7 +149,7 @@ def _flag(item: Mapping[str, Any], key: str, index: int) -> bool:
 def _count(item: Mapping[str, Any], key: str, index: int) -> int:
     value = item.get(key, 0)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise AnswerError(f"holds a {key} of document {index} that is no count")
+        raise AnswerError(f"holds a {key} of document {index} that is not a count")
     return value
 
 
@@ -159,7 +160,7 @@ def _span(value: Any, index: int, document: str) -> Span | None:
         start, end = value
         if 0 <= start <= end <= len(document):
             return start, end
-    raise AnswerError(f"holds a span of document {index} that lies outside of it")
+    raise AnswerError(f"holds a span of document {index} that is outside the document")
 
 
 def _sigmoid(log_odds: float) -> float:
@@ -170,6 +171,6 @@ def _sigmoid(log_odds: float) -> float:
 
 
 def _kind(value: Any) -> str:
-    """What a JSON value is, in words; never the value, which may be a text of the caller's."""
-    names = {type(None): "missing", bool: "a truth value", str: "a text", list: "a list", dict: "an object"}
+    """Return the type of a JSON value in words. The value itself may be a text of the caller's."""
+    names = {type(None): "null", bool: "a boolean", str: "a string", list: "a list", dict: "an object"}
     return names.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""Pairs into calls: one query a call, as many documents as a service takes. Knows no HTTP and no dialect."""
+"""Groups pairs into calls: one query per call, as many documents as a service accepts. Knows no HTTP and no dialect."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["Batch", "make_batches"]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one call asks for.
+    """The pairs of one call.
 
     Attributes:
         query: The query of all its pairs.
-        instruction: Their instruction, or None.
-        documents: Their documents, in the order of the requests.
-        positions: Where each pair stands in the requests.
+        instruction: The instruction of all its pairs, or None.
+        documents: The documents, in the order of the requests.
+        positions: Index of each pair in the requests.
     """
 
     query: str
@@ -28,12 +28,12 @@ class Batch:
 
 
 def make_batches(requests: Sequence[ScoreRequest], *, max_documents: int, max_bytes: int) -> list[Batch]:
-    """Group pairs by query and instruction, and cut the groups to what a service takes.
+    """Group pairs by query and instruction, and split each group to fit the limits of a service.
 
     Args:
         requests: The pairs, in any order.
-        max_documents: Documents in one batch at most.
-        max_bytes: Their text in UTF-8 at most, except that a longer document stands alone.
+        max_documents: Maximum number of documents in a batch.
+        max_bytes: Maximum size of their text in UTF-8. A longer document is sent alone.
     """
     groups: dict[tuple[str, str | None], list[int]] = {}
     for position, request in enumerate(requests):

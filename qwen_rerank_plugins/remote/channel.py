@@ -1,7 +1,7 @@
-"""One HTTP client: a body goes out, a status and a bounded answer come back. Knows no dialect and tries once.
+"""The HTTP client: posts a body and returns the status and a bounded answer. Knows no dialect and does not retry.
 
-The environment's proxies and certificates are honoured, as by other HTTP clients, but a service on this machine is
-never asked through a proxy: the texts would leave the machine.
+Proxies and certificates are taken from the environment, except that a service on this machine is never reached
+through a proxy, so that texts do not leave the machine.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from pydantic import SecretStr
 
 from qwen_rerank_plugins.errors import ConfigurationError
 
-__all__ = ["Answer", "Channel", "Link", "OversizedError"]
+__all__ = ["Answer", "Channel", "ChannelConfig", "UnusableAnswerError"]
 
 _CONNECT_S = 10.0
 _MAX_ERROR_BYTES = 65_536
 
 
-class OversizedError(Exception):
-    """An answer is longer than any honest one."""
+class UnusableAnswerError(Exception):
+    """An answer is too long or compressed. The message completes a sentence that begins with "it"."""
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """Where a service is and how to reach it.
+class ChannelConfig:
+    """Address of a service and how to connect to it.
 
     Attributes:
-        url: The address to post to.
-        api_key: The key that is sent as a bearer token, or None.
-        timeout_s: No single wait for a connection is longer.
-        max_concurrency: Calls at the same time.
-        transport: What carries requests in place of the network, for tests.
+        url: URL to post to.
+        api_key: Key sent as a bearer token, or None.
+        timeout_s: Upper bound of the connect timeout, in seconds.
+        max_concurrency: Maximum number of concurrent calls.
+        transport: Replaces the network in tests.
     """
 
     url: str
@@ -49,12 +49,12 @@ class Link:
 
 
 class Answer(NamedTuple):
-    """What came back.
+    """An HTTP answer.
 
     Attributes:
         status: The HTTP status.
-        headers: Its headers.
-        body: Its bytes; of an error status, the first of them.
+        headers: The headers.
+        body: The body; for an error status, its first bytes.
     """
 
     status: int
@@ -63,54 +63,58 @@ class Answer(NamedTuple):
 
     @property
     def is_success(self) -> bool:
-        """Whether the status is one of success."""
+        """Whether the status is 2xx."""
         return 200 <= self.status < 300  # noqa: PLR2004 (RFC 9110)
 
     @property
     def is_redirect(self) -> bool:
-        """Whether the status sends the client elsewhere."""
+        """Whether the status is 3xx."""
         return 300 <= self.status < 400  # noqa: PLR2004 (the same)
 
 
 class Channel:
-    """A client and its places. It belongs to one event loop, and is made and closed there."""
+    """An HTTP client with a limited number of slots. It is created, used and closed on one event loop.
 
-    def __init__(self, link: Link) -> None:
-        """Create the client; no connection is opened yet.
+    Attributes:
+        slots: Held during a call, so that at most `max_concurrency` run at once.
+    """
+
+    def __init__(self, config: ChannelConfig) -> None:
+        """Create the client without opening a connection.
 
         Raises:
             ConfigurationError: The environment names a proxy that cannot be used.
         """
-        self._url = link.url
-        self.places = asyncio.Semaphore(link.max_concurrency)
+        self._url = config.url
+        self.slots = asyncio.Semaphore(config.max_concurrency)
         try:
-            self._client = _make_client(link)
-        except (ImportError, ValueError) as error:  # a proxy of an unknown kind, or one that needs a package
+            self._client = _create_client(config)
+        except (ImportError, ValueError) as error:  # an unknown scheme, or one that needs another package
             kind = type(error).__name__
             raise ConfigurationError(
-                f"the environment's proxy settings cannot be used ({kind}); allowed: http:// and https:// proxies"
+                f"cannot use the proxy settings of the environment ({kind}); use http:// or https:// proxies"
             ) from error
 
     async def post(self, body: bytes, *, max_bytes: int) -> Answer:
-        """Send a JSON body and read the answer.
+        """Post a JSON body and read the answer.
 
         Args:
             body: The request.
-            max_bytes: Bytes of a good answer at most.
+            max_bytes: Maximum size of a successful answer.
 
         Raises:
-            httpx.HTTPError: There was no answer, or not all of it.
-            OversizedError: The answer is longer, or compressed, which nobody asked for.
+            httpx.HTTPError: The answer is missing or incomplete.
+            UnusableAnswerError: The answer is longer than `max_bytes`, or compressed although not requested.
         """
         async with self._client.stream("POST", self._url, content=body) as response:
             is_good = response.is_success
             if is_good and response.headers.get("content-encoding", "identity").lower() != "identity":
-                raise OversizedError("is compressed, which was not asked for")
+                raise UnusableAnswerError("is compressed, although `Accept-Encoding` is identity")
             parts = bytearray()
             async for part in response.aiter_raw():
                 parts += part
                 if is_good and len(parts) > max_bytes:
-                    raise OversizedError(f"is longer than {max_bytes} bytes")
+                    raise UnusableAnswerError(f"is longer than {max_bytes} bytes")
                 if not is_good and len(parts) > _MAX_ERROR_BYTES:
                     break
             return Answer(response.status_code, response.headers, bytes(parts))
@@ -120,25 +124,27 @@ class Channel:
         await self._client.aclose()
 
 
-def _make_client(link: Link) -> httpx.AsyncClient:
-    host = urlsplit(link.url).hostname or ""
+def _create_client(config: ChannelConfig) -> httpx.AsyncClient:
+    host = urlsplit(config.url).hostname or ""
     bracketed = f"[{host}]" if ":" in host else host
     return httpx.AsyncClient(
-        headers=_headers(link.api_key),
-        timeout=httpx.Timeout(None, connect=min(_CONNECT_S, link.timeout_s)),  # the caller bounds the whole
+        headers=_headers(config.api_key),
+        timeout=httpx.Timeout(
+            None, connect=min(_CONNECT_S, config.timeout_s)
+        ),  # the caller bounds the whole call
         limits=httpx.Limits(
-            max_connections=link.max_concurrency, max_keepalive_connections=link.max_concurrency
+            max_connections=config.max_concurrency, max_keepalive_connections=config.max_concurrency
         ),
         follow_redirects=False,
-        transport=link.transport,
-        mounts={f"all://{bracketed}": None} if link.transport is None and _is_here(host) else None,
+        transport=config.transport,
+        mounts={f"all://{bracketed}": None} if config.transport is None and _is_loopback(host) else None,
     )
 
 
 def _headers(api_key: SecretStr | None) -> dict[str, str]:
     headers = {
         "Accept": "application/json",
-        "Accept-Encoding": "identity",  # so that the bytes that are counted are the bytes that are parsed
+        "Accept-Encoding": "identity",  # so that the size limit applies to what is parsed
         "Content-Type": "application/json",
         "User-Agent": f"qwen-rerank-plugins/{_version()}",
     }
@@ -150,11 +156,11 @@ def _headers(api_key: SecretStr | None) -> dict[str, str]:
 def _version() -> str:
     try:
         return version("qwen-rerank-plugins")
-    except PackageNotFoundError:  # run from a folder that was not installed
+    except PackageNotFoundError:  # run from a checkout without installing
         return "0"
 
 
-def _is_here(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

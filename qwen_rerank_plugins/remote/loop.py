@@ -1,8 +1,8 @@
-"""An event loop in a thread of its own, for callers from any thread and any loop. Knows nothing of what runs on it.
+"""An event loop in its own thread, for callers on any thread and any loop. Knows nothing of what runs on it.
 
-An asynchronous resource belongs to the loop that it was first used on. Here that is always the same one: nothing is
-left behind on a caller's loop when that loop ends, connections outlive `asyncio.run`, and a blocking call is bounded
-and cancelled as precisely as an asynchronous one. A forked child starts a loop of its own.
+An asynchronous resource belongs to the loop on which it was first used. Here that is always the same loop: nothing is
+left on a caller's loop when it ends, connections outlive `asyncio.run`, and blocking calls have the same timeouts and
+cancellation as asynchronous ones. A forked child starts its own loop.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _JOIN_S = 5.0
 
 
 class Resource(Protocol):
-    """What lives on the loop and is closed with it."""
+    """A resource that is used on the loop and closed with it."""
 
     async def aclose(self) -> None:
-        """Release what is held."""
+        """Release the resource."""
 
 
 T = TypeVar("T", bound=Resource)
@@ -35,17 +35,18 @@ R = TypeVar("R")
 
 
 class LoopThread(Generic[T]):
-    """Runs work on a resource, on a loop in a daemon thread that starts with the first work.
+    """Runs coroutines with a resource, on a loop in a daemon thread.
 
-    Safe across threads and forks. It ends with `close`, with the interpreter, or when nobody holds it any more.
+    The thread starts with the first call and ends with `close`, with the interpreter, or when this object is garbage
+    collected. Safe across threads and forks.
     """
 
     def __init__(self, make: Callable[[], T], *, name: str) -> None:
-        """Create it; nothing is started yet.
+        """Create the object without starting the thread.
 
         Args:
-            make: Makes the resource, on the loop. It must not hold what holds this object.
-            name: The thread's name.
+            make: Creates the resource, on the loop. It must not reference this object.
+            name: Name of the thread.
         """
         self._make = make
         self._name = name
@@ -57,18 +58,18 @@ class LoopThread(Generic[T]):
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether `close` was called."""
         return self._closed
 
     def submit(self, work: Callable[[T], Awaitable[R]]) -> Future[R]:
-        """Begin work; its result comes through the future, and cancelling the future cancels the work.
+        """Schedule a coroutine and return a future of its result. Cancelling the future cancels the coroutine.
 
         Raises:
-            ClosedError: It was closed. Work that is under way when that happens ends with the same error.
+            ClosedError: The object is closed. Coroutines that are running at `close` fail with the same error.
         """
         with self._lock:
             if self._closed:
-                raise ClosedError("the scorer was closed")
+                raise ClosedError("the scorer is closed")
             if self._end is not None and not self._end.alive:
                 raise ClosedError("the interpreter is shutting down")
             if self._running is None:
@@ -78,7 +79,7 @@ class LoopThread(Generic[T]):
             return asyncio.run_coroutine_threadsafe(running.guarded(work), running.loop)
 
     def close(self) -> None:
-        """End what is under way, close the resource, stop the thread. Closing twice is fine."""
+        """Cancel running coroutines, close the resource and stop the thread. Calling it twice has no effect."""
         with self._lock:
             self._closed = True
             end, self._end, self._running = self._end, None, None
@@ -86,7 +87,7 @@ class LoopThread(Generic[T]):
             end()
 
     def _after_fork(self) -> None:
-        """Begin anew in a child: the thread is not here, the lock may be held for ever, connections are shared."""
+        """Reset the state in a forked child: it has no thread, the lock may be held, and connections are shared."""
         self._lock = threading.Lock()
         if self._end is not None:
             self._end.detach()
@@ -96,7 +97,7 @@ class LoopThread(Generic[T]):
 
 
 class _Running(Generic[T]):
-    """A loop, its thread and its resource, from start to stop. Holds no reference to who started it."""
+    """A running loop with its thread and resource. Does not reference the `LoopThread` that started it."""
 
     def __init__(self, make: Callable[[], T], name: str) -> None:
         self.loop = asyncio.new_event_loop()
@@ -114,13 +115,13 @@ class _Running(Generic[T]):
             return await work(self._resource)
         except asyncio.CancelledError:
             if self._stopping:
-                raise ClosedError("the scorer was closed before it had an answer") from None
+                raise ClosedError("the scorer was closed during the call") from None
             raise
 
     def stop(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed already
+        with contextlib.suppress(RuntimeError):  # the loop is already closed
             self.loop.call_soon_threadsafe(self._stop.set)
-        if threading.current_thread() is not self._thread:  # the garbage collector may run there
+        if threading.current_thread() is not self._thread:  # the garbage collector may run on it
             self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
@@ -142,14 +143,14 @@ class _Running(Generic[T]):
 
 
 _ALL: weakref.WeakSet[LoopThread[Any]] = weakref.WeakSet()
-# What a child got from its parent is kept and never touched: finalisers would work on the parent's connections.
+# Inherited objects are kept alive in a child: their finalisers would act on the parent's connections.
 _INHERITED: list[object] = []
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     for one in list(_ALL):
-        one._after_fork()  # noqa: SLF001 (of this module)
+        one._after_fork()  # noqa: SLF001 (same module)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_reset_after_fork)

@@ -1,16 +1,23 @@
-"""Qwen3's prompt as two texts, for services that score a raw pair of texts by joining them.
+"""Qwen3's prompt as two texts, for services that concatenate a pair of texts and score the result.
 
-The strings are those of the `qwen3` family, which is the core's; a test holds them equal. Nothing here knows a
-tokenizer, so control tokens in user text cannot be encoded as plain pieces, as the local model does it. They are
-broken up instead: a space after the `<` that begins them. To refuse such a text would let one poisoned document fail
-every search that finds it.
+The strings equal those of the core's `qwen3` family; a test compares them. Nothing here knows a tokenizer, so control
+tokens in user text cannot be encoded as plain text as the local model does. They are broken up instead, by a space
+after the initial `<`. Rejecting such a text would let one poisoned document fail every search that finds it.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["DEFAULT_INSTRUCTION", "PREFIX", "SUFFIX", "clean", "document_part", "inert", "query_part"]
+__all__ = [
+    "DEFAULT_INSTRUCTION",
+    "PREFIX",
+    "SUFFIX",
+    "break_control_tokens",
+    "document_part",
+    "query_part",
+    "replace_surrogates",
+]
 
 PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -24,21 +31,21 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def query_part(query: str, instruction: str | None) -> str:
-    """The first text of the pair: everything before `<Document>:`."""
-    wanted = DEFAULT_INSTRUCTION if instruction is None else instruction
-    return f"{PREFIX}<Instruct>: {inert(wanted)}\n<Query>: {inert(query)}\n"
+    """Return the first text of the pair: everything before `<Document>:`."""
+    chosen = break_control_tokens(DEFAULT_INSTRUCTION if instruction is None else instruction)
+    return f"{PREFIX}<Instruct>: {chosen}\n<Query>: {break_control_tokens(query)}\n"
 
 
 def document_part(document: str) -> str:
-    """The second text of the pair: the document, and what follows it."""
-    return f"<Document>: {inert(document)}{SUFFIX}"
+    """Return the second text of the pair: the document and the suffix."""
+    return f"<Document>: {break_control_tokens(document)}{SUFFIX}"
 
 
-def inert(text: str) -> str:
-    """The text with every control token of Qwen's vocabularies broken up; other text is not changed."""
+def break_control_tokens(text: str) -> str:
+    """Return the text with every control token of Qwen's vocabularies broken up, otherwise unchanged."""
     return _CONTROL.sub("< ", text)
 
 
-def clean(text: str) -> str:
-    """The text without lone surrogates, which have no bytes; of the same length, so that spans stay true."""
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD. The length stays, so that spans remain valid."""
     return _SURROGATES.sub("\ufffd", text)

@@ -1,7 +1,7 @@
-"""A few characters of a service's answer that may stand in a message: never a key, never a text of the caller's.
+"""Redacted excerpts of a service's answer for error messages, without keys and without texts of the caller's.
 
-Services like to repeat what they were sent. Whatever of the answer also stands in the request's texts is masked:
-each run of characters that is long enough to tell something, wherever it begins and ends.
+Services often echo the request. Every run of characters that the answer shares with a text of the request and that is
+long enough to be meaningful is masked.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["MAX_EXCERPT_CHARS", "excerpt_of"]
+__all__ = ["MAX_EXCERPT_CHARS", "redacted_excerpt"]
 
 MAX_EXCERPT_CHARS = 200
 
@@ -24,39 +24,39 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _LETTERS = {"n": " ", "r": " ", "t": " ", "b": " ", "f": " "}
 
 
-def excerpt_of(answer: bytes, texts: Sequence[str], key: str | None = None) -> str:
-    """The beginning of an answer on one line.
+def redacted_excerpt(answer: bytes, texts: Sequence[str], key: str | None = None) -> str:
+    """Return the beginning of an answer on one line, redacted.
 
     Args:
         answer: The answer, or its beginning.
-        texts: What must not be shown: query, instruction and documents of the request.
-        key: The key, or None.
+        texts: Texts to mask: query, instruction and documents of the request.
+        key: Key to mask, or None.
     """
-    shown = _one_line(_unescape(answer[: 4 * _WINDOW_CHARS].decode("utf-8", "replace"))[:_WINDOW_CHARS])
+    shown = _to_one_line(_unescape(answer[: 4 * _WINDOW_CHARS].decode("utf-8", "replace"))[:_WINDOW_CHARS])
     hidden = [False] * len(shown)
     if key:
         _hide_runs(shown, key, _KEY_BLOCK, hidden)
-    lines = [_one_line(text) for text in texts]
+    lines = [_to_one_line(text) for text in texts]
     _hide_runs(shown, "\n".join(lines), _TEXT_BLOCK, hidden)
     _hide_whole(shown, {line for line in lines if _SHORT_TEXT <= len(line) < 2 * _TEXT_BLOCK}, hidden)
-    masked = _masked(shown, hidden)
+    masked = _mask(shown, hidden)
     return masked if len(masked) <= MAX_EXCERPT_CHARS else masked[: MAX_EXCERPT_CHARS - 1] + "…"
 
 
 def _hide_runs(shown: str, text: str, block: int, hidden: list[bool]) -> None:
-    """Mark what both strings share: a run of twice the block's length holds an aligned block, wherever it begins."""
+    """Mark shared runs. A run of at least twice the block's length contains an aligned block, wherever it begins."""
     for start in range(0, len(shown) - block + 1, block):
         place = text.find(shown[start : start + block])
         if place < 0:
             continue
-        before = _shared(reversed(shown[:start]), reversed(text[max(place - start, 0) : place]))
+        before = _common_prefix(reversed(shown[:start]), reversed(text[max(place - start, 0) : place]))
         rest = len(shown) - start
-        length = _shared(shown[start:], text[place : place + rest])
+        length = _common_prefix(shown[start:], text[place : place + rest])
         hidden[start - before : start + length] = [True] * (before + length)
 
 
-def _shared(one: Iterable[str], other: Iterable[str]) -> int:
-    """How many characters two strings have in common from their beginnings on."""
+def _common_prefix(one: Iterable[str], other: Iterable[str]) -> int:
+    """Return the length of the common prefix."""
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
     return sum(1 for _ in same)
 
@@ -69,7 +69,7 @@ def _hide_whole(shown: str, texts: Iterable[str], hidden: list[bool]) -> None:
             start = shown.find(text, start + 1)
 
 
-def _masked(shown: str, hidden: list[bool]) -> str:
+def _mask(shown: str, hidden: list[bool]) -> str:
     parts: list[str] = []
     for character, is_hidden in zip(shown, hidden, strict=True):
         if not is_hidden:
@@ -80,7 +80,7 @@ def _masked(shown: str, hidden: list[bool]) -> str:
 
 
 def _unescape(text: str) -> str:
-    """Undo JSON's escapes, so that a text that is repeated in them is recognised."""
+    """Decode JSON escapes, so that an escaped echo is recognised."""
 
     def plain(match: re.Match[str]) -> str:
         return chr(int(match[1], 16)) if match[1] else _LETTERS.get(match[2], match[2])
@@ -88,6 +88,6 @@ def _unescape(text: str) -> str:
     return _ESCAPE.sub(plain, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _one_line(text: str) -> str:
-    """The text without line ends, control characters and runs of white space."""
+def _to_one_line(text: str) -> str:
+    """Return the text without line ends, control characters and repeated white space."""
     return _BLANK.sub(" ", text).strip()

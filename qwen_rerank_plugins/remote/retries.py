@@ -1,4 +1,4 @@
-"""Which failures are worth a new attempt, when, and how often. Knows no HTTP client and waits for nothing itself."""
+"""Retry policy: which failures are retried, when, and how often. Knows no HTTP client."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tenacity import (
 
 from qwen_rerank_plugins.errors import RemoteConnectionError, RemoteStatusError
 
-__all__ = ["RETRIED_STATUSES", "attempts", "is_worth_another_try", "parse_retry_after"]
+__all__ = ["RETRIED_STATUSES", "is_retryable", "parse_retry_after", "retrying"]
 
 logger = logging.getLogger(__name__)
 
 RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses that say "not now". Everything else below 500 says that the request is wrong, and would stay so."""
+"""Transient statuses. Any other status below 500 means that the request itself is wrong."""
 
-# Full jitter: any wait from none to the exponential bound, so that clients that failed together do not come back so.
+# Full jitter: a wait between 0 and the exponential bound, so that clients that failed together do not retry together.
 _BACKOFF = wait_random_exponential(multiplier=0.25, max=8.0)
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
-def attempts(*, retries: int, budget_s: float) -> AsyncRetrying:
-    """Give the attempts at one call: the first, and new ones after a wait, as long as the wait ends in time.
+def retrying(*, retries: int, budget_s: float) -> AsyncRetrying:
+    """Return the attempts of one call. A retry is made only if its wait ends within the budget.
 
     Args:
-        retries: New attempts at most.
-        budget_s: Seconds from the first attempt's start after which none may begin.
+        retries: Maximum number of retries.
+        budget_s: Seconds from the start of the first attempt within which a retry may start.
     """
     return AsyncRetrying(
-        retry=retry_if_exception(is_worth_another_try),
+        retry=retry_if_exception(is_retryable),
         stop=stop_after_attempt(retries + 1) | stop_before_delay(max(budget_s, 0.0)),
         wait=_wait_s,
         sleep=asyncio.sleep,
@@ -48,15 +48,15 @@ def attempts(*, retries: int, budget_s: float) -> AsyncRetrying:
     )
 
 
-def is_worth_another_try(error: BaseException) -> bool:
-    """Whether the same request may succeed a moment later."""
+def is_retryable(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
     if isinstance(error, RemoteStatusError):
         return error.status in RETRIED_STATUSES
     return isinstance(error, RemoteConnectionError)
 
 
 def parse_retry_after(value: str | None, *, now: datetime | None = None) -> float | None:
-    """Give a `Retry-After` header in seconds from now: of a number or an HTTP date; None for anything else."""
+    """Return a `Retry-After` header, a number or an HTTP date, in seconds from now; None if it is neither."""
     text = (value or "").strip()
     if _SECONDS.fullmatch(text):
         return float(text)
@@ -64,19 +64,21 @@ def parse_retry_after(value: str | None, *, now: datetime | None = None) -> floa
         moment = parsedate_to_datetime(text)
     except ValueError:
         return None
-    if moment.tzinfo is None:  # "-0000": UTC, of an unknown place
+    if moment.tzinfo is None:  # "-0000": UTC without a time zone
         moment = moment.replace(tzinfo=UTC)
     return max((moment - (now or datetime.now(UTC))).total_seconds(), 0.0)
 
 
 def _wait_s(state: RetryCallState) -> float:
-    """The service's own wish, if it has one, and a random wait on top of it."""
+    """Return the wait before a retry: `Retry-After`, if the service sent it, plus a random backoff."""
     error = state.outcome.exception() if state.outcome is not None else None
-    wish = error.retry_after_s if isinstance(error, RemoteStatusError) else None
-    return (wish or 0.0) + _BACKOFF(state)
+    retry_after_s = error.retry_after_s if isinstance(error, RemoteStatusError) else None
+    return (retry_after_s or 0.0) + _BACKOFF(state)
 
 
 def _log(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     reason = f"status {error.status}" if isinstance(error, RemoteStatusError) else type(error).__name__
-    logger.info("attempt %d failed (%s): next in %.2f s", state.attempt_number, reason, state.upcoming_sleep)
+    logger.info(
+        "attempt %d failed (%s); next attempt in %.2f s", state.attempt_number, reason, state.upcoming_sleep
+    )

@@ -1,6 +1,6 @@
-"""The remote side of the `Scorer` protocol: pairs to calls, calls to scores, in input order or not at all.
+"""A `Scorer` that calls a service: pairs are grouped into calls, and scores are returned in input order.
 
-What a service of some kind wants stands in `dialects`, what it may answer in `answers`. Nothing here knows a model.
+Request formats are in `dialects`, validation of answers in `answers`. Nothing here knows a model.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from pydantic import SecretStr
 from qwen_rerank_plugins.config import RerankConfig, resolve_api_key
 from qwen_rerank_plugins.errors import ClosedError, ConfigurationError, DeadlineExceededError, InputError
 from qwen_rerank_plugins.remote import failures, prompts
-from qwen_rerank_plugins.remote.answers import AnswerError, Scored, read_answer
+from qwen_rerank_plugins.remote.answers import AnswerError, ParsedAnswer, parse_answer
 from qwen_rerank_plugins.remote.batching import Batch, make_batches
-from qwen_rerank_plugins.remote.channel import Answer, Channel, Link, OversizedError
+from qwen_rerank_plugins.remote.channel import Answer, Channel, ChannelConfig, UnusableAnswerError
 from qwen_rerank_plugins.remote.dialects import DIALECTS, Dialect
 from qwen_rerank_plugins.remote.loop import LoopThread
-from qwen_rerank_plugins.remote.retries import attempts
+from qwen_rerank_plugins.remote.retries import retrying
 from qwen_rerank_plugins.types import PairScore, ScoreRequest
 
 __all__ = ["RemoteScorer"]
 
 _KEY = re.compile(r"[\x21-\x7e]+")
-# An answer may repeat the texts, escaped, and tell a few figures of each; more than that is no answer.
+# Limits of an answer, which may echo the texts, escaped, with a few numbers for each.
 _ANSWER_BASE_BYTES = 1_000_000
 _ANSWER_BYTES_PER_BYTE = 8
 _ANSWER_BYTES_PER_DOCUMENT = 2_000
 
 
 class RemoteScorer:
-    """Score pairs by asking a service.
+    """Scores pairs by calling a service.
 
-    Safe to call from several threads, several event loops and forked children. Blocking and asynchronous calls take
-    the same path, on an event loop of the scorer's own: `max_concurrency` bounds all of them together.
+    Safe to use from several threads, several event loops and forked children. Blocking and asynchronous calls run on
+    the scorer's own event loop; `max_concurrency` limits them together.
     """
 
     def __init__(
@@ -51,38 +51,38 @@ class RemoteScorer:
         api_key: SecretStr | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Create a scorer; nothing is sent yet, and neither environment nor files are read.
+        """Create a scorer. Nothing is sent, and neither environment nor files are read.
 
         Args:
             config: The settings, with a `base_url`.
-            api_key: The service's key; None for that of the settings.
-            transport: What carries requests in place of the network, for tests.
+            api_key: Key of the service; by default that of the settings.
+            transport: Replaces the network in tests.
 
         Raises:
-            ConfigurationError: The settings contradict what the dialect can do.
+            ConfigurationError: The dialect does not support the settings.
         """
         self._config = config
         self._dialect = DIALECTS[config.dialect]
-        self._key = _checked_key(config.api_key if api_key is None else api_key)
-        self._url = self._dialect.url(_checked_base_url(config))
+        self._key = _validate_key(config.api_key if api_key is None else api_key)
+        self._url = self._dialect.url(_require_base_url(config))
         _check_template(config, self._dialect)
         self._model: str | None = None
         key = None if self._key is None else SecretStr(self._key)
-        link = Link(self._url, key, config.timeout_s, config.max_concurrency, transport)
-        self._thread = LoopThread(functools.partial(Channel, link), name="qwen-rerank-remote")
+        channel = ChannelConfig(self._url, key, config.timeout_s, config.max_concurrency, transport)
+        self._thread = LoopThread(functools.partial(Channel, channel), name="qwen-rerank-remote")
 
     @classmethod
     def from_config(cls, config: RerankConfig) -> Self:
-        """Create the scorer that a configuration means; its key is looked up where the configuration says.
+        """Create a scorer and read its key from the place that the configuration names.
 
         Raises:
-            ConfigurationError: The settings are contradictory, or the key cannot be had.
+            ConfigurationError: The settings are contradictory, or the key cannot be read.
         """
         return cls(config, api_key=resolve_api_key(config))
 
     @property
     def model(self) -> str:
-        """The name that the service gave the model in its last answer; before that, the configured one."""
+        """Name of the model in the service's last answer; before the first, the configured name."""
         return self._config.model if self._model is None else self._model
 
     def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
@@ -90,35 +90,37 @@ class RemoteScorer:
 
         Args:
             requests: The pairs.
-            deadline_s: Seconds after which the scores are worthless; None for the time that the calls take.
+            deadline_s: Maximum duration in seconds; None for no limit beyond `timeout_s` of each call.
 
         Raises:
-            InputError: A request has an instruction that the dialect cannot carry.
-            RemoteError: The service could not be reached, refused, or gave an answer that cannot be used.
-            DeadlineExceededError: The scores did not come in time.
-            ClosedError: The scorer was closed, before or meanwhile.
+            InputError: A request has an instruction, and the dialect has no field for it.
+            RemoteError: The service is unreachable, rejected the request, or returned an invalid answer.
+            DeadlineExceededError: The deadline passed.
+            ClosedError: The scorer is closed, or was closed during the call.
         """
         pairs = tuple(requests)
-        if self._nothing_to_do(pairs):
+        self._validate(pairs)
+        if not pairs:
             return []
-        future = self._begin(pairs, deadline_s)
+        future = self._submit(pairs, deadline_s)
         try:
             return future.result()
-        except BaseException:  # an interrupt: nobody waits for the answer any more
+        except BaseException:  # KeyboardInterrupt, for example: nobody waits for the answer
             future.cancel()
             raise
 
     async def ascore(
         self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
     ) -> list[PairScore]:
-        """Score every pair as `score` does; a cancelled call is cancelled at the service too."""
+        """Score every pair as `score` does. Cancelling it closes the connection to the service."""
         pairs = tuple(requests)
-        if self._nothing_to_do(pairs):
+        self._validate(pairs)
+        if not pairs:
             return []
-        return await asyncio.wrap_future(self._begin(pairs, deadline_s))
+        return await asyncio.wrap_future(self._submit(pairs, deadline_s))
 
     def info(self) -> dict[str, Any]:
-        """What is asked and how, as plain JSON types; the service is not asked for it."""
+        """Return the settings of the connection as plain JSON types, without calling the service."""
         return {
             "model": self.model,
             "base_url": self._config.base_url,
@@ -132,7 +134,7 @@ class RemoteScorer:
         }
 
     def close(self) -> None:
-        """Close all connections; calls that are under way, and later ones, raise `ClosedError`."""
+        """Close all connections. Running and later calls raise `ClosedError`."""
         self._thread.close()
 
     def __repr__(self) -> str:
@@ -143,18 +145,19 @@ class RemoteScorer:
     def _max_documents(self) -> int:
         return self._config.max_batch_documents or self._dialect.max_documents
 
-    # On the caller's side.
+    # On the caller's thread.
 
-    def _nothing_to_do(self, requests: tuple[ScoreRequest, ...]) -> bool:
+    def _validate(self, requests: tuple[ScoreRequest, ...]) -> None:
         if self._thread.closed:
-            raise ClosedError("the scorer was closed")
+            raise ClosedError("the scorer is closed")
         can_carry = self._dialect.takes_instruction or self._config.template == "client"
         if not can_carry and any(request.instruction is not None for request in requests):
             raise InputError(_no_instruction(self._dialect))
-        return not requests
 
-    def _begin(self, requests: tuple[ScoreRequest, ...], deadline_s: float | None) -> Future[list[PairScore]]:
-        until = None if deadline_s is None else time.monotonic() + deadline_s  # what a loop's clock shows
+    def _submit(
+        self, requests: tuple[ScoreRequest, ...], deadline_s: float | None
+    ) -> Future[list[PairScore]]:
+        until = None if deadline_s is None else time.monotonic() + deadline_s  # the clock of event loops
         return self._thread.submit(functools.partial(self._score_all, requests, deadline_s, until))
 
     # On the scorer's own loop.
@@ -171,7 +174,7 @@ class RemoteScorer:
             async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._score_batch(channel, batch, until)) for batch in batches]
         except TimeoutError:
-            message = f"no answer of {self._url!r} within the deadline: deadline_s is {deadline_s!r}"
+            message = f"the deadline passed without an answer of {self._url!r}: deadline_s is {deadline_s!r}"
             raise DeadlineExceededError(message) from None
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -182,39 +185,39 @@ class RemoteScorer:
         self._model = tasks[-1].result().model or self._model
         return [score for score in scores if score is not None]
 
-    async def _score_batch(self, channel: Channel, batch: Batch, until: float | None) -> Scored:
-        async with channel.places:
+    async def _score_batch(self, channel: Channel, batch: Batch, until: float | None) -> ParsedAnswer:
+        async with channel.slots:
             texts = self._texts(batch)
-            answer = await self._ask(channel, batch, texts, until)
+            answer = await self._send_with_retries(channel, batch, texts, until)
         try:
-            return read_answer(self._dialect, answer.body, batch.documents)
+            return parse_answer(self._dialect, answer.body, batch.documents)
         except AnswerError as error:
             raise self._protocol_error(str(error), answer.body, texts) from None
 
-    async def _ask(
+    async def _send_with_retries(
         self, channel: Channel, batch: Batch, texts: tuple[str, ...], until: float | None
     ) -> Answer:
-        """Call until there is an answer of success, within `timeout_s` and the deadline."""
+        """Post until an attempt succeeds, within `timeout_s` and the deadline."""
         body = self._body(batch, texts)
         timeout_s = self._config.timeout_s
         budget_s = timeout_s if until is None else min(timeout_s, until - time.monotonic())
         try:
             async with asyncio.timeout(timeout_s):
-                async for attempt in attempts(retries=self._config.retries, budget_s=budget_s):
+                async for attempt in retrying(retries=self._config.retries, budget_s=budget_s):
                     with attempt:
                         number = attempt.retry_state.attempt_number
-                        return await self._ask_once(channel, body, texts, number)
+                        return await self._send(channel, body, texts, number)
         except TimeoutError:
             raise failures.timeout_error(self._url, timeout_s) from None
-        raise AssertionError("the attempts end with an answer or an error")
+        raise AssertionError("unreachable: the attempts end with an answer or an error")
 
-    async def _ask_once(self, channel: Channel, body: bytes, texts: tuple[str, ...], attempt: int) -> Answer:
+    async def _send(self, channel: Channel, body: bytes, texts: tuple[str, ...], attempt: int) -> Answer:
         max_bytes = _ANSWER_BASE_BYTES + _ANSWER_BYTES_PER_BYTE * len(body)
         try:
             answer = await channel.post(body, max_bytes=max_bytes + _ANSWER_BYTES_PER_DOCUMENT * len(texts))
         except httpx.HTTPError as error:
             raise failures.connection_error(self._url, error, attempt) from error
-        except OversizedError as error:
+        except UnusableAnswerError as error:
             raise self._protocol_error(str(error), b"", texts) from None
         if not answer.is_success:
             raise failures.status_error(self._url, answer, texts, self._key)
@@ -226,9 +229,10 @@ class RemoteScorer:
         )
 
     def _texts(self, batch: Batch) -> tuple[str, ...]:
-        """What is sent of the caller's: the query first, then the documents, then the instruction if it is apart."""
-        query, documents = prompts.clean(batch.query), [prompts.clean(one) for one in batch.documents]
-        instruction = None if batch.instruction is None else prompts.clean(batch.instruction)
+        """Return the texts to send: the query, the documents, and the instruction if it has its own field."""
+        plain = prompts.replace_surrogates
+        query, documents = plain(batch.query), [plain(one) for one in batch.documents]
+        instruction = None if batch.instruction is None else plain(batch.instruction)
         if self._config.template == "client":
             wrapped = [prompts.document_part(document) for document in documents]
             return (prompts.query_part(query, instruction), *wrapped)
@@ -246,21 +250,21 @@ class RemoteScorer:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _checked_base_url(config: RerankConfig) -> str:
+def _require_base_url(config: RerankConfig) -> str:
     if config.base_url is None:
-        raise ConfigurationError(
-            "base_url is missing: None; the remote backend needs the address of a service"
-        )
+        raise ConfigurationError("base_url is missing: None; set it to the address of the service")
     return config.base_url
 
 
-def _checked_key(key: SecretStr | None) -> str | None:
-    """The key, if it can stand in a header; the message must not show it."""
+def _validate_key(key: SecretStr | None) -> str | None:
+    """Return the key if it is valid in a header. The message must not contain it."""
     if key is None:
         return None
     text = key.get_secret_value()
     if not _KEY.fullmatch(text):
-        raise ConfigurationError("the API key is not valid: (hidden); allowed: visible ASCII characters")
+        raise ConfigurationError(
+            "the API key is not valid: (hidden); use visible ASCII characters without spaces"
+        )
     return text
 
 
@@ -271,16 +275,17 @@ def _check_template(config: RerankConfig, dialect: Dialect) -> None:
         return
     if dialect.has_template:
         raise ConfigurationError(
-            f"template is not valid: 'client'; allowed with dialect {dialect.name!r}: 'server', which applies its own"
+            f"template 'client' cannot be used with dialect {dialect.name!r}, whose service applies its own; "
+            "use template 'server'"
         )
     if config.family not in {"auto", "qwen3"}:
-        message = f"family is not valid: {config.family!r}; allowed with template 'client': 'auto' or 'qwen3'"
+        message = f"family {config.family!r} cannot be used with template 'client'; use 'auto' or 'qwen3'"
         raise ConfigurationError(message)
 
 
 def _no_instruction(dialect: Dialect) -> str:
     able = ", ".join(repr(one.name) for one in DIALECTS.values() if one.takes_instruction)
     return (
-        f"instruction cannot be sent: dialect {dialect.name!r} has no field for it; allowed: no instruction, "
-        f"one of the dialects {able}, or template 'client' where the service applies no template"
+        f"instruction cannot be sent: dialect {dialect.name!r} has no field for it; remove it, use one of the "
+        f"dialects {able}, or template 'client' if the service applies no template"
     )

@@ -1,4 +1,4 @@
-"""The HTTP service: every dialect that rerank clients speak, the workbench, and what running it takes.
+"""The HTTP service: an app that speaks the dialects of rerank clients, the workbench, and the server process.
 
-It knows the public `Reranker` and nothing behind it.
+It uses the public `Reranker` and nothing behind it.
 """

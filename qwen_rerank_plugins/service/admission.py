@@ -1,7 +1,7 @@
-"""How much is taken on: the gate before any work, and what one request may ask for.
+"""Admission control: the total work that the service accepts, and the limits of a single request.
 
-The gate counts tokens before there are any, as a quarter of a body's bytes, because it must say no in a moment, under
-any load. What it lets in is exactly accounted for until it is answered. It knows no HTTP and no scorer.
+Admission must be fast under any load, so it estimates a body's tokens as a quarter of its bytes, before parsing. It
+knows no HTTP and no scorer.
 """
 
 from __future__ import annotations
@@ -13,30 +13,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from qwen_rerank_plugins.service.errors import Problem, ProblemError, overloaded
-from qwen_rerank_plugins.service.schemas.request import BodyError, RankingRequest
+from qwen_rerank_plugins.service.errors import BodyError, Problem, ProblemError, overloaded
+from qwen_rerank_plugins.service.schemas.request import RankingRequest
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["AdmissionController", "Speed", "check_limits", "estimate_tokens"]
+__all__ = ["AdmissionController", "Throughput", "check_limits", "estimate_tokens"]
 
-BYTES_PER_TOKEN = 4  # English text; JSON of Chinese text has about as many bytes a token, escaped ones more
-REQUEST_TOKENS = 32  # what a request costs beside its text
+BYTES_PER_TOKEN = 4  # for English, and about for Chinese in UTF-8; escaped Chinese has more
+REQUEST_TOKENS = 32  # cost of a request in addition to its text
 HALF_LIFE_S = 5.0
-MIN_BUSY_S = 0.5  # of observation, before a speed is believed
+MIN_BUSY_S = 0.5  # of observation before the throughput is used
 
 
 def estimate_tokens(num_bytes: int) -> int:
-    """Tokens that a body of so many bytes will come to, roughly."""
+    """Return the estimated number of tokens of a body."""
     return REQUEST_TOKENS + num_bytes // BYTES_PER_TOKEN
 
 
-class Speed:
-    """Tokens a second while there is work, as of late.
-
-    Older observations count half every few seconds, so that a stall is soon forgotten.
+class Throughput:
+    """Recent tokens per second of busy time, with exponential decay.
 
     Args:
-        clock: Gives seconds.
+        clock: Returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,52 +43,52 @@ class Speed:
         self._busy_s = 0.0
         self._tokens = 0.0
 
-    def pass_time(self, *, busy: bool) -> None:
-        """Take note of the time since the last call, in which there was work or not."""
+    def advance(self, *, busy: bool) -> None:
+        """Account for the time since the last call, during which the service was busy or idle."""
         now = self._clock()
         elapsed, self._last = now - self._last, now
-        if busy:  # idle time says nothing of the speed, so it also forgets nothing
+        if busy:  # idle time says nothing about throughput, so nothing decays
             decay = math.exp2(-elapsed / HALF_LIFE_S)
             self._busy_s = self._busy_s * decay + elapsed
             self._tokens *= decay
 
     def add(self, tokens: int) -> None:
-        """Take note of work that was done."""
+        """Add completed tokens."""
         self._tokens += tokens
 
     @property
     def tokens_per_s(self) -> float | None:
-        """The speed, or None while too little was seen."""
+        """The throughput, or None before `MIN_BUSY_S` of observation."""
         return self._tokens / self._busy_s if self._busy_s >= MIN_BUSY_S and self._tokens else None
 
 
 class AdmissionController:
-    """Says yes or no to a request before anything is done for it, and keeps the books of those inside.
+    """Accepts or rejects a request before it is processed, and counts accepted requests until they are answered.
 
-    An empty service takes any one request. Otherwise it is refused when what is inside plus its own tokens would be
-    above `max_pending_tokens`, or would at the recent speed take longer than `max_wait_s`.
+    An idle service accepts any request. Otherwise a request is rejected if the pending tokens, including its own,
+    would exceed `max_pending_tokens`, or would take longer than `max_wait_s` at the recent throughput.
 
     Args:
         settings: The limits.
-        clock: Gives seconds.
+        clock: Returns seconds.
 
     Attributes:
-        pending_requests: Requests inside.
-        pending_tokens: Their tokens, estimated.
-        pending_bytes: Bytes of bodies that are being received or answered.
-        accepted: Requests ever let in.
-        answered: Those of them that got their answer, be it an error.
-        cancelled: Those whose client left before.
+        pending_requests: Accepted requests that are not yet answered.
+        pending_tokens: Their estimated tokens.
+        pending_bytes: Bytes of bodies that are being received or processed.
+        accepted: Total number of accepted requests.
+        answered: Those that were answered, including with an error.
+        cancelled: Those whose client disconnected first.
     """
 
     def __init__(self, settings: ServiceSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self.pending_requests = self.pending_tokens = self.pending_bytes = 0
         self.accepted = self.answered = self.cancelled = 0
         self._settings = settings
-        self._speed = Speed(clock)
+        self._throughput = Throughput(clock)
 
     def check(self, num_bytes: int) -> None:
-        """Refuse what could not be let in now.
+        """Reject a request that cannot be accepted now.
 
         Raises:
             ProblemError: With status 429.
@@ -100,10 +98,10 @@ class AdmissionController:
 
     def _check_bytes(self, num_bytes: int) -> None:
         if self.pending_bytes + num_bytes > self._settings.max_pending_bytes and self.pending_bytes:
-            raise ProblemError(overloaded("too many bytes are waiting; try again later", 1.0, reason="bytes"))
+            raise ProblemError(overloaded("too many pending bytes; retry later", 1.0, reason="bytes"))
 
     def _check_tokens(self, num_bytes: int) -> None:
-        self._speed.pass_time(busy=self.pending_requests > 0)
+        self._throughput.advance(busy=self.pending_requests > 0)
         if not self.pending_requests:
             return
         wait_s = self.expected_wait_s(estimate_tokens(num_bytes))
@@ -111,21 +109,19 @@ class AdmissionController:
         excess = tokens - self._settings.max_pending_tokens
         if excess > 0:
             seconds = 1.0 if wait_s is None else wait_s * min(1.0, excess / tokens)
-            raise ProblemError(
-                overloaded("too many tokens are waiting; try again later", seconds, reason="tokens")
-            )
+            raise ProblemError(overloaded("too many pending tokens; retry later", seconds, reason="tokens"))
         if wait_s is not None and wait_s > self._settings.max_wait_s:
-            message = "the wait would be too long; try again later"
+            message = "the expected wait is too long; retry later"
             raise ProblemError(overloaded(message, wait_s - self._settings.max_wait_s, reason="wait"))
 
     def expected_wait_s(self, tokens: int) -> float | None:
-        """Seconds until so many more tokens would be done, at the recent speed; None while that is not known."""
-        speed = self._speed.tokens_per_s
-        return None if speed is None else (self.pending_tokens + tokens) / speed
+        """Return the seconds until so many more tokens are done, at the recent throughput; None if it is unknown."""
+        tokens_per_s = self._throughput.tokens_per_s
+        return None if tokens_per_s is None else (self.pending_tokens + tokens) / tokens_per_s
 
     @contextmanager
-    def held_bytes(self) -> Iterator[Callable[[int], None]]:
-        """Account for a body while it is here; the function that is given adds bytes as they come, or refuses them."""
+    def reserve_bytes(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of a body while it is in memory. The yielded function adds bytes, or rejects them."""
         held = 0
 
         def add(num_bytes: int) -> None:
@@ -140,7 +136,7 @@ class AdmissionController:
             self.pending_bytes -= held
 
     def enter(self, num_bytes: int) -> Slot:
-        """Let a request in whose bytes are held, or refuse it as `check` does."""
+        """Accept a request whose bytes are counted, or reject it as `check` does."""
         self._check_tokens(num_bytes)
         tokens = estimate_tokens(num_bytes)
         self.accepted += 1
@@ -149,10 +145,10 @@ class AdmissionController:
         return Slot(self, tokens)
 
     def leave(self, tokens: int, *, answered: bool, scored: bool) -> None:
-        """Take a request off the books."""
-        self._speed.pass_time(busy=True)
+        """Remove an answered or cancelled request from the counters."""
+        self._throughput.advance(busy=True)
         if scored:
-            self._speed.add(tokens)
+            self._throughput.add(tokens)
         self.pending_requests -= 1
         self.pending_tokens -= tokens
         self.answered += answered
@@ -161,14 +157,14 @@ class AdmissionController:
 
 @dataclass(slots=True)
 class Slot:
-    """A request that was let in; it is given back exactly once, whatever happens.
+    """The slot of an accepted request, released exactly once by its context manager.
 
     Attributes:
-        scored: Whether its documents were scored, so that its tokens tell something of the speed.
-        answered: False when its client left.
+        scored: Whether its documents were scored, so that its tokens count for the throughput.
+        answered: False if its client disconnected.
     """
 
-    gate: AdmissionController
+    admission: AdmissionController
     tokens: int
     scored: bool = False
     answered: bool = True
@@ -177,33 +173,33 @@ class Slot:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.gate.leave(self.tokens, answered=self.answered, scored=self.scored)
+        self.admission.leave(self.tokens, answered=self.answered, scored=self.scored)
 
 
-def check_limits(exchange: RankingRequest, settings: ServiceSettings) -> None:
-    """Refuse a request that asks for more than the limits allow.
+def check_limits(request: RankingRequest, settings: ServiceSettings) -> None:
+    """Reject a request that exceeds the limits.
 
     Raises:
-        ProblemError: With status 413, for too many documents.
-        BodyError: With status 422, for a text that is too long.
+        ProblemError: With status 413: too many documents.
+        BodyError: With status 422: a text is too long.
     """
-    _check_number("documents in a list", max(map(len, exchange.documents)), settings.max_documents)
-    _check_number("pairs", exchange.num_pairs, settings.max_pairs)
-    _check_chars("instruction", exchange.instruction or "", settings.max_query_chars)
-    for index, query in enumerate(exchange.queries):
+    _check_number("documents in a list", max(map(len, request.documents)), settings.max_documents)
+    _check_number("pairs", request.num_pairs, settings.max_pairs)
+    _check_chars("instruction", request.instruction or "", settings.max_query_chars)
+    for index, query in enumerate(request.queries):
         _check_chars(f"query {index}", query, settings.max_query_chars)
-    for number, documents in enumerate(exchange.documents):
-        place = f"list {number}, document" if len(exchange.documents) > 1 else "document"
+    for number, documents in enumerate(request.documents):
+        place = f"list {number}, document" if len(request.documents) > 1 else "document"
         for index, document in enumerate(documents):
             _check_chars(f"{place} {index}", document, settings.max_document_chars)
 
 
 def _check_number(what: str, number: int, limit: int) -> None:
     if number > limit:
-        message = f"too many {what}: {number!r}; allowed: at most {limit!r}"
+        message = f"too many {what}: {number!r}; send at most {limit!r}"
         raise ProblemError(Problem(413, message, reason="documents"))
 
 
 def _check_chars(place: str, text: str, limit: int) -> None:
     if len(text) > limit:
-        raise BodyError(f"{place} is too long: {len(text)!r} characters; allowed: at most {limit!r}")
+        raise BodyError(f"{place} is too long: {len(text)!r} characters; send at most {limit!r}")

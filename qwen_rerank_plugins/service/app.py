@@ -1,7 +1,7 @@
-"""The FastAPI app: parts, layers and addresses put together. What each does stands in its own module.
+"""Creates the FastAPI app from its state, middleware and routes.
 
 RequestContextMiddleware ──► CORS, if set ──► AuthMiddleware ──► router ──► handler
-id, headers,                  host, key
+id, headers,                                  host, key
 errors, log
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute
 
 from qwen_rerank_plugins import __version__
@@ -26,15 +25,15 @@ from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.reranker import Reranker
 from qwen_rerank_plugins.service.api.docs_page import docs_page
 from qwen_rerank_plugins.service.api.openapi import openapi_document
-from qwen_rerank_plugins.service.api.routes import Endpoint, endpoints, http_routes
-from qwen_rerank_plugins.service.app_state import Service
+from qwen_rerank_plugins.service.api.routes import Endpoint, Handler, endpoints, http_routes
+from qwen_rerank_plugins.service.app_state import AppState
 from qwen_rerank_plugins.service.errors import STATUSES, Problem, ProblemError
 from qwen_rerank_plugins.service.lifecycle import Event, Lifecycle
-from qwen_rerank_plugins.service.middleware.auth import AuthMiddleware, HostNames, KeyRing
+from qwen_rerank_plugins.service.middleware.auth import AllowedHosts, AuthMiddleware, KeyRing
 from qwen_rerank_plugins.service.middleware.request_context import RequestContextMiddleware, context_of
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
 from qwen_rerank_plugins.service.settings import ServiceSettings, read_keys
-from qwen_rerank_plugins.service.static import StaticFiles, make_file
+from qwen_rerank_plugins.service.ui import PAGE_HEADERS, PageFiles
 from qwen_rerank_plugins.types import Scorer
 
 __all__ = ["create_app"]
@@ -47,22 +46,22 @@ def create_app(
     scorer: Scorer | None = None,
     announce: Callable[[Event], None] | None = None,
 ) -> FastAPI:
-    """Put the service's app together. The model is loaded when it starts; until then `/ready` says no.
+    """Create the app. The model is loaded at startup; until then `/ready` returns 503.
 
     Args:
-        config: The reranker's settings. Unless they say otherwise, a full queue refuses; scoring errors are always
-            raised.
-        settings: The service's own; None for the section `service` of `config`.
-        scorer: Scores in place of the one that the settings mean; it stays the caller's to close.
-        announce: Is told of loading, failures and recovery.
+        config: Settings of the reranker. Unless `admission` is set, a full queue rejects requests. Scoring errors are
+            always raised, so that a client never mistakes the unranked order for a ranking.
+        settings: Settings of the service; by default the section `service` of `config`.
+        scorer: Replaces the configured scorer. The caller closes it.
+        announce: Called with events: loading, failures, recovery.
 
     Raises:
-        ConfigurationError: A setting is wrong, or reranking is switched off.
-        MissingDependencyError: Tracing is on and OpenTelemetry is not installed.
+        ConfigurationError: A setting is invalid, or reranking is disabled.
+        MissingDependencyError: Tracing is enabled and OpenTelemetry is not installed.
     """
     settings = ServiceSettings.from_config(config) if settings is None else settings
     keys = KeyRing(read_keys(settings))
-    service = _service(config, settings, keys, scorer, announce)
+    state = _create_state(config, settings, keys, scorer, announce)
     table = endpoints(settings)
     document = openapi_document(table, settings, has_keys=bool(keys))
     app = FastAPI(
@@ -73,11 +72,11 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
         routes=[*http_routes(table), *_pages(document)],
-        middleware=_layers(service, keys),
-        exception_handlers={HTTPException: _problem_of_router},
+        middleware=_middleware(state),
+        exception_handlers={HTTPException: _on_http_exception},
         lifespan=_lifespan,
     )
-    app.state.service = service
+    app.state.service = state
     app.openapi = lambda: document  # type: ignore[method-assign]
     if settings.tracing:
         from qwen_rerank_plugins.service.middleware.tracing import instrument
@@ -86,15 +85,15 @@ def create_app(
     return app
 
 
-def _service(
+def _create_state(
     config: RerankConfig,
     settings: ServiceSettings,
     keys: KeyRing,
     scorer: Scorer | None,
     announce: Callable[[Event], None] | None,
-) -> Service:
+) -> AppState:
     if not config.enabled:
-        raise ConfigurationError("enabled is not valid: False; a service that scores nothing is not started")
+        raise ConfigurationError("enabled is False: the service would not score; set it to True to serve")
     changes: dict[str, Any] = {"on_error": "raise"}
     if "admission" not in config.model_fields_set:
         changes["admission"] = "reject"
@@ -105,28 +104,28 @@ def _service(
         on_engine_failure=settings.on_engine_failure,
         announce=announce or (lambda _: None),
     )
-    return Service(served, settings, lifecycle, keys)
+    return AppState(served, settings, lifecycle, keys)
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    service: Service = app.state.service
-    await service.lifecycle.start()
-    if service.jobs is not None:
-        await service.jobs.start()
+    state: AppState = app.state.service
+    await state.lifecycle.start()
+    if state.jobs is not None:
+        await state.jobs.start()
     try:
         yield
     finally:
-        if service.jobs is not None:
-            await service.jobs.stop()
-        await service.lifecycle.stop()
-        service.close()
+        if state.jobs is not None:
+            await state.jobs.stop()
+        await state.lifecycle.stop()
+        state.close()
 
 
-def _layers(service: Service, keys: KeyRing) -> list[Middleware]:
-    settings = service.settings
-    hosts = HostNames(settings, has_keys=bool(keys))
-    layers = [Middleware(RequestContextMiddleware, on_done=service.note_done)]
+def _middleware(state: AppState) -> list[Middleware]:
+    settings = state.settings
+    hosts = AllowedHosts(settings, has_keys=bool(state.keys))
+    outer = [Middleware(RequestContextMiddleware, on_done=state.record_request)]
     if settings.cors_origins:
         cors = Middleware(
             CORSMiddleware,
@@ -135,40 +134,40 @@ def _layers(service: Service, keys: KeyRing) -> list[Middleware]:
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
             expose_headers=["Content-Disposition", "Location", "Retry-After", "X-Request-Id"],
         )
-        layers.append(cors)
-    return [*layers, Middleware(AuthMiddleware, keys=keys, hosts=hosts)]
+        outer.append(cors)
+    return [*outer, Middleware(AuthMiddleware, keys=state.keys, hosts=hosts)]
 
 
 def _pages(document: Mapping[str, Any]) -> list[BaseRoute]:
-    """The workbench, its files, and the description as JSON and as a page."""
-    files = StaticFiles()
-    style = (resources.files("qwen_rerank_plugins.service") / "ui" / "docs.css").read_bytes()
-    css = make_file(style, ".css")
-    html = make_file(docs_page(document).encode(), ".html")
-    described = make_file(dump_json(document), ".json")
+    """Routes of the workbench, its files, and the OpenAPI description as JSON and as a page."""
+    files = PageFiles()
+    html, described = docs_page(document), dump_json(document)
 
-    async def docs(request: Request) -> Response:
-        return html.answer(request)
+    def file(name: str) -> Handler:
+        return lambda request: files.get_response(name, request.scope)
 
-    async def docs_css(request: Request) -> Response:
-        return css.answer(request)
+    async def any_file(request: Request) -> Response:
+        return await files.get_response(request.path_params["name"], request.scope)
 
-    async def openapi_json(request: Request) -> Response:
-        return described.answer(request)
+    async def docs(request: Request) -> Response:  # noqa: ARG001 (a handler's signature)
+        return HTMLResponse(html, headers=PAGE_HEADERS)
+
+    async def openapi_json(request: Request) -> Response:  # noqa: ARG001 (a handler's signature)
+        return Response(described, headers=PAGE_HEADERS, media_type="application/json")
 
     table = (
-        Endpoint("/", files.endpoint("index.html")),
-        Endpoint("/favicon.ico", files.endpoint("favicon.svg")),
-        Endpoint("/static/{name:path}", files.any_file),
+        Endpoint("/", file("index.html")),
+        Endpoint("/favicon.ico", file("favicon.svg")),
+        Endpoint("/static/{name:path}", any_file),
         Endpoint("/docs", docs),
-        Endpoint("/docs.css", docs_css),
+        Endpoint("/docs.css", file("docs.css")),
         Endpoint("/openapi.json", openapi_json),
     )
     return http_routes(table)
 
 
-async def _problem_of_router(request: Request, error: Exception) -> Response:
-    """Answer what the router itself refuses; a client that asks for the methods is told them."""
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer errors of the router, and OPTIONS with the allowed methods."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if request.method == "OPTIONS" and "Allow" in headers:
@@ -176,8 +175,8 @@ async def _problem_of_router(request: Request, error: Exception) -> Response:
     status = error.status_code if error.status_code in STATUSES else 500
     context_of(request.scope).reason = STATUSES[status][0]
     messages = {
-        404: "there is no such address",
-        405: f"the method is not allowed; allowed: {headers.get('Allow')}",
+        404: "not found: no such address; see /docs for all addresses",
+        405: f"method not allowed: {request.method}; use {headers.get('Allow')}",
     }
     raise ProblemError(
         Problem(status, messages.get(status, STATUSES[status][2]), headers, STATUSES[status][0])

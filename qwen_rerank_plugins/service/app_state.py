@@ -1,4 +1,4 @@
-"""What the handlers of one app share: settings, the engine's life, the gate, figures, threads."""
+"""State shared by the handlers of an app: settings, engine lifecycle, admission, metrics, threads."""
 
 from __future__ import annotations
 
@@ -14,71 +14,66 @@ from starlette.requests import Request
 from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.service.admission import AdmissionController
-from qwen_rerank_plugins.service.jobs.manager import Jobs
+from qwen_rerank_plugins.service.jobs.manager import JobManager
 from qwen_rerank_plugins.service.lifecycle import Lifecycle
 from qwen_rerank_plugins.service.metrics import Metrics
 from qwen_rerank_plugins.service.middleware.auth import KeyRing
 from qwen_rerank_plugins.service.middleware.request_context import RequestContext
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["Service", "service_of"]
+__all__ = ["AppState", "app_state_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 LARGE = 1 << 16
-"""Bytes from which reading and writing JSON is left to a thread."""
+"""Size in bytes from which JSON is parsed and written in a thread."""
 
 THREADS = 2
 
 
 def _executor() -> ThreadPoolExecutor:
-    # Its own one: asyncio's may be full of tokenising, and an error must not wait for that.
+    # Not asyncio's default executor, which tokenization may keep busy.
     return ThreadPoolExecutor(THREADS, thread_name_prefix="qwen-rerank-http")
 
 
 @dataclass(slots=True)
-class Service:
-    """The parts of one app.
+class AppState:
+    """The state of one app.
 
     Attributes:
-        config: The reranker's settings.
-        settings: The service's own.
+        config: Settings of the reranker.
+        settings: Settings of the service.
         lifecycle: Owns the reranker.
-        keys: Who may call.
-        gate: Admission.
-        metrics: Figures.
-        jobs: Uploads, if there is a folder for them.
+        keys: Accepted API keys.
+        admission: Limits pending work.
+        metrics: Prometheus metrics.
+        jobs: Upload jobs; None without a `jobs_folder`.
     """
 
     config: RerankConfig
     settings: ServiceSettings
     lifecycle: Lifecycle
     keys: KeyRing = field(default_factory=lambda: KeyRing(()))
-    gate: AdmissionController = field(init=False)
+    admission: AdmissionController = field(init=False)
     metrics: Metrics = field(init=False)
-    jobs: Jobs | None = field(init=False, default=None)
+    jobs: JobManager | None = field(init=False, default=None)
     _threads: ThreadPoolExecutor = field(init=False, default_factory=_executor)
 
     def __post_init__(self) -> None:
-        self.gate = AdmissionController(self.settings)
-        self.metrics = Metrics(self.gate, self.lifecycle.live_info, self._state_for_metrics)
+        self.admission = AdmissionController(self.settings)
+        self.metrics = Metrics(self.admission, self.lifecycle.live_info, self._state_for_metrics)
         if self.settings.jobs_folder is not None:
-            self.jobs = Jobs(self.config, self.settings, self.lifecycle, self.gate)
-            self.metrics.registry.register(self.jobs.figures)
+            self.jobs = JobManager(self.config, self.settings, self.lifecycle, self.admission)
+            self.metrics.registry.register(self.jobs.metrics)
 
     @property
     def model(self) -> str:
-        """The model's name in answers: the one that is set, else the hub id, or a folder's last part."""
+        """Name of the model in answers: `model_name`, or the hub id, or the name of the checkpoint's folder."""
         if self.settings.model_name is not None:
             return self.settings.model_name
         name = self.lifecycle.reranker.model
         return Path(name).name or name if Path(name).is_absolute() or name.startswith((".", "~")) else name
-
-    @property
-    def is_demo(self) -> bool:
-        """Whether the bundled demo model scores."""
-        return self.config.is_demo
 
     @property
     def is_ready(self) -> bool:
@@ -86,28 +81,26 @@ class Service:
         return self.lifecycle.state == "ready"
 
     async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what would hold up the event loop in one of the service's own threads."""
+        """Run blocking work in a thread of the app."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
 
-    async def if_large(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run work here if it is small, else in a thread."""
-        if size < LARGE:
-            return work(*args, **kwargs)
-        return await self.in_thread(work, *args, **kwargs)
+    async def if_large(self, size: int, work: Callable[[], T]) -> T:
+        """Run work directly if its input is small, in a thread otherwise."""
+        return work() if size < LARGE else await self.in_thread(work)
 
-    def note_done(self, context: RequestContext) -> None:
-        """Count an answered request."""
+    def record_request(self, context: RequestContext) -> None:
+        """Record a finished request in the metrics."""
         metrics = self.metrics
         metrics.requests.labels(context.route, context.dialect, str(context.status)).inc()
         metrics.duration.labels(context.route).observe(context.seconds)
         for name, seconds in context.stages.items():
             metrics.stages.labels(name).observe(seconds)
-        if context.reason and not context.is_probe:  # a probe that hears no is no request refused
+        if context.reason and not context.is_probe:  # an unsuccessful health check is not a rejected request
             metrics.rejected.labels(context.reason).inc()
 
     def close(self) -> None:
-        """End the threads, and leave the jobs' folder."""
+        """Stop the threads and release the jobs folder."""
         if self.jobs is not None:
             self.jobs.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -123,7 +116,7 @@ class Service:
         }
 
 
-def service_of(request: Request) -> Service:
-    """The parts of the app that a request came to."""
-    service: Service = request.app.state.service
-    return service
+def app_state_of(request: Request) -> AppState:
+    """Return the state of the app that handles a request."""
+    state: AppState = request.app.state.service
+    return state

@@ -1,7 +1,7 @@
-"""The engine's life under the service: loading, ready, failing and mending, draining.
+"""The lifecycle of the engine: loading, ready, failing and recovering, draining.
 
-A request never waits for a probe: probes run only while loading and after a failure. Nothing here knows HTTP; it prints
-nothing, and tells what happens as events.
+Probes run only during loading and after a failure, so that no request waits for one. Nothing here knows HTTP or
+prints; changes are published as events.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ PROBE_EVERY_S = 2.0
 MAX_PROBE_EVERY_S = 30.0
 PROBE_TIMEOUT_S = 60.0
 PROBES_BEFORE_REBUILD = 3
-CLOSE_S = 15.0  # for batches that are being computed
+CLOSE_S = 15.0  # for running batches
 LOADING_CLOSE_S = 0.5
 
 State = Literal["loading", "ready", "failing", "broken", "draining"]
-"""`broken`: the model could not be loaded, or the process is about to end because the engine died."""
+"""`broken`: loading failed, or the process is about to exit because the engine died."""
 
 _DEAD = (WorkerDiedError, ClosedError)
 _SUSPECT = (EngineError, ClosedError, RemoteError)
 
 _MESSAGES = {
-    "loading": "the model is loading; try again later",
-    "failing": "the engine failed and is being mended; try again later",
-    "broken": "the model could not be loaded",
+    "loading": "the model is loading; retry later",
+    "failing": "the engine failed and is recovering; retry later",
+    "broken": "loading the model failed; see the log",
     "draining": "the service is shutting down",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that whoever runs the service wants to know.
+    """An event in the life of the service.
 
     Attributes:
-        kind: What happened.
-        seconds: How long it took, where that is known.
-        info: What is loaded, for "loaded".
-        error: What went wrong, for "failed".
+        kind: The kind of event.
+        seconds: Duration of loading, for "loaded".
+        info: Information about the loaded model, for "loaded" and "recovered".
+        error: The cause, for "failing" and "failed".
         address: Host and port, for "listening".
     """
 
@@ -73,13 +73,13 @@ class Event:
 
 
 class Lifecycle:
-    """Owns the reranker and knows whether it answers.
+    """Owns the reranker and tracks whether its engine answers.
 
     Args:
-        build: Makes a reranker; nothing is loaded by that.
-        can_rebuild: Whether a new one would have another engine.
-        on_engine_failure: What a dead engine means.
-        announce: Is told of events, on the event loop's thread.
+        build: Creates a reranker without loading it.
+        can_rebuild: Whether a new reranker gets a new engine.
+        on_engine_failure: Recover from a dead engine, or exit.
+        announce: Called with events, on the thread of the event loop.
         probe_every_s: Seconds between the first probes after a failure.
     """
 
@@ -101,29 +101,29 @@ class Lifecycle:
         self._state: State = "loading"
         self._draining = False
         self._loaded_info: dict[str, Any] = {}
-        self._numbers = itertools.count()
+        self._probe_ids = itertools.count()
         self._task: asyncio.Task[None] | None = None
         self._aborted: asyncio.Future[None] | None = None
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """The current state."""
         return "draining" if self._draining else self._state
 
     @property
     def loaded_info(self) -> Mapping[str, Any]:
-        """What was loaded, as it was then; empty before."""
+        """Information about the loaded model, as of loading; empty before."""
         return self._loaded_info
 
     @property
     def aborted(self) -> asyncio.Future[None]:
-        """Done when requests that are still open must end now."""
+        """A future that is done when open requests must be aborted."""
         if self._aborted is None:
             self._aborted = asyncio.get_running_loop().create_future()
         return self._aborted
 
     def check_ready(self) -> None:
-        """Refuse a request that cannot be served now.
+        """Reject a request while the service is not ready.
 
         Raises:
             ProblemError: With status 503.
@@ -132,7 +132,7 @@ class Lifecycle:
             raise ProblemError(unavailable(_MESSAGES[self.state], reason=self.state))
 
     def live_info(self) -> dict[str, Any]:
-        """What the scorer tells of itself now; empty when it cannot."""
+        """Return the scorer's current information; empty if it is unavailable."""
         if self._state != "ready":
             return {}
         try:
@@ -141,38 +141,38 @@ class Lifecycle:
             return {}
 
     async def start(self) -> None:
-        """Begin to load, beside the event loop."""
+        """Start loading in the background."""
         self._task = asyncio.create_task(self._load())
 
     async def stop(self) -> None:
-        """Let go of everything."""
+        """Release the reranker."""
         if self._task is not None:
             self._task.cancel()
         try:
-            # A model that is still loading cannot be stopped; its thread does not keep the process alive.
+            # Loading cannot be interrupted; its daemon thread does not keep the process alive.
             async with asyncio.timeout(LOADING_CLOSE_S if self._state == "loading" else CLOSE_S):
                 await in_daemon_thread(self.reranker.close)
         except TimeoutError:
-            logger.warning("the service ends while its engine is still busy")
+            logger.warning("closing while the engine is still busy")
         self.announce(Event("stopped"))
 
     def drain(self) -> None:
-        """Say no from now on; what was accepted goes on. Safe in a signal's handler."""
+        """Reject new requests and finish accepted ones. Safe in a signal handler."""
         self._draining = True
 
     def abort(self) -> None:
-        """End what is still open."""
+        """Abort open requests."""
         if not self.aborted.done():
             self.aborted.set_result(None)
 
-    def note(self, error: BaseException) -> None:
-        """Take note of a request's failure: if it is the engine's, find out whether it is still there."""
+    def report_error(self, error: BaseException) -> None:
+        """Report the error of a request. An error of the engine starts recovery."""
         if self._state != "ready" or self._draining or not isinstance(error, _SUSPECT):
             return
         if isinstance(error, _DEAD):
             self._fail(error)
             if self._exits:
-                self._give_up(error)
+                self._fail_permanently(error)
                 return
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._recover())
@@ -183,39 +183,39 @@ class Lifecycle:
         try:
             await self._open()
         except (RemoteError, EngineError) as error:
-            logger.warning("the engine does not answer yet: %s", type(error).__name__)
+            logger.warning("loading: the engine does not answer yet: %s", type(error).__name__)
             self._fail(error)
             await self._recover()
-        except Exception as error:  # noqa: BLE001 (whatever it is, there is no model)
-            self._give_up(error)
+        except Exception as error:  # noqa: BLE001 (any error means that there is no model)
+            self._fail_permanently(error)
         else:
             self._state = "ready"
             self.announce(Event("loaded", seconds=time.perf_counter() - start, info=self._loaded_info))
 
     async def _open(self) -> None:
-        """Build the scorer and let it answer once, which also warms it up."""
+        """Load the scorer and send it a probe, which also warms it up."""
         self._loaded_info = await in_daemon_thread(self.reranker.info)
         await self._probe()
 
     async def _probe(self) -> None:
-        text = f"probe {next(self._numbers)} {time.time_ns()}"  # new each time: not to be found in a cache
+        text = f"probe {next(self._probe_ids)} {time.time_ns()}"  # unique, so that it is not cached
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 await self.reranker.ascore("probe", [text])
         except OverloadedError:
-            return  # who refuses is alive
+            return  # an engine that rejects is alive
         except TimeoutError:
             raise EngineError("the engine does not answer") from None
 
     async def _recover(self) -> None:
-        """Probe until the engine answers; build another one when it seems to be gone for good."""
+        """Probe until the engine answers; rebuild it after `PROBES_BEFORE_REBUILD` failures."""
         for attempt in itertools.count(1):
             try:
-                await self._mend(attempt)
-            except Exception as error:  # noqa: BLE001 (whatever it is, it does not answer)
+                await self._try_to_recover(attempt)
+            except Exception as error:  # noqa: BLE001 (any error means that it does not answer)
                 self._fail(error)
                 if self._exits and not isinstance(error, RemoteError):
-                    self._give_up(error)
+                    self._fail_permanently(error)
                     return
                 await asyncio.sleep(min(self._probe_every_s * 1.5 ** (attempt - 1), MAX_PROBE_EVERY_S))
             else:
@@ -224,9 +224,9 @@ class Lifecycle:
             self._state = "ready"
             self.announce(Event("recovered", info=self._loaded_info))
 
-    async def _mend(self, attempt: int) -> None:
+    async def _try_to_recover(self, attempt: int) -> None:
         if self._can_rebuild and attempt > PROBES_BEFORE_REBUILD:
-            logger.warning("the engine is built anew")
+            logger.warning("rebuilding the engine")
             await in_daemon_thread(self.reranker.close)
             self.reranker = self._build()
         await self._open()
@@ -237,7 +237,7 @@ class Lifecycle:
             logger.error("the engine failed: %s", type(error).__name__)
             self.announce(Event("failing", error=error))
 
-    def _give_up(self, error: Exception) -> None:
+    def _fail_permanently(self, error: Exception) -> None:
         self._state = "broken"
         logger.error("the service cannot score: %s", type(error).__name__)
         self.announce(Event("failed", error=error))
@@ -245,7 +245,7 @@ class Lifecycle:
 
 
 async def in_daemon_thread(work: Callable[[], T], *, name: str = "qwen-rerank-loading") -> T:
-    """Run blocking work in a thread that does not keep the process alive, as one of a pool would."""
+    """Run blocking work in a daemon thread, which unlike a pool's does not keep the process alive."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -262,7 +262,7 @@ async def in_daemon_thread(work: Callable[[], T], *, name: str = "qwen-rerank-lo
         failure: BaseException | None = None
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 (it is raised where it is awaited)
+        except BaseException as error:  # noqa: BLE001 (raised where the future is awaited)
             failure = error
         if not loop.is_closed():
             loop.call_soon_threadsafe(settle, result, failure)

@@ -1,6 +1,6 @@
-"""How log lines look: one JSON object a line, or text. No line holds a user's text or a key.
+"""Log lines of the service, as JSON or as text. No line contains a user's text or a key.
 
-Nothing is configured on import; the server hands `log_config` to whoever configures logging.
+Nothing is configured on import; the server passes `log_config` to whatever configures logging.
 """
 
 from __future__ import annotations
@@ -10,78 +10,94 @@ import logging
 import time
 from typing import Any
 
+from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
+from pythonjsonlogger.json import JsonFormatter as BaseJsonFormatter
+
 __all__ = ["ACCESS_LOGGER", "JsonFormatter", "TextFormatter", "log_access", "log_config", "log_fault"]
 
 ACCESS_LOGGER = "qwen_rerank_plugins.service.access"
+MAX_FRAMES = 12
 
 _access = logging.getLogger(ACCESS_LOGGER)
 _service = logging.getLogger("qwen_rerank_plugins.service")
 
+_KEYS = {"asctime": "ts", "levelname": "level", "name": "logger", "message": "msg", "exc_info": "error"}
+_RESERVED = (
+    *RESERVED_ATTRS,
+    "color_message",
+    "taskName",
+)  # the first is uvicorn's, which repeats the message
+_LINE_ENDS = {ord("\n"): " ", ord("\r"): " "}
+
 
 def log_access(fields: dict[str, Any], *, quiet: bool = False) -> None:
-    """Write a request's one line.
+    """Write the log line of a request.
 
     Args:
         fields: Plain JSON types.
-        quiet: Only for those who want to see everything: probes come every few seconds.
+        quiet: Log at DEBUG, for probes that arrive every few seconds.
     """
-    _access.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
+    _access.log(logging.DEBUG if quiet else logging.INFO, "request", extra=fields)
 
 
 def log_fault(error: BaseException, request_id: str) -> None:
-    """Write where an unexpected error came from, without its message, which may quote a user's text."""
-    places, trace = [], error.__traceback__
+    """Log where an unexpected error was raised, without its message, which may quote a user's text."""
+    frames, trace = [], error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        places.append(f"{trace.tb_frame.f_globals.get('__name__', '?')}.{code.co_name}:{trace.tb_lineno}")
+        frames.append(f"{trace.tb_frame.f_globals.get('__name__', '?')}.{code.co_name}:{trace.tb_lineno}")
         trace = trace.tb_next
-    fields = {"request_id": request_id, "error": type(error).__name__, "at": places[-12:]}
-    _service.error("a request failed unexpectedly", extra={"fields": fields})
-    _service.debug("the error's own words: %s", error)
+    fields = {"request_id": request_id, "error": type(error).__name__, "at": frames[-MAX_FRAMES:]}
+    _service.error("unexpected error", extra=fields)
+    _service.debug("message of the unexpected error: %s", error)
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields = getattr(record, "fields", None)
-    return fields if isinstance(fields, dict) else {}
+class _UtcFormatter(logging.Formatter):
+    """UTC timestamps, and of an exception only its type."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (the base class's name)
+        """Return the exception's type."""
+        return ei[0].__name__ if ei[0] is not None else ""
 
 
-def _timestamp(record: logging.LogRecord) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    return f"{whole}.{int(record.msecs):03d}Z"
+class JsonFormatter(_UtcFormatter, BaseJsonFormatter):
+    """One JSON object per line, in ASCII: ts, level, logger, msg, and the record's own fields."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["asctime", "levelname", "name", "message"],
+            rename_fields=_KEYS,
+            reserved_attrs=_RESERVED,
+            json_ensure_ascii=True,
+        )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Write levels in lower case."""
+        return {**log_data, "level": log_data["level"].lower()}
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ts, level, logger, msg, and the record's own fields."""
+class TextFormatter(_UtcFormatter):
+    """One line of text: time, level, message, then name=value for the record's own fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
-        line = {
-            "ts": _timestamp(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "msg": record.getMessage(),
-            **_fields(record),
-        }
-        if record.exc_info and record.exc_info[0] is not None:
-            line["error"] = record.exc_info[0].__name__
-        return json.dumps(line, ensure_ascii=True, default=str)
-
-
-class TextFormatter(logging.Formatter):
-    """The same for people: time, level, message, then name=value."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Write a record."""
-        fields = _fields(record)
+        """Return the line of a record."""
+        fields = merge_record_extra(record, {}, _RESERVED)
+        if record.exc_info:
+            fields["error"] = self.formatException(record.exc_info)
         values = [f"{name}={json.dumps(value, default=str)}" for name, value in fields.items()]
-        if record.exc_info and record.exc_info[0] is not None:
-            values.append(f"error={record.exc_info[0].__name__}")
-        message = record.getMessage().translate({10: " ", 13: " "})
-        return " ".join([_timestamp(record), record.levelname.ljust(7), message, *values])
+        message = record.getMessage().translate(_LINE_ENDS)
+        return " ".join([self.formatTime(record), record.levelname.ljust(7), message, *values])
 
 
 def log_config(log_format: str) -> dict[str, Any]:
-    """Give what `logging.config.dictConfig` takes: the package's lines from INFO, others' from WARNING, to stderr."""
+    """Return the argument of `logging.config.dictConfig`.
+
+    The package logs to stderr from INFO, other libraries from WARNING.
+    """
     formatter = JsonFormatter if log_format == "json" else TextFormatter
     lines = {"handlers": ["stderr"], "propagate": False}
     return {

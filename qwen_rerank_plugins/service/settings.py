@@ -1,6 +1,6 @@
-"""The service's settings: the `service` section of a configuration, checked.
+"""Settings of the service: the validated section `service` of a configuration.
 
-Nothing here opens a socket. Keys are named by the place where they stand; only `read_keys` goes there.
+Nothing here opens a socket. Settings name where API keys are stored; only `read_keys` reads them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MEBIBYTE = 1 << 20
 
 
 def _not_bool(value: object) -> object:
-    """Keep true and false from being taken for 1 and 0."""
+    """Reject booleans, which pydantic would convert to 1 and 0."""
     if isinstance(value, bool):
-        raise ValueError("a number")  # noqa: TRY004 (pydantic tells a ValueError as a finding)
+        raise ValueError("a number")  # noqa: TRY004 (pydantic reports a ValueError)
     return value
 
 
 def _list_of_texts(value: object) -> object:
-    """Split a variable's text at commas; a list passes."""
+    """Split a comma-separated string; other values are returned unchanged."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -41,10 +41,10 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(_list_of_texts)]
 
 
 class ServiceSettings(BaseModel):
-    """How the service listens, whom it lets in, and how much it takes on; frozen, and read from nowhere.
+    """Settings of the service: address, access, limits, jobs, logging. Immutable; nothing is read from the environment.
 
     Raises:
-        ConfigurationError: A setting is unknown, of the wrong type or out of range.
+        ConfigurationError: A setting is unknown, has the wrong type or is out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -55,86 +55,97 @@ class ServiceSettings(BaseModel):
     )
     allowed_hosts: Texts | None = Field(
         default=None,
-        description="Names by which clients may call the service, `*` for any; none: see Operations, Host names.",
+        description="Host names that clients may use, `*` for any; none: see Operations, Host names.",
     )
     cors_origins: Texts = Field(
-        default=(), description="Origins of web pages that may call the service from a browser."
+        default=(), description="Origins of web pages that may call the service from a browser (CORS)."
     )
 
     api_keys_file: PathText | None = Field(
-        default=None, description="File with the keys that clients may use, one a line, `#` for remarks."
+        default=None,
+        description="File with the accepted API keys, one per line; lines that start with `#` are comments.",
     )
     api_keys_env: Text | None = Field(
-        default=None, description="Name of the environment variable that holds such keys, comma separated."
+        default=None, description="Name of an environment variable with accepted API keys, comma-separated."
     )
 
-    max_body_bytes: Count = Field(default=8 * MEBIBYTE, description="Bytes of a request's body.")
-    max_documents: Count = Field(default=1000, description="Documents of one list.")
-    max_pairs: Count = Field(default=10_000, description="Pairs of one request.")
-    max_query_chars: Count = Field(
-        default=100_000, description="Characters of a query, or of an instruction."
+    max_body_bytes: Count = Field(
+        default=8 * MEBIBYTE, description="Maximum size of a request body, in bytes."
     )
-    max_document_chars: Count = Field(default=1_000_000, description="Characters of a document.")
+    max_documents: Count = Field(default=1000, description="Maximum number of documents in a list.")
+    max_pairs: Count = Field(default=10_000, description="Maximum number of pairs in a request.")
+    max_query_chars: Count = Field(
+        default=100_000, description="Maximum length of a query or instruction, in characters."
+    )
+    max_document_chars: Count = Field(
+        default=1_000_000, description="Maximum length of a document, in characters."
+    )
     max_pending_tokens: Count = Field(
         default=1_000_000,
-        description="Tokens, estimated as a quarter of the bytes, of all requests that wait for their answer.",
+        description="Maximum tokens of all pending requests, estimated as a quarter of their bytes.",
     )
     max_pending_bytes: Count = Field(
-        default=256 * MEBIBYTE, description="Bytes of all bodies that are being received or answered."
+        default=256 * MEBIBYTE, description="Maximum bytes of all request bodies in memory."
     )
     max_wait_s: Seconds = Field(
         default=10.0,
-        description="Seconds that a new request is expected to wait, at the recent speed, before it is refused.",
+        description="Maximum expected wait of a new request, in seconds, at the recent throughput.",
     )
-    max_connections: Count = Field(default=1000, description="Connections at the same time.")
+    max_connections: Count = Field(default=1000, description="Maximum number of open connections.")
 
     request_timeout_s: Seconds = Field(
-        default=60.0, description="Seconds from a request's last byte to its answer."
+        default=60.0, description="Timeout from the last byte of a request to its answer, in seconds."
     )
     receive_timeout_s: Seconds = Field(
         default=30.0,
-        description="Seconds for a request's head, again for its body, and to read on in an answer.",
+        description="Timeout for a request's head, for its body, and for a client that does not read its answer, in seconds.",
     )
-    keep_alive_s: Seconds = Field(default=75.0, description="Seconds that an idle connection stays open.")
+    keep_alive_s: Seconds = Field(
+        default=75.0, description="Time that an idle connection stays open, in seconds."
+    )
     shutdown_delay_s: SecondsOrZero = Field(
         default=0.0,
-        description="Seconds between the signal to stop, when `/ready` says no, and the end of listening.",
+        description="Time between SIGTERM, after which `/ready` returns 503, and closing the port, in seconds.",
     )
     shutdown_grace_s: SecondsOrZero = Field(
-        default=30.0, description="Seconds in which accepted requests are finished after that."
+        default=30.0, description="Time to finish accepted requests after that, in seconds."
     )
 
     jobs_folder: PathText | None = Field(
-        default=None, description="Folder for uploaded files and their results; none: no upload is taken."
+        default=None, description="Folder for uploaded files and their results; none: uploads are disabled."
     )
-    jobs_max_upload_bytes: Count = Field(default=256 * MEBIBYTE, description="Bytes of one uploaded file.")
-    jobs_max_rows: Count = Field(default=1_000_000, description="Rows of one uploaded file.")
+    jobs_max_upload_bytes: Count = Field(
+        default=256 * MEBIBYTE, description="Maximum size of an uploaded file, in bytes."
+    )
+    jobs_max_rows: Count = Field(default=1_000_000, description="Maximum number of rows in an uploaded file.")
     jobs_max_total_bytes: Count = Field(
-        default=4096 * MEBIBYTE, description="Bytes of all jobs' files, above which no upload is taken."
+        default=4096 * MEBIBYTE, description="Maximum size of the files of all jobs, in bytes."
     )
     jobs_max_per_key: Count = Field(
-        default=20, description="Jobs that one key may have at the same time, finished ones included."
+        default=20, description="Maximum number of jobs per API key, including finished ones."
     )
-    jobs_concurrency: Count = Field(default=1, description="Jobs that are scored at the same time.")
+    jobs_concurrency: Count = Field(default=1, description="Number of jobs that are scored concurrently.")
     jobs_retention_s: Seconds = Field(
-        default=86_400.0, description="Seconds that a finished job and its files are kept."
+        default=86_400.0, description="Time that a finished job and its files are kept, in seconds."
     )
 
     model_name: Text | None = Field(
-        default=None, description="The model's name in answers; none: its hub id, or its folder's name."
+        default=None, description="Name of the model in answers; none: its hub id, or the name of its folder."
     )
     strict_model: bool = Field(
         default=False,
-        description="Answer 404 to a request for a model of another name, in place of ignoring it.",
+        description="Answer a request that names another model with 404 instead of ignoring the name.",
     )
     on_engine_failure: Literal["recover", "exit"] = Field(
-        default="recover", description="What a dead engine means: build it anew, or end the process."
+        default="recover", description="Reaction to a dead engine: rebuild it, or exit."
     )
     metrics: bool = Field(default=True, description="Serve `/metrics`.")
-    tracing: bool = Field(default=False, description="Send traces by OpenTelemetry; needs the extra `otel`.")
-    log_format: Literal["json", "text"] = Field(default="json", description="How log lines are written.")
+    tracing: bool = Field(
+        default=False, description="Export traces with OpenTelemetry; requires the extra `otel`."
+    )
+    log_format: Literal["json", "text"] = Field(default="json", description="Format of log lines.")
 
-    if not TYPE_CHECKING:  # type checkers shall see the keywords that pydantic derives from the fields
+    if not TYPE_CHECKING:  # type checkers see the keywords that pydantic derives from the fields
 
         def __init__(self, /, **settings: Any) -> None:
             try:
@@ -144,7 +155,7 @@ class ServiceSettings(BaseModel):
 
     @classmethod
     def from_config(cls, config: RerankConfig, **overrides: Any) -> Self:
-        """Read the section `service` of a configuration, over which `overrides` go.
+        """Read the section `service` of a configuration; `overrides` take precedence.
 
         Raises:
             ConfigurationError: As for new settings.
@@ -153,36 +164,38 @@ class ServiceSettings(BaseModel):
 
     @property
     def is_public(self) -> bool:
-        """Whether other machines can reach the address that is listened on."""
+        """Whether other machines can reach `host`."""
         return self.host not in {"localhost", "::1"} and not self.host.startswith("127.")
 
 
 def _as_service_error(error: ValidationError) -> ConfigurationError:
-    told = validators.configuration_error(error, ServiceSettings.model_fields, {})
-    return ConfigurationError(f"section 'service': {told}")
+    message = validators.configuration_error(error, ServiceSettings.model_fields, {})
+    return ConfigurationError(f"section 'service': {message}")
 
 
 def read_keys(settings: ServiceSettings, *, env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Give the keys that clients may use; none where no place is named.
+    """Return the accepted API keys; none if neither `api_keys_file` nor `api_keys_env` is set.
 
     Raises:
-        ConfigurationError: A place is named but holds no key, or cannot be read.
+        ConfigurationError: The file or variable contains no key, or cannot be read.
     """
     keys: list[str] = []
     if settings.api_keys_file is not None:
         lines = validators.read_secret(Path(settings.api_keys_file)).splitlines()
         found = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        keys += _some_keys(found, f"file {settings.api_keys_file!r} (api_keys_file)")
+        keys += _validate_keys(found, f"file {settings.api_keys_file!r} (api_keys_file)")
     if settings.api_keys_env is not None:
         found = [key.strip() for key in env.get(settings.api_keys_env, "").split(",") if key.strip()]
-        keys += _some_keys(found, f"variable {settings.api_keys_env!r} (api_keys_env)")
+        keys += _validate_keys(found, f"variable {settings.api_keys_env!r} (api_keys_env)")
     return tuple(dict.fromkeys(keys))
 
 
-def _some_keys(keys: list[str], origin: str) -> list[str]:
-    """Refuse a place without a usable key: it would leave the service open, or closed to everybody."""
+def _validate_keys(keys: list[str], origin: str) -> list[str]:
+    """Reject a source without a usable key, which would leave the service open or inaccessible."""
     if not keys:
-        raise ConfigurationError(f"no API key in {origin}; allowed: one key or several")
+        raise ConfigurationError(f"no API key in {origin}; add at least one")
     if not all(key.isascii() and key.isprintable() and " " not in key for key in keys):
-        raise ConfigurationError(f"an API key in {origin} is not valid; allowed: ASCII without blanks")
+        raise ConfigurationError(
+            f"an API key in {origin} is not valid; use printable ASCII characters without spaces"
+        )
     return keys

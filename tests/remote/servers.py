@@ -91,7 +91,7 @@ class Service:
 
 
 class Server(ThreadingHTTPServer):
-    """Handlers are daemons, and nobody waits for one that hangs."""
+    """Handlers run in daemon threads, so that a hanging one does not block the end."""
 
     daemon_threads = True
     block_on_close = False
@@ -292,7 +292,7 @@ def reset(handler: Handler) -> None:
 
 
 def hang(handler: Handler) -> None:
-    """Say nothing until the test is over."""
+    """Send nothing until the test ends."""
     handler.close_connection = True
     handler.server.service.released.wait(30)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins.remote.answers import AnswerError, read_answer
+from qwen_rerank_plugins.remote.answers import AnswerError, parse_answer
 from qwen_rerank_plugins.remote.dialects import DIALECTS
 from qwen_rerank_plugins.types import PairScore
 
@@ -27,17 +27,17 @@ GOOD: dict[str, Any] = {
 def items_of(dialect: str, scores: list[tuple[Any, Any]]) -> Any:
     """An answer in the shape of a dialect, from (index, score)."""
     known = DIALECTS[dialect]
-    items = [{"index": index, known.score: score} for index, score in scores]
-    return {known.items[0]: items} if known.items else items
+    items = [{"index": index, known.score_key: score} for index, score in scores]
+    return {known.results_keys[0]: items} if known.results_keys else items
 
 
 def read(dialect: str, value: Any) -> list[PairScore]:
-    return list(read_answer(DIALECTS[dialect], json.dumps(value).encode(), DOCUMENTS).scores)
+    return list(parse_answer(DIALECTS[dialect], json.dumps(value).encode(), DOCUMENTS).scores)
 
 
 def refusal(dialect: str, answer: bytes) -> str:
     with pytest.raises(AnswerError) as caught:
-        read_answer(DIALECTS[dialect], answer, DOCUMENTS)
+        parse_answer(DIALECTS[dialect], answer, DOCUMENTS)
     return str(caught.value)
 
 
@@ -50,12 +50,12 @@ def test_scores_come_in_the_order_of_the_documents_whatever_the_answer_s(
     dialect: str, order: list[int]
 ) -> None:
     scores = read(dialect, items_of(dialect, [(index, index / 4) for index in order]))
-    log_odds = DIALECTS[dialect].gives_log_odds
+    log_odds = DIALECTS[dialect].returns_log_odds
     assert [one.log_odds if log_odds else one.relevance_score for one in scores] == [0.0, 0.25, 0.5]
     assert all(one.log_odds is None for one in scores) or log_odds
 
 
-def test_our_own_service_tells_everything() -> None:
+def test_details_of_our_own_service_are_read() -> None:
     others = [{**GOOD, "index": 1, "span": None}, {**GOOD, "index": 2, "log_odds": None}]
     first, second, third = read("qwen", {"pairs": [GOOD, *others], "results": [], "scores": []})
     assert first == PairScore(0.75, 1.0986122887, truncated=True, span=(1, 3), num_tokens=9)
@@ -88,9 +88,9 @@ def test_a_probability_that_misses_its_bounds_by_rounding_is_put_on_them() -> No
 @pytest.mark.parametrize(
     ("model", "told"), [("m", "m"), ("", None), (3, None), (None, None), ("x" * 201, None), (["m"], None)]
 )
-def test_the_model_is_told_when_it_is_a_name(model: Any, told: str | None) -> None:
+def test_the_model_is_returned_if_it_is_a_name(model: Any, told: str | None) -> None:
     answer = {**items_of("jina", [(0, 0.1), (1, 0.1), (2, 0.1)]), "model": model}
-    assert read_answer(DIALECTS["jina"], json.dumps(answer).encode(), DOCUMENTS).model == told
+    assert parse_answer(DIALECTS["jina"], json.dumps(answer).encode(), DOCUMENTS).model == told
 
 
 # Bad answers.
@@ -104,16 +104,16 @@ def test_the_model_is_told_when_it_is_a_name(model: Any, told: str | None) -> No
         ([(0, 0.1), (1, 0.1)], "holds 2 scores for 3 documents"),
         ([(0, 0.1), (1, 0.1), (2, 0.1), (2, 0.1)], "holds 4 scores for 3 documents"),
         ([(0, 0.1), (1, 0.1), (1, 0.1)], "holds index 1 twice"),
-        ([(0, 0.1), (1, 0.1), (3, 0.1)], "holds a foreign index: 3; allowed: 0 to 2"),
-        ([(0, 0.1), (1, 0.1), (-1, 0.1)], "holds a foreign index: -1"),
-        ([(0, 0.1), (1, 0.1), (10**30, 0.1)], "holds a foreign index: a huge one"),
-        ([(0, 0.1), (True, 0.1), (2, 0.1)], "an index that is a truth value"),
-        ([(0, 0.1), ("1", 0.1), (2, 0.1)], "an index that is a text"),
+        ([(0, 0.1), (1, 0.1), (3, 0.1)], "holds index 3, which is not between 0 and 2"),
+        ([(0, 0.1), (1, 0.1), (-1, 0.1)], "holds index -1, which"),
+        ([(0, 0.1), (1, 0.1), (10**30, 0.1)], "holds index out of any range, which"),
+        ([(0, 0.1), (True, 0.1), (2, 0.1)], "an index that is a boolean"),
+        ([(0, 0.1), ("1", 0.1), (2, 0.1)], "an index that is a string"),
         ([(0, 0.1), (1.0, 0.1), (2, 0.1)], "an index that is a number, not an integer"),
-        ([(0, 0.1), (None, 0.1), (2, 0.1)], "an index that is missing"),
-        ([(0, 0.1), (1, True), (2, 0.1)], "of document 1 that is a truth value"),
-        ([(0, 0.1), (1, "0.1"), (2, 0.1)], "of document 1 that is a text"),
-        ([(0, 0.1), (1, None), (2, 0.1)], "of document 1 that is missing"),
+        ([(0, 0.1), (None, 0.1), (2, 0.1)], "an index that is null"),
+        ([(0, 0.1), (1, True), (2, 0.1)], "of document 1 that is a boolean"),
+        ([(0, 0.1), (1, "0.1"), (2, 0.1)], "of document 1 that is a string"),
+        ([(0, 0.1), (1, None), (2, 0.1)], "of document 1 that is null"),
         ([(0, 0.1), (1, [0.1]), (2, 0.1)], "of document 1 that is a list"),
         ([(0, 0.1), (1, math.nan), (2, 0.1)], "of document 1 that is not finite: nan"),
         ([(0, 0.1), (1, math.inf), (2, 0.1)], "of document 1 that is not finite: inf"),
@@ -126,7 +126,7 @@ def test_scores_that_cannot_be_put_to_their_documents_are_refused(
     assert message in refusal(dialect, json.dumps(items_of(dialect, scores)).encode())
 
 
-@pytest.mark.parametrize("dialect", sorted(name for name in DIALECTS if not DIALECTS[name].gives_log_odds))
+@pytest.mark.parametrize("dialect", sorted(name for name in DIALECTS if not DIALECTS[name].returns_log_odds))
 @pytest.mark.parametrize("score", [1.01, -0.5, 7.25])
 def test_a_raw_score_where_a_probability_belongs_is_refused(dialect: str, score: float) -> None:
     answer = json.dumps(items_of(dialect, [(0, 0.1), (1, score), (2, 0.1)])).encode()
@@ -145,9 +145,9 @@ def test_a_raw_score_where_a_probability_belongs_is_refused(dialect: str, score:
         (b'{"results": "\xff"}', "is not UTF-8"),
         (b"[" * 200_000, "is nested too deeply"),
         (b"9" * 10_000, "holds a number that is too long"),
-        (b"null", "is missing"),
+        (b"null", "is null"),
         (b"3", "is a number"),
-        (b'"text"', "is a text"),
+        (b'"text"', "is a string"),
     ],
 )
 def test_what_is_no_answer_is_refused(dialect: str, answer: bytes, message: str) -> None:
@@ -163,9 +163,9 @@ def test_what_is_no_answer_is_refused(dialect: str, answer: bytes, message: str)
         ("cohere", {}, "its keys: none"),
         ("cohere", {"results": None, "message": "x"}, "its keys: 'results', 'message'"),
         ("cohere", {"results": {"0": 0.1}}, "has no list 'results'"),
-        ("cohere", {"results": [1, 2, 3]}, "holds a number where an object"),
-        ("cohere", {"results": [None, 2, 3]}, "holds missing where an object"),
-        ("qwen", {"pairs": [], "status": "failed"}, "because scoring is failed at the service"),
+        ("cohere", {"results": [1, 2, 3]}, "holds a number instead of an object"),
+        ("cohere", {"results": [None, 2, 3]}, "holds null instead of an object"),
+        ("qwen", {"pairs": [], "status": "failed"}, "its status is 'failed'"),
     ],
 )
 def test_another_shape_is_refused(dialect: str, value: Any, message: str) -> None:
@@ -175,7 +175,7 @@ def test_another_shape_is_refused(dialect: str, value: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"log_odds": "1"}, "a log_odds of document 0 that is a text"),
+        ({"log_odds": "1"}, "a log_odds of document 0 that is a string"),
         ({"log_odds": math.inf}, "a log_odds of document 0 that is not finite"),
         ({"truncated": 1}, "a truncated of document 0"),
         ({"query_truncated": None}, "a query_truncated of document 0"),
@@ -211,7 +211,7 @@ JSON = st.recursive(
 @given(st.binary(max_size=50) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_answer_makes_anything_but_scores_or_a_refusal(dialect: str, answer: bytes) -> None:
     try:
-        scores = read_answer(DIALECTS[dialect], answer, DOCUMENTS).scores
+        scores = parse_answer(DIALECTS[dialect], answer, DOCUMENTS).scores
     except AnswerError:
         return
     assert len(scores) == len(DOCUMENTS)

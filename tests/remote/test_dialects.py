@@ -144,7 +144,7 @@ def test_a_model_that_was_chosen_is_named_and_the_default_is_not(dialect: str) -
 
 
 @pytest.mark.parametrize("dialect", ["cohere", "jina", "voyage"])
-def test_services_that_require_a_model_are_told_the_default_too(dialect: str) -> None:
+def test_services_that_require_a_model_get_the_default_too(dialect: str) -> None:
     assert body_of(config_of(dialect))["model"] == "Qwen/Qwen3-Reranker-0.6B"
 
 
@@ -197,19 +197,17 @@ def test_with_template_client_the_prompt_is_in_the_texts(dialect: str, instructi
 
 @pytest.mark.parametrize(("dialect", "field"), [("tei", "truncate"), ("voyage", "truncation")])
 def test_with_template_client_the_service_must_not_cut(dialect: str, field: str) -> None:
-    """It would cut the end of the prompt, which is where the score is read, and say nothing."""
+    """It would silently cut off the end of the prompt, where the score is read."""
     assert body_of(config_of(dialect, template="client"))[field] is False
 
 
 def test_our_own_service_applies_its_template_itself() -> None:
-    with pytest.raises(
-        ConfigurationError, match="template is not valid: 'client'; allowed with dialect 'qwen'"
-    ):
+    with pytest.raises(ConfigurationError, match="template 'client' cannot be used with dialect 'qwen'"):
         RemoteScorer(config_of("qwen", template="client"))
 
 
 def test_only_qwen_s_prompt_can_be_applied_here() -> None:
-    with pytest.raises(ConfigurationError, match="family is not valid: 'zerank'"):
+    with pytest.raises(ConfigurationError, match="family 'zerank' cannot be used with template 'client'"):
         RemoteScorer(config_of("tei", template="client", family="zerank"))
     RemoteScorer(config_of("tei", template="client", family="qwen3")).close()
 

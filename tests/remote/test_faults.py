@@ -1,4 +1,4 @@
-"""What services do wrong, and what a caller is told. Every wait is bounded, whatever the service does."""
+"""Faults of services and the errors that callers get. Every wait is bounded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def scorer_of(service: Service, **settings: Any) -> Iterator[RemoteScorer]:
         scorer.close()
 
 
-def _ask(scorer: RemoteScorer, blocking: bool, deadline_s: float | None) -> None:
+def call(scorer: RemoteScorer, blocking: bool, deadline_s: float | None) -> None:
     if blocking:
         scorer.score(REQUESTS, deadline_s=deadline_s)
     else:
@@ -64,7 +64,7 @@ def _ask(scorer: RemoteScorer, blocking: bool, deadline_s: float | None) -> None
 def outcome(scorer: RemoteScorer, *, blocking: bool = True, deadline_s: float | None = None) -> RerankError:
     """The error that a call ends with."""
     with pytest.raises(RerankError) as caught:
-        _ask(scorer, blocking, deadline_s)
+        call(scorer, blocking, deadline_s)
     assert SECRET not in str(caught.value)
     assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -104,7 +104,7 @@ def test_an_answer_that_cannot_be_used_says_what_is_wrong_with_it(
         error = outcome(scorer, blocking=blocking)
         assert isinstance(error, RemoteProtocolError)
         assert message in str(error)
-        assert f"the answer of '{service.url}/v1/rerank' is not what the jina dialect promises" in str(error)
+        assert f"the answer of '{service.url}/v1/rerank' does not follow the jina dialect" in str(error)
         assert len(service.seen) == 1, "a bad answer is not asked for again"
 
 
@@ -122,17 +122,17 @@ def test_the_excerpt_of_an_answer_is_short() -> None:
     ("code", "hint"),
     [
         (400, "check dialect and model"),
-        (401, "the key was refused"),
-        (403, "the key was refused"),
-        (404, "base_url is the service's root"),
+        (401, "the key was rejected"),
+        (403, "the key was rejected"),
+        (404, "set base_url to the root of the service"),
         (413, "lower max_batch_documents"),
-        (418, "it says"),
+        (418, "its answer begins"),
         (422, "check dialect, model"),
-        (424, "it says"),
-        (501, "it says"),
+        (424, "its answer begins"),
+        (501, "its answer begins"),
     ],
 )
-def test_a_status_is_told_with_what_the_service_says(code: int, hint: str) -> None:
+def test_the_error_of_a_status_has_an_excerpt_of_the_answer(code: int, hint: str) -> None:
     with serving("qwen") as service, scorer_of(service, retries=3) as scorer:
         service.always = servers.status(code, {"message": "no such thing", "input": SECRET, "you": KEY})
         error = outcome(scorer)
@@ -146,7 +146,7 @@ def test_a_status_is_told_with_what_the_service_says(code: int, hint: str) -> No
 def test_without_a_key_a_401_says_that_it_is_missing() -> None:
     with serving("qwen") as service, scorer_of(service, api_key=None) as scorer:
         service.always = servers.status(401, b"")
-        assert "the key is missing: set api_key, api_key_env or api_key_file" in str(outcome(scorer))
+        assert "no key was sent: set api_key, api_key_env or api_key_file" in str(outcome(scorer))
 
 
 def test_a_redirect_is_not_followed_and_says_where_it_leads() -> None:
@@ -208,11 +208,11 @@ def test_a_lost_connection_is_tried_again(fault: Fault, blocking: bool) -> None:
         service.always = fault
         error = outcome(scorer, blocking=blocking)
         assert isinstance(error, RemoteConnectionError)
-        assert f"could not be reached: '{service.url}/rerank'; attempt 2:" in str(error)
+        assert f"cannot reach the service: '{service.url}/rerank'; attempt 2:" in str(error)
         assert len(service.seen) == 4
 
 
-def test_nobody_at_the_address_is_an_error_that_says_so() -> None:
+def test_a_refused_connection_is_a_connection_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -233,13 +233,14 @@ def test_retry_after_is_honoured(as_date: bool) -> None:
     assert 0.9 <= time.perf_counter() - started < 10
 
 
-@pytest.mark.parametrize("deadline_s", [None, 10.0])
-def test_a_retry_after_beyond_the_time_there_is_ends_the_call_at_once(deadline_s: float | None) -> None:
-    with serving("qwen") as service, scorer_of(service, retries=5, timeout_s=20.0) as scorer:
+@pytest.mark.parametrize(("timeout_s", "deadline_s"), [(20.0, None), (60.0, 2.0)])
+def test_a_retry_after_beyond_timeout_or_deadline_ends_the_call_with_the_service_s_error(
+    timeout_s: float, deadline_s: float | None
+) -> None:
+    """Waiting would end with a timeout, which is less specific than status 429."""
+    with serving("qwen") as service, scorer_of(service, retries=5, timeout_s=timeout_s) as scorer:
         service.always = servers.status(429, Retry_After="30")
-        started = time.perf_counter()
         error = outcome(scorer, deadline_s=deadline_s)
-        assert time.perf_counter() - started < 5
         assert isinstance(error, RemoteStatusError)
         assert (error.status, error.retry_after_s, len(service.seen)) == (429, 30.0, 1)
 

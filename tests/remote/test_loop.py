@@ -229,7 +229,7 @@ def test_closing_ends_the_calls_that_are_under_way(service: Service, blocking: b
         thread.join(5)
     assert time.perf_counter() - started < 10
     assert [type(error) for error in errors] == [ClosedError] * 4
-    assert "closed before it had an answer" in str(errors[0])
+    assert "closed during the call" in str(errors[0])
     assert loop_threads() == []
 
 
@@ -242,7 +242,7 @@ def test_closing_closes_the_connections(service: Service) -> None:
     assert eventually(lambda: open_sockets() == before)
 
 
-def test_a_scorer_that_nobody_holds_ends_by_itself(service: Service) -> None:
+def test_a_garbage_collected_scorer_stops_its_thread(service: Service) -> None:
     scorer = scorer_of(service)
     scorer.score(ONE)
     assert loop_threads() == [THREAD]

@@ -28,13 +28,16 @@ def remote_over(scorer: Scorer, dialect: str, instructions: list[str | None] | N
     """A remote scorer whose service ranks with another scorer."""
 
     def handle(request: httpx.Request) -> tuple[int, Any]:
-        exchange = read_request(Route.RERANK, json.loads(request.content))
+        ranking_request = read_request(Route.RERANK, json.loads(request.content))
         if instructions is not None:
-            instructions.append(exchange.instruction)
+            instructions.append(ranking_request.instruction)
         results = Reranker(scorer=scorer).rank_many(
-            exchange.queries, exchange.documents, top_n=exchange.top_n, instruction=exchange.instruction
+            ranking_request.queries,
+            ranking_request.documents,
+            top_n=ranking_request.top_n,
+            instruction=ranking_request.instruction,
         )
-        return 200, exchange.render(Outcome(results, scorer.model, "r-1", 1))
+        return 200, ranking_request.render(Outcome(results, scorer.model, "r-1", 1))
 
     config = {"backend": "remote", "base_url": "http://service.test", "dialect": dialect}
     return RemoteScorer(RerankConfig.model_validate(config), transport=mocked(handle))

@@ -25,8 +25,10 @@ def local_prompt(family: PromptFamily, **values: str) -> str:
 def test_both_parts_joined_are_the_family_s_prompt(
     query: str, document: str, instruction: str | None
 ) -> None:
-    query, document = prompts.inert(query), prompts.inert(document)
-    wanted = prompts.inert(QWEN3.default_instruction or "" if instruction is None else instruction)
+    query, document = prompts.break_control_tokens(query), prompts.break_control_tokens(document)
+    wanted = prompts.break_control_tokens(
+        QWEN3.default_instruction or "" if instruction is None else instruction
+    )
     joined = prompts.query_part(query, instruction) + prompts.document_part(document)
     assert joined == local_prompt(QWEN3, instruction=wanted, query=query, document=document)
 
@@ -40,7 +42,7 @@ def test_the_literals_are_the_family_s() -> None:
 def test_every_control_token_of_the_vocabulary_is_broken_up(token: str) -> None:
     control = set(qwen_tokenizer().get_added_tokens_decoder())
     assert control & set(qwen_tokenizer().encode(f"a {token} b").ids)
-    assert not control & set(qwen_tokenizer().encode(prompts.inert(f"a {token} b")).ids)
+    assert not control & set(qwen_tokenizer().encode(prompts.break_control_tokens(f"a {token} b")).ids)
 
 
 @given(HOSTILE, HOSTILE, HOSTILE)
@@ -56,19 +58,19 @@ def test_no_text_adds_a_control_token_to_the_prompt(query: str, document: str, i
 
 @given(st.text(alphabet=st.characters(exclude_characters="<")))
 def test_other_text_is_not_changed(text: str) -> None:
-    assert prompts.inert(text) == text
+    assert prompts.break_control_tokens(text) == text
 
 
 @pytest.mark.parametrize(
     "text", ["a < b", "<p>think</p>", "<|>", "a <| b |>", "<thinking>", "x<y|z>", "<| im |>"]
 )
 def test_text_that_only_looks_like_control_is_not_changed(text: str) -> None:
-    assert prompts.inert(text) == text
+    assert prompts.break_control_tokens(text) == text
 
 
 @given(st.text(alphabet=st.characters(categories=["L", "Cs"])))
 def test_cleaning_keeps_every_place(text: str) -> None:
-    cleaned = prompts.clean(text)
+    cleaned = prompts.replace_surrogates(text)
     assert len(cleaned) == len(text)
     assert cleaned.encode().decode() == cleaned
     changed = {one for one, other in zip(text, cleaned, strict=True) if one != other}

@@ -6,9 +6,10 @@ from email.utils import format_datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tenacity import RetryCallState
 
 from qwen_rerank_plugins import RemoteConnectionError, RemoteProtocolError, RemoteStatusError
-from qwen_rerank_plugins.remote.retries import is_worth_another_try, parse_retry_after
+from qwen_rerank_plugins.remote.retries import is_retryable, parse_retry_after, retrying
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -48,6 +49,19 @@ def test_no_header_is_an_error(header: str) -> None:
     assert seconds is None or seconds >= 0
 
 
+@given(st.floats(0.0, 60.0))
+def test_the_wait_is_retry_after_plus_a_random_backoff(retry_after_s: float) -> None:
+    """Clients that were refused together do not come back together."""
+    policy = retrying(retries=3, budget_s=1000.0)
+    state = RetryCallState(policy, None, (), {})
+    state.set_exception(
+        (RemoteStatusError, RemoteStatusError("no", status=429, retry_after_s=retry_after_s), None)
+    )
+    waits = [policy.wait(state) for _ in range(20)]
+    assert min(waits) > retry_after_s
+    assert len(set(waits)) > 1
+
+
 @pytest.mark.parametrize(
     ("status", "again"),
     [
@@ -59,10 +73,10 @@ def test_no_header_is_an_error(header: str) -> None:
     ],
 )
 def test_only_a_status_that_says_not_now_is_tried_again(status: int, again: bool) -> None:
-    assert is_worth_another_try(RemoteStatusError("no", status=status)) is again
+    assert is_retryable(RemoteStatusError("no", status=status)) is again
 
 
 def test_a_lost_connection_is_tried_again_and_a_bad_answer_is_not() -> None:
-    assert is_worth_another_try(RemoteConnectionError("lost"))
-    assert not is_worth_another_try(RemoteProtocolError("bad"))
-    assert not is_worth_another_try(ValueError("ours"))
+    assert is_retryable(RemoteConnectionError("lost"))
+    assert not is_retryable(RemoteProtocolError("bad"))
+    assert not is_retryable(ValueError("ours"))

@@ -54,9 +54,11 @@ def echoing(seen: list[Any] | None = None) -> httpx.MockTransport:
 
 def test_it_is_a_scorer_and_the_backend_of_its_name() -> None:
     scorer = build_scorer(config_of())
-    assert isinstance(scorer, RemoteScorer)
     assert isinstance(scorer, Scorer)
+    assert scorer.info()["url"] == "http://service.test/rerank"
     scorer.close()
+    with pytest.raises(ClosedError):
+        scorer.score([ScoreRequest("q", "0.5")])
 
 
 def test_importing_it_loads_no_torch() -> None:
@@ -88,7 +90,7 @@ def test_every_pair_gets_its_own_score_however_they_are_mixed(
     assert all(len(body["documents"]) <= max_batch_documents for body in seen)
 
 
-def test_what_our_own_service_tells_of_a_pair_is_passed_on() -> None:
+def test_details_of_our_own_service_are_passed_on() -> None:
     scorer = RemoteScorer(config_of(), transport=echoing())
     short, long = scorer.score([ScoreRequest("q", "0.25 short"), ScoreRequest("q", "0.75 long one")])
     scorer.close()
@@ -97,7 +99,7 @@ def test_what_our_own_service_tells_of_a_pair_is_passed_on() -> None:
     assert long.log_odds == pytest.approx(servers.logit(0.75))
 
 
-def test_no_pairs_ask_nobody() -> None:
+def test_without_pairs_nothing_is_sent() -> None:
     scorer = RemoteScorer(config_of(DOWN))
     assert scorer.score([]) == []
     assert asyncio.run(scorer.ascore([])) == []
@@ -202,7 +204,7 @@ def test_a_service_on_this_machine_is_never_asked_through_a_proxy(monkeypatch: p
     ],
 )
 def test_this_machine_is_known_by_its_names_and_addresses(host: str, here: bool) -> None:
-    assert channel._is_here(host) is here
+    assert channel._is_loopback(host) is here
 
 
 @pytest.mark.loopback
@@ -224,7 +226,9 @@ def test_a_service_elsewhere_is_asked_through_the_proxy_of_the_environment(
 def test_a_proxy_that_cannot_be_used_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "ftp://user:s3cret@proxy.test")
     scorer = RemoteScorer(config_of())
-    with pytest.raises(ConfigurationError, match="the environment's proxy settings cannot be used") as caught:
+    with pytest.raises(
+        ConfigurationError, match="cannot use the proxy settings of the environment"
+    ) as caught:
         scorer.score([ScoreRequest("q", "0.5")])
     scorer.close()
     assert "s3cret" not in str(caught.value)
@@ -261,7 +265,7 @@ def test_a_service_that_is_down_raises_or_leaves_the_first_order() -> None:
         result = reranker.rank("q", ["a", "b", "c"], top_n=2, min_score=0.5)
         assert (result.status, [one.index for one in result.results]) == ("failed", [0, 1])
         assert [one.relevance_score for one in result.results] == [None, None]
-        assert "RemoteConnectionError: the service could not be reached" in (result.error or "")
+        assert "RemoteConnectionError: cannot reach the service" in (result.error or "")
         later = asyncio.run(reranker.arank("q", ["a", "b"]))
         assert (later.status, [one.index for one in later.results]) == ("failed", [0, 1])
         with pytest.raises(RemoteConnectionError):
@@ -294,8 +298,8 @@ def test_closing_twice_is_fine_and_later_calls_say_that_it_was_closed() -> None:
     scorer.close()
     scorer.close()
     for requests in ([ScoreRequest("q", "0.5")], []):
-        with pytest.raises(ClosedError, match="the scorer was closed"):
+        with pytest.raises(ClosedError, match="the scorer is closed"):
             scorer.score(requests)
-        with pytest.raises(ClosedError, match="the scorer was closed"):
+        with pytest.raises(ClosedError, match="the scorer is closed"):
             asyncio.run(scorer.ascore(requests))
     assert repr(scorer) == "RemoteScorer('http://service.test/rerank', dialect='qwen', closed)"

@@ -1,4 +1,4 @@
-"""Serves as its one argument, a JSON object, says; tells events as JSON lines on standard output. See servers.py."""
+"""Serves with the options in its argument, a JSON object, and prints events as JSON lines. See servers.py."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.service.doubles import SteeredScorer
 
 
-def main(orders: dict[str, Any]) -> int:
+def main(options: dict[str, Any]) -> int:
     scorer = None
-    if orders["scorer"] is not None:
-        dies = orders["scorer"].pop("dies_after", None)
+    if options["scorer"] is not None:
+        dies = options["scorer"].pop("dies_after", None)
         scorer = (
-            MortalScorer(dies, **orders["scorer"]) if dies is not None else SteeredScorer(**orders["scorer"])
+            MortalScorer(dies, **options["scorer"])
+            if dies is not None
+            else SteeredScorer(**options["scorer"])
         )
-    settings = ServiceSettings(**orders["settings"])
-    return serve(RerankConfig(**orders["config"]), settings, announce=tell, scorer=scorer)
+    settings = ServiceSettings(**options["settings"])
+    return serve(RerankConfig(**options["config"]), settings, announce=print_event, scorer=scorer)
 
 
 class MortalScorer(SteeredScorer):
@@ -38,7 +40,7 @@ class MortalScorer(SteeredScorer):
         return await super().ascore(requests, deadline_s=deadline_s)
 
 
-def tell(event: Event) -> None:
+def print_event(event: Event) -> None:
     print(
         json.dumps({"kind": event.kind, "address": event.address, "error": str(event.error or "")}),
         flush=True,

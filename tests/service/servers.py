@@ -16,7 +16,7 @@ from typing import IO, Any
 import httpx
 
 from qwen_rerank_plugins import RerankConfig, Scorer
-from qwen_rerank_plugins.service.app_state import Service
+from qwen_rerank_plugins.service.app_state import AppState
 from qwen_rerank_plugins.service.lifecycle import Event
 from qwen_rerank_plugins.service.server.server import Server, bind, make_server
 from qwen_rerank_plugins.service.settings import ServiceSettings
@@ -37,7 +37,7 @@ class RunningService:
     """
 
     base_url: str
-    service: Service
+    service: AppState
     server: Server
     events: list[Event] = field(default_factory=list)
 
@@ -100,7 +100,7 @@ def running_service(
 
 
 def wait_ready(base_url: str, *, timeout_s: float = PATIENCE_S) -> None:
-    """Wait until `/ready` says yes."""
+    """Wait until `/ready` returns 200."""
     wait_for(lambda: _status(base_url) == httpx.codes.OK, timeout_s=timeout_s)
 
 
@@ -108,7 +108,7 @@ def wait_for(condition: Any, *, timeout_s: float = 20.0) -> None:
     """Wait until something holds, and fail when it does not."""
     end = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.02)
 
 
@@ -133,7 +133,7 @@ class RunningProcess:
     log: Path
 
     def wait(self, timeout_s: float = PATIENCE_S) -> int:
-        """Wait for its end and give its exit code."""
+        """Wait for the process to exit and return its exit code."""
         return self.process.wait(timeout_s)
 
 
@@ -155,7 +155,7 @@ def running_process(
         scorer: Arguments of a `SteeredScorer` to score with, or None.
         wait: Whether to wait until it is ready.
     """
-    orders = {
+    arguments = {
         "config": config or {"backend": "lexical"},
         "settings": {"port": 0, **(settings or {})},
         "scorer": scorer,
@@ -163,7 +163,7 @@ def running_process(
     log = folder / "service.log"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.service.serve_double", json.dumps(orders)],
+            [sys.executable, "-m", "tests.service.serve_double", json.dumps(arguments)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=stderr,

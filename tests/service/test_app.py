@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from qwen_rerank_plugins import RerankConfig
+from qwen_rerank_plugins.service import ui
 from qwen_rerank_plugins.service.api.routes import RANKING_PATHS
 from qwen_rerank_plugins.service.app import create_app
 from qwen_rerank_plugins.service.errors import STATUSES
 from qwen_rerank_plugins.service.jobs.openapi import JOB_STATUSES
 from qwen_rerank_plugins.service.schemas.request import Route
-from qwen_rerank_plugins.service.static import MEDIA_TYPES, PAGE_POLICY, StaticFiles
+from qwen_rerank_plugins.service.ui import MEDIA_TYPES, PAGE_HEADERS, PageFiles
 from tests.service.doubles import SteeredScorer
 from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, running_service
@@ -26,6 +27,7 @@ DASHSCOPE = {"model": "m", "input": RERANK}
 SCORE = {"text_1": "blue whale", "text_2": ["a red fox", "the blue whale"]}
 BODIES = {Route.RERANK: RERANK, Route.SCORE: SCORE, Route.DASHSCOPE: DASHSCOPE}
 RANKING = [(path, BODIES[route]) for route, paths in RANKING_PATHS.items() for path in paths]
+UI = Path(ui.__file__).parent
 PLAIN = ("/info", "/v1/models", "/api/v1/models", "/health", "/ping", "/ready", "/metrics", "/meta")
 
 
@@ -85,10 +87,11 @@ def test_an_indecent_request_id_is_replaced(service: RunningService, given: str)
 @pytest.mark.loopback
 def test_what_is_not_there_or_not_allowed_is_said_in_the_usual_shape(service: RunningService) -> None:
     with service.client() as client:
-        assert_problem(client.get("/nothing"), 404)
+        problem = assert_problem(client.get("/nothing"), 404)
+        assert problem["message"] == "not found: no such address; see /docs for all addresses"
         assert_problem(client.post("/v3/rerank", json=RERANK), 404)
         answer = client.delete("/rerank")
-        assert_problem(answer, 405)
+        assert assert_problem(answer, 405)["message"] == "method not allowed: DELETE; use POST"
         assert answer.headers["allow"] == "POST"
         answer = client.options("/rerank")
         assert (answer.status_code, answer.headers["allow"]) == (204, "POST, OPTIONS")
@@ -97,7 +100,7 @@ def test_what_is_not_there_or_not_allowed_is_said_in_the_usual_shape(service: Ru
 
 
 @pytest.mark.loopback
-def test_info_is_what_dify_reads_and_tells_no_folder(service: RunningService) -> None:
+def test_info_has_the_fields_that_dify_reads_and_no_folder(service: RunningService) -> None:
     with service.client() as client:
         info = client.get("/info").json()
         assert client.get("/v1/models").json()["data"][0]["id"] == "lexical"
@@ -112,7 +115,18 @@ def test_info_is_what_dify_reads_and_tells_no_folder(service: RunningService) ->
 
 
 @pytest.mark.loopback
-def test_what_a_scorer_tells_of_the_machine_stays_here(tmp_path: Path) -> None:
+def test_info_shows_the_reason_of_a_self_check_without_a_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that raised has no `max_abs_diff`; the service is ready all the same."""
+    check = {"passed": False, "max_abs_diff": None, "reason": "RuntimeError"}
+    scorer = SteeredScorer()
+    monkeypatch.setattr(scorer, "info", lambda: {"model": "steered", "device": "cpu", "self_check": check})
+    with running_service(scorer=scorer) as running, running.client() as client:
+        assert client.get("/info").json()["self_check"] == check
+        assert client.get("/ready").status_code == 200
+
+
+@pytest.mark.loopback
+def test_information_about_the_machine_is_not_public(tmp_path: Path) -> None:
     scorer = SteeredScorer()
     scorer.model = str(tmp_path / "my-model")
     with running_service(scorer=scorer) as running, running.client() as client:
@@ -172,41 +186,64 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_files_of_known_kinds_are_served_and_hidden_ones_are_not(folder: Path) -> None:
-    files = StaticFiles(folder)
-    names = (
-        "index.html",
-        "parts/a.js",
-        "b.css",
+@pytest.mark.parametrize("name", ["index.html", "parts/a.js", "b.css"])
+def test_a_file_of_a_known_kind_is_served(folder: Path, name: str) -> None:
+    full_path, status = PageFiles(folder).lookup_path(name)
+    assert (full_path, status is not None) == (str(folder / name), True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
         ".hidden.js",
         "_private.js",
         "notes.py",
         "c.unknown",
-        "../x",
-    )
-    assert [name for name in names if name in files] == ["index.html", "parts/a.js", "b.css"]
+        "parts",
+        "../outside.css",
+        "parts/../../outside.css",
+    ],
+)
+def test_hidden_files_other_kinds_and_files_outside_the_folder_are_not_served(
+    folder: Path, name: str
+) -> None:
+    (folder.parent / "outside.css").touch()
+    assert PageFiles(folder).lookup_path(name) == ("", None)
+
+
+def test_a_folder_whose_files_are_links_is_served(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Some installers link a package's files to a cache."""
+    installed = tmp_path_factory.mktemp("installed")
+    (installed / "b.css").symlink_to(folder / "b.css")
+    assert PageFiles(installed).lookup_path("b.css")[1] is not None
 
 
 @pytest.mark.loopback
-def test_each_file_of_the_workbench_has_its_type_and_is_asked_for_again_only_if_it_changed(
-    service: RunningService,
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/", "index.html"),
+        ("/favicon.ico", "favicon.svg"),
+        ("/docs.css", "docs.css"),
+        *((f"/static/{file.name}", file.name) for file in sorted(UI.iterdir()) if file.suffix in MEDIA_TYPES),
+    ],
+)
+def test_each_file_of_the_workbench_has_its_type_and_is_sent_again_only_if_it_changed(
+    service: RunningService, path: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = Path(create_app.__code__.co_filename).parent / "workbench"
-    files = [
-        path
-        for path in root.rglob("*")
-        if path.suffix in MEDIA_TYPES and not path.name.startswith((".", "_"))
-    ]
-    assert files
+    """The type does not depend on the machine. A 304 carries the policy too, since browsers update stored headers."""
+    monkeypatch.setattr("starlette.responses.guess_type", lambda *_: ("application/octet-stream", None))
     with service.client() as client:
-        for path in files:
-            answer = client.get(f"/static/{path.relative_to(root).as_posix()}")
-            assert answer.status_code == 200
-            assert answer.content == path.read_bytes()
-            assert answer.headers["content-type"] == MEDIA_TYPES[path.suffix]
-            assert answer.headers["content-security-policy"] == PAGE_POLICY
-            again = client.get(answer.url, headers={"If-None-Match": answer.headers["etag"]})
-            assert (again.status_code, again.content) == (304, b"")
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert answer.content == (UI / name).read_bytes()
+        assert answer.headers["content-type"] == MEDIA_TYPES[Path(name).suffix]
+        again = client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        for one in (answer, again):
+            assert {key: one.headers[key] for key in PAGE_HEADERS} == PAGE_HEADERS
 
 
 @pytest.mark.loopback

@@ -1,4 +1,4 @@
-"""Every error has its answer, in one shape, and none tells what is nobody's business."""
+"""Every exception has an answer of one form, without private details."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qwen_rerank_plugins import errors
 from qwen_rerank_plugins.service.errors import (
     PROBLEM_SCHEMA,
     STATUSES,
+    BodyError,
     ClientGoneError,
     Problem,
     ProblemError,
     problem_of,
 )
-from qwen_rerank_plugins.service.schemas.request import BodyError
 
 CLASSES = {
     name: value
@@ -90,7 +90,7 @@ def test_what_a_body_error_says_is_answered_with_its_own_status() -> None:
     assert problem_of(BodyError("no JSON", status=400)).status == 400
 
 
-def test_overload_tells_when_to_come_back_in_whole_seconds_and_in_opensearch_s_words() -> None:
+def test_overload_has_retry_after_in_whole_seconds_and_opensearch_s_header() -> None:
     for seconds, told in ((0.0, "1"), (0.2, "1"), (2.1, "3"), (60.0, "60")):
         problem = problem_of(errors.OverloadedError("full", retry_after_s=seconds))
         assert problem.headers["Retry-After"] == told

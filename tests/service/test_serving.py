@@ -1,4 +1,4 @@
-"""Requests under stress: deadlines, clients that leave, overload, engines that fail and come back. Nobody is forgotten."""
+"""Deadlines, disconnected clients, overload, failing and recovering engines: every request is answered."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.service.servers import RunningService, running_service, wait_for
 pytestmark = pytest.mark.loopback
 
 
-def balanced(gate: AdmissionController) -> bool:
-    """Nothing is inside, and everything that ever was has been answered or had left."""
-    return gate.pending_requests == gate.pending_tokens == gate.pending_bytes == 0 and (
-        gate.accepted == gate.answered + gate.cancelled
+def balanced(admission: AdmissionController) -> bool:
+    """Return whether nothing is pending, and every accepted request was answered or cancelled."""
+    return admission.pending_requests == admission.pending_tokens == admission.pending_bytes == 0 and (
+        admission.accepted == admission.answered + admission.cancelled
     )
 
 
@@ -57,7 +57,7 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
         assert "deadline" in problem["message"]
         assert scorer.deadlines[-1] == 0.3
         wait_for(lambda: scorer.cancelled == 1)
-        assert balanced(running.service.gate)
+        assert balanced(running.service.admission)
 
 
 def test_the_work_for_a_client_that_left_is_cancelled_and_counted() -> None:
@@ -67,8 +67,8 @@ def test_the_work_for_a_client_that_left_is_cancelled_and_counted() -> None:
             client.sendall(raw_request(BODY))
             wait_for(lambda: scorer.started == 1)
         wait_for(lambda: scorer.cancelled == 1)
-        wait_for(lambda: balanced(running.service.gate))
-        assert (running.service.gate.answered, running.service.gate.cancelled) == (0, 1)
+        wait_for(lambda: balanced(running.service.admission))
+        assert (running.service.admission.answered, running.service.admission.cancelled) == (0, 1)
         scorer.delay_s = 0.0
         assert running.rank().status_code == 200
 
@@ -77,13 +77,13 @@ def test_a_client_that_leaves_in_the_middle_of_its_body_holds_nothing() -> None:
     with running_service() as running:
         with socket.create_connection(("127.0.0.1", running.port), timeout=10) as client:
             client.sendall(raw_request(BODY, declared=1000))
-            wait_for(lambda: running.service.gate.pending_bytes > 0)
-        wait_for(lambda: balanced(running.service.gate))
-        assert running.service.gate.accepted == 0
+            wait_for(lambda: running.service.admission.pending_bytes > 0)
+        wait_for(lambda: balanced(running.service.admission))
+        assert running.service.admission.accepted == 0
 
 
-def test_overload_is_answered_at_once_and_the_books_balance() -> None:
-    """With room for four requests of some 40 tokens, the others hear so at once, long before those four are done."""
+def test_overload_is_answered_at_once_and_the_counters_balance() -> None:
+    """There is room for four requests of about 40 tokens; the others are rejected long before these are done."""
     scorer = SteeredScorer(delay_s=1.0)
     with running_service(scorer=scorer, max_pending_tokens=210) as running:
         running.rank()
@@ -97,9 +97,9 @@ def test_overload_is_answered_at_once_and_the_books_balance() -> None:
                 assert_problem(answer, 429)
                 assert int(answer.headers["retry-after"]) >= 1
                 assert answer.headers["x-amzn-errortype"] == "ThrottlingException"
-        gate = running.service.gate
-        assert balanced(gate)
-        assert (gate.accepted, gate.answered) == (5, 5)
+        admission = running.service.admission
+        assert balanced(admission)
+        assert (admission.accepted, admission.answered) == (5, 5)
         # 24 clients on one machine start together: the service's own time, with room for a busy machine.
         durations = running.service.metrics.registry.get_sample_value(
             "rerank_request_duration_seconds_bucket", {"route": "/v1/rerank", "le": "0.5"}
@@ -152,7 +152,7 @@ def test_the_service_says_no_while_its_engine_is_dead_and_recovers() -> None:
         wait_for(lambda: client.get("/ready").status_code == 200)
         assert running.rank().status_code == 200
         assert [event.kind for event in running.events] == ["loading", "loaded", "failing", "recovered"]
-        assert balanced(running.service.gate)
+        assert balanced(running.service.admission)
 
 
 def test_every_open_request_gets_an_error_when_the_engine_dies_under_load() -> None:
@@ -166,7 +166,7 @@ def test_every_open_request_gets_an_error_when_the_engine_dies_under_load() -> N
             assert {answer.result().status_code for answer in answers} == {503}
         scorer.error = None
         wait_for(lambda: running.service.is_ready)
-        assert balanced(running.service.gate)
+        assert balanced(running.service.admission)
 
 
 class MortalScorer(LexicalScorer):
@@ -181,7 +181,7 @@ class MortalScorer(LexicalScorer):
         return await super().ascore(requests, deadline_s=deadline_s)
 
 
-def test_an_engine_that_stays_dead_is_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_stays_dead_is_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[MortalScorer] = []
 
     def build(config: RerankConfig, *, shared: bool) -> Scorer:
@@ -314,4 +314,4 @@ def test_what_takes_longer_than_the_grace_is_answered_with_an_error() -> None:
         wait_for(lambda: scorer.started == 1)
         running.server.drain()
         assert_problem(accepted.result(), 503)
-        assert balanced(running.service.gate)
+        assert balanced(running.service.admission)

@@ -1,1 +1,1 @@
-"""The HTTP addresses: one function per address."""
+"""HTTP handlers, their table of endpoints, and the OpenAPI description."""

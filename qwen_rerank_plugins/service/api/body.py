@@ -1,6 +1,6 @@
-"""A request's body, within its limits of size and time, and whether its client is still there.
+"""Reads request bodies within limits of size and time, and cancels work when a client disconnects.
 
-Nothing is read of a body before its declared size and type are known to be fine.
+Declared size and type are checked before anything is read.
 """
 
 from __future__ import annotations
@@ -17,18 +17,25 @@ from qwen_rerank_plugins.service.errors import ClientGoneError, Problem, Problem
 from qwen_rerank_plugins.service.schemas.json_codec import check_headers
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["MORE_TIME", "check_declared_size", "declared_bytes", "read_body", "stream_body", "while_wanted"]
+__all__ = [
+    "EXTEND_BODY_TIMEOUT",
+    "check_declared_size",
+    "declared_bytes",
+    "read_body",
+    "run_until_disconnect",
+    "stream_body",
+]
 
 T = TypeVar("T")
 
-MORE_TIME = "more_time"
-"""Under this name a request's state has what begins its body's time anew, where the server ends slow bodies."""
+EXTEND_BODY_TIMEOUT = "extend_body_timeout"
+"""State key of the callback that restarts the server's timeout for the body."""
 
 PIECE_BYTES = 64 * 1024
 
 
 def declared_bytes(request: Request, settings: ServiceSettings) -> int:
-    """Give the size that a request declares, 0 if it does not, and refuse what will not be read.
+    """Return the declared size of a JSON body, 0 if it is not declared, and check its headers.
 
     Raises:
         ProblemError: With status 413 or 415.
@@ -37,17 +44,17 @@ def declared_bytes(request: Request, settings: ServiceSettings) -> int:
     return check_declared_size(request, settings.max_body_bytes)
 
 
-async def read_body(request: Request, settings: ServiceSettings, hold: Callable[[int], None]) -> bytearray:
+async def read_body(request: Request, settings: ServiceSettings, reserve: Callable[[int], None]) -> bytearray:
     """Read a body.
 
     Args:
         request: The request.
         settings: The limits.
-        hold: Accounts for bytes as they come.
+        reserve: Called with the size of each chunk, for admission.
 
     Raises:
         ProblemError: With status 408, 413 or 429.
-        ClientGoneError: The client left before its end.
+        ClientGoneError: The client disconnected.
     """
     body = bytearray()
     try:
@@ -56,25 +63,25 @@ async def read_body(request: Request, settings: ServiceSettings, hold: Callable[
             while more:
                 chunk, more = await _next_chunk(request)
                 _check_size(len(body) + len(chunk), settings.max_body_bytes)
-                hold(len(chunk))
+                reserve(len(chunk))
                 body += chunk
     except TimeoutError:
-        message_408 = f"the body did not arrive in time; allowed: {settings.receive_timeout_s:g} s"
-        raise ProblemError(Problem(408, message_408, {"Connection": "close"}, "slow_client")) from None
+        message = f"the body did not arrive within {settings.receive_timeout_s:g} s; send it faster"
+        raise ProblemError(Problem(408, message, {"Connection": "close"}, "slow_client")) from None
     return body
 
 
 async def stream_body(request: Request, *, max_bytes: int, timeout_s: float) -> AsyncIterator[bytes]:
-    """Give a long body in pieces. It may take any time, as long as each piece arrives within `timeout_s`.
+    """Yield a long body in pieces. It may take any time, as long as each piece arrives within `timeout_s`.
 
     Raises:
         ProblemError: With status 408 or 413.
-        ClientGoneError: The client left before its end.
+        ClientGoneError: The client disconnected.
     """
-    more_time: Callable[[], None] = request.scope["state"].get(MORE_TIME, lambda: None)
+    extend_body_timeout: Callable[[], None] = request.scope["state"].get(EXTEND_BODY_TIMEOUT, lambda: None)
     size, more = 0, True
     while more:
-        more_time()
+        extend_body_timeout()
         piece = bytearray()
         try:
             async with asyncio.timeout(timeout_s):
@@ -82,7 +89,7 @@ async def stream_body(request: Request, *, max_bytes: int, timeout_s: float) -> 
                     chunk, more = await _next_chunk(request)
                     piece += chunk
         except TimeoutError:
-            message = f"the body comes too slowly; allowed: {PIECE_BYTES} bytes in {timeout_s:g} s"
+            message = f"the body arrives too slowly; send at least {PIECE_BYTES} bytes in {timeout_s:g} s"
             raise ProblemError(Problem(408, message, {"Connection": "close"}, "slow_client")) from None
         size += len(piece)
         _check_size(size, max_bytes)
@@ -92,12 +99,12 @@ async def stream_body(request: Request, *, max_bytes: int, timeout_s: float) -> 
 async def _next_chunk(request: Request) -> tuple[bytes, bool]:
     message = await request.receive()
     if message["type"] == "http.disconnect":
-        raise ClientGoneError("the client left while it sent its body")
+        raise ClientGoneError("the client disconnected while sending its body")
     return message.get("body", b""), message.get("more_body", False)
 
 
 def check_declared_size(request: Request, max_bytes: int) -> int:
-    """Give the size that a request declares, 0 if it does not.
+    """Return the declared size of a body, 0 if it is not declared.
 
     Raises:
         ProblemError: With status 413.
@@ -111,40 +118,40 @@ def check_declared_size(request: Request, max_bytes: int) -> int:
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise ProblemError(
-            Problem(413, f"the body is too large; allowed: {limit!r} bytes", reason="body_size")
+            Problem(413, f"the body is too large; send at most {limit!r} bytes", reason="body_size")
         )
 
 
-async def while_wanted(
+async def run_until_disconnect(
     work: Coroutine[Any, Any, T], request: Request, *, timeout_s: float, aborted: asyncio.Future[None]
 ) -> T:
-    """Do work until it is done, its client leaves, its time is over, or the service ends.
+    """Run work until it is done, the client disconnects, the timeout passes, or the service aborts requests.
 
-    In the last three cases the work is cancelled, and nobody waits for it to notice.
+    In the last three cases the work is cancelled without waiting for it to end.
 
     Raises:
-        ClientGoneError: The client left.
-        DeadlineExceededError: The time is over.
-        ProblemError: The service ends.
+        ClientGoneError: The client disconnected.
+        DeadlineExceededError: The timeout passed.
+        ProblemError: The service aborts requests.
     """
     task = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnected(request))
+    disconnect = asyncio.create_task(_disconnected(request))
     try:
-        waited: set[asyncio.Future[Any]] = {task, leaving, aborted}
+        waited: set[asyncio.Future[Any]] = {task, disconnect, aborted}
         await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        if leaving.done():
-            raise ClientGoneError("the client left before its answer")
+        if disconnect.done():
+            raise ClientGoneError("the client disconnected before the answer")
         if aborted.done():
             raise ProblemError(
-                unavailable("the service ended before the answer was there", reason="draining")
+                unavailable("the service shut down before the answer was ready", reason="draining")
             )
-        raise DeadlineExceededError(f"no answer within {timeout_s:g} s")
+        raise DeadlineExceededError(f"the deadline passed: {timeout_s:g} s")
     finally:
-        leaving.cancel()
+        disconnect.cancel()
         task.cancel()
-        task.add_done_callback(_forget)
+        task.add_done_callback(_retrieve_outcome)
 
 
 async def _disconnected(request: Request) -> None:
@@ -152,7 +159,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _forget(task: asyncio.Task[Any]) -> None:
-    """Take note of the outcome that nobody asks for any more, or asyncio would complain."""
+def _retrieve_outcome(task: asyncio.Task[Any]) -> None:
+    """Retrieve the outcome of an abandoned task, or asyncio would log it."""
     with suppress(asyncio.CancelledError):
         task.exception()

@@ -1,4 +1,4 @@
-"""The OpenAPI description as one page of plain HTML: no script, nothing from elsewhere. It knows only the description."""
+"""Renders the OpenAPI description as one page of plain HTML, without scripts or external files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["docs_page"]
 
 
 def docs_page(document: Mapping[str, Any]) -> str:
-    """Write the page.
+    """Return the page.
 
     Args:
         document: An OpenAPI 3.1 description.
@@ -31,7 +31,7 @@ def docs_page(document: Mapping[str, Any]) -> str:
         '<link rel="stylesheet" href="docs.css"></head><body>'
         f"<main><h1>{escape(title)}</h1><p>{escape(document['info']['description'])}</p>"
         '<p><a href="./">Workbench</a> · <a href="openapi.json">openapi.json</a></p>'
-        f"{''.join(parts)}<h2>Shapes</h2>{''.join(shapes)}</main></body></html>\n"
+        f"{''.join(parts)}<h2>Schemas</h2>{''.join(shapes)}</main></body></html>\n"
     )
 
 
@@ -63,11 +63,11 @@ def _parameters(parameters: Sequence[Mapping[str, Any]]) -> str:
 def _body(body: Mapping[str, Any] | None) -> str:
     if body is None:
         return ""
-    told = f"<h3>Body</h3><p>{escape(body['description'])} "
+    text = f"<h3>Body</h3><p>{escape(body['description'])} "
     if "application/json" not in body["content"]:
-        return f"{told}Types: {escape(', '.join(body['content']))}.</p>"
+        return f"{text}Types: {escape(', '.join(body['content']))}.</p>"
     shape = escape(body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2])
-    return f'{told}Shape: <a href="#{shape}">{shape}</a>.</p>'
+    return f'{text}Schema: <a href="#{shape}">{shape}</a>.</p>'
 
 
 def _shape(name: str, schema: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the service tells of itself: `/info` as TEI has it, models as OpenAI has them, probes, Weaviate's `/meta`."""
+"""Handlers about the service: `/info` as in TEI, models as in OpenAI's API, health checks, Weaviate's `/meta`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qwen_rerank_plugins import __version__
-from qwen_rerank_plugins.service.app_state import Service, service_of
+from qwen_rerank_plugins.service.app_state import AppState, app_state_of
 from qwen_rerank_plugins.service.jobs.spec import formats
 from qwen_rerank_plugins.service.metrics import MEDIA_TYPE
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
@@ -18,8 +18,8 @@ __all__ = ["health", "info", "live", "meta", "metrics", "models", "ready", "read
 
 STARTED_S = int(time.time())
 
-# Of what the scorer tells; the rest, such as the checkpoint's folder, is the machine's business.
-_SHOWN = (
+# Keys of the scorer's information that are public. Others, such as the checkpoint's folder, describe the machine.
+_PUBLIC_KEYS = (
     "family",
     "quantization",
     "attention_backend",
@@ -35,54 +35,54 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 async def health(request: Request) -> Response:  # noqa: ARG001 (a handler's signature)
-    """Alive: the event loop answers. Touches neither engine nor device."""
+    """Liveness: the event loop answers. Does not use the engine or device."""
     return _json({"status": "ok"})
 
 
 async def ready(request: Request) -> Response:
-    """Ready: the model answered, and requests are served."""
-    service = service_of(request)
-    service.lifecycle.check_ready()
-    return _json({"status": "ready", "model": service.model, "demo": service.is_demo})
+    """Readiness: the model is loaded and answers."""
+    state = app_state_of(request)
+    state.lifecycle.check_ready()
+    return _json({"status": "ready", "model": state.model, "demo": state.config.is_demo})
 
 
 async def ready_bare(request: Request) -> Response:
-    """Ready, as Weaviate asks for it: without a body."""
-    service_of(request).lifecycle.check_ready()
+    """Readiness for Weaviate, without a body."""
+    app_state_of(request).lifecycle.check_ready()
     return Response(status_code=204)
 
 
 async def live(request: Request) -> Response:  # noqa: ARG001 (a handler's signature)
-    """Alive, as Weaviate asks for it: without a body."""
+    """Liveness for Weaviate, without a body."""
     return Response(status_code=204)
 
 
 async def meta(request: Request) -> Response:
-    """What Weaviate shows of its reranker."""
-    return _json({"model": service_of(request).model, "version": __version__})
+    """Information for Weaviate."""
+    return _json({"model": app_state_of(request).model, "version": __version__})
 
 
 async def models(request: Request) -> Response:
-    """The one model, as OpenAI lists models."""
-    model = {"id": service_of(request).model, "object": "model", "created": STARTED_S}
+    """List the model in the format of OpenAI's API."""
+    model = {"id": app_state_of(request).model, "object": "model", "created": STARTED_S}
     return _json({"object": "list", "data": [{**model, "owned_by": "qwen-rerank-plugins"}]})
 
 
 async def info(request: Request) -> Response:
-    """What is served and its limits: TEI's fields, which Dify reads, and our own."""
-    return _json(_info(service_of(request)))
+    """Return model and limits: TEI's fields, which Dify reads, and our own."""
+    return _json(_info(app_state_of(request)))
 
 
-def _info(service: Service) -> dict[str, Any]:
-    loaded, settings, lifecycle = service.lifecycle.loaded_info, service.settings, service.lifecycle
+def _info(state: AppState) -> dict[str, Any]:
+    loaded, settings, lifecycle = state.lifecycle.loaded_info, state.settings, state.lifecycle
     return {
-        "model_id": service.model,
+        "model_id": state.model,
         "model_sha": loaded.get("revision"),
         "model_dtype": loaded.get("dtype") or "unknown",
-        "served_model_name": service.model,
+        "served_model_name": state.model,
         "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
         "max_concurrent_requests": settings.max_connections,
-        "max_input_length": loaded.get("max_length") or service.config.max_length,
+        "max_input_length": loaded.get("max_length") or state.config.max_length,
         "max_batch_tokens": loaded.get("max_batch_tokens") or 0,
         "max_batch_requests": None,
         "max_client_batch_size": settings.max_documents,
@@ -91,30 +91,30 @@ def _info(service: Service) -> dict[str, Any]:
         "version": __version__,
         "sha": None,
         "docker_label": None,
-        "model": service.model,
+        "model": state.model,
         "device": loaded.get("device"),
         "dtype": loaded.get("dtype"),
-        "backend": service.config.backend,
-        "ready": service.is_ready,
+        "backend": state.config.backend,
+        "ready": state.is_ready,
         "state": lifecycle.state,
-        "is_demo": service.is_demo,
-        "limits": _limits(service),
-        "jobs": _jobs(service),
-        **{name: loaded[name] for name in _SHOWN if name in loaded},
+        "is_demo": state.config.is_demo,
+        "limits": _limits(state),
+        "jobs": _jobs(state),
+        **{name: loaded[name] for name in _PUBLIC_KEYS if name in loaded},
     }
 
 
-def _limits(service: Service) -> dict[str, Any]:
+def _limits(state: AppState) -> dict[str, Any]:
     names = ("max_body_bytes", "max_documents", "max_pairs", "max_query_chars", "max_document_chars")
-    limits = {name: getattr(service.settings, name) for name in names}
-    return limits | {"request_timeout_s": service.settings.request_timeout_s}
+    limits = {name: getattr(state.settings, name) for name in names}
+    return limits | {"request_timeout_s": state.settings.request_timeout_s}
 
 
-def _jobs(service: Service) -> dict[str, Any] | None:
-    """Whether uploads are taken, and of what kind."""
-    if service.jobs is None:
+def _jobs(state: AppState) -> dict[str, Any] | None:
+    """Return formats and limits of uploads, or None if they are disabled."""
+    if state.jobs is None:
         return None
-    settings = service.settings
+    settings = state.settings
     return {
         "formats": list(formats()),
         "max_upload_bytes": settings.jobs_max_upload_bytes,
@@ -125,6 +125,6 @@ def _jobs(service: Service) -> dict[str, Any] | None:
 
 
 async def metrics(request: Request) -> Response:
-    """Figures in Prometheus' text format."""
-    service = service_of(request)
-    return Response(await service.in_thread(service.metrics.render), media_type=MEDIA_TYPE)
+    """Return the metrics in Prometheus' text format."""
+    state = app_state_of(request)
+    return Response(await state.in_thread(state.metrics.render), media_type=MEDIA_TYPE)

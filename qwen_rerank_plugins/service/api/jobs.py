@@ -1,4 +1,4 @@
-"""The addresses of jobs: HTTP to `Jobs` and back. What a job is and how it is scored stands elsewhere."""
+"""HTTP handlers of upload jobs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from qwen_rerank_plugins.service.api.body import check_declared_size, stream_body
-from qwen_rerank_plugins.service.app_state import Service, service_of
+from qwen_rerank_plugins.service.app_state import AppState, app_state_of
 from qwen_rerank_plugins.service.errors import Problem, ProblemError
-from qwen_rerank_plugins.service.jobs.manager import Jobs
+from qwen_rerank_plugins.service.jobs.manager import JobManager
 from qwen_rerank_plugins.service.jobs.records import Job
 from qwen_rerank_plugins.service.jobs.spec import MEDIA_TYPES, read_job_spec
 from qwen_rerank_plugins.service.middleware.request_context import context_of
@@ -28,10 +28,10 @@ PRIVATE = {"Cache-Control": "private, no-store"}
 
 
 async def create(request: Request) -> Response:
-    """Take an upload in and queue it."""
-    jobs, settings = _jobs(request), service_of(request).settings
+    """Receive an upload and queue it."""
+    jobs, settings = _jobs(request), app_state_of(request).settings
     declared = check_declared_size(request, settings.jobs_max_upload_bytes)
-    spec = read_job_spec(request.query_params, request.headers, service_of(request).config)
+    spec = read_job_spec(request.query_params, request.headers, app_state_of(request).config)
     pieces = stream_body(
         request, max_bytes=settings.jobs_max_upload_bytes, timeout_s=settings.receive_timeout_s
     )
@@ -42,13 +42,13 @@ async def create(request: Request) -> Response:
 
 
 async def listing(request: Request) -> Response:
-    """The caller's jobs, the newest first."""
-    found = _jobs(request).of(_owner(request))
+    """List the jobs of the caller's key, newest first."""
+    found = _jobs(request).list_for(_owner(request))
     return _json({"object": "list", "data": [_view(request, job) for job in found]})
 
 
 async def show(request: Request) -> Response:
-    """One job."""
+    """Return a job."""
     return _json(_view(request, _job(request)))
 
 
@@ -59,7 +59,7 @@ async def remove(request: Request) -> Response:
 
 
 async def result(request: Request) -> Response:
-    """A job's result, as a file."""
+    """Return the result of a job as a file."""
     job = _job(request)
     path = _jobs(request).result(job)
     stem = job.spec.name.rpartition(".")[0] or job.spec.name
@@ -68,21 +68,21 @@ async def result(request: Request) -> Response:
 
 
 async def rejected(request: Request) -> Response:
-    """The rows that a job set aside, as a file."""
+    """Return the rejected rows of a job as a file."""
     job = _job(request)
     path = _jobs(request).rejected(job)
     stem = job.spec.name.rpartition(".")[0] or job.spec.name
     return await _file(request, path, f"{stem}.rejected.jsonl", MEDIA_TYPES["jsonl"])
 
 
-def _jobs(request: Request) -> Jobs:
-    jobs = service_of(request).jobs
-    assert jobs is not None  # there are no such addresses otherwise
+def _jobs(request: Request) -> JobManager:
+    jobs = app_state_of(request).jobs
+    assert jobs is not None  # the routes exist only with a jobs folder
     return jobs
 
 
 def _owner(request: Request) -> str:
-    return service_of(request).keys.owner(request.headers)
+    return app_state_of(request).keys.owner(request.headers)
 
 
 def _job(request: Request) -> Job:
@@ -90,7 +90,7 @@ def _job(request: Request) -> Job:
 
 
 def _view(request: Request, job: Job) -> dict[str, Any]:
-    retention_s = service_of(request).settings.jobs_retention_s
+    retention_s = app_state_of(request).settings.jobs_retention_s
     return job.view(retention_s=retention_s, num_ahead=_jobs(request).num_ahead(job))
 
 
@@ -99,30 +99,28 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 
 
 async def _file(request: Request, path: Path, name: str, media_type: str) -> Response:
-    """Stream a file that may be removed meanwhile: it is opened first, and then stays."""
-    service = service_of(request)
+    """Stream a file. It is opened first, so that it remains readable if the job is removed."""
+    state = app_state_of(request)
     try:
-        file = await service.in_thread(path.open, "rb")
+        file = await state.in_thread(path.open, "rb")
     except FileNotFoundError:
-        raise ProblemError(Problem(404, "there is no such job", reason="job")) from None
+        raise ProblemError(Problem(404, "not found: no such job", reason="job")) from None
     headers = {
         **PRIVATE,
         "Content-Type": media_type,
         "Content-Length": str(os.fstat(file.fileno()).st_size),
-        # A plain name for those who know no other, and the file's own: nothing but ASCII and percent signs.
+        # An ASCII name for old clients, and the file's own name percent-encoded.
         "Content-Disposition": f"attachment; filename=\"{path.name}\"; filename*=UTF-8''{quote(name, safe='')}",
     }
-    return _FileResponse(file, service, headers, is_empty=request.method == "HEAD")
+    return _FileResponse(file, state, headers, is_head=request.method == "HEAD")
 
 
 class _FileResponse(StreamingResponse):
-    """An open file, closed whatever becomes of the answer."""
+    """Streams an open file, and closes it also when the client disconnects."""
 
-    def __init__(
-        self, file: BinaryIO, service: Service, headers: Mapping[str, str], *, is_empty: bool
-    ) -> None:
+    def __init__(self, file: BinaryIO, state: AppState, headers: Mapping[str, str], *, is_head: bool) -> None:
         super().__init__(self._pieces(), headers=headers)
-        self._file, self._service, self._is_empty = file, service, is_empty
+        self._file, self._state, self._is_head = file, state, is_head
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -131,5 +129,5 @@ class _FileResponse(StreamingResponse):
             self._file.close()
 
     async def _pieces(self) -> AsyncIterator[bytes]:
-        while not self._is_empty and (piece := await self._service.in_thread(self._file.read, READ_BYTES)):
+        while not self._is_head and (piece := await self._state.in_thread(self._file.read, READ_BYTES)):
             yield piece

@@ -1,4 +1,4 @@
-"""The OpenAPI description, from the table of addresses: every address, every status, every body."""
+"""Builds the OpenAPI description from the table of endpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ALWAYS = (400, 401, 405, 500)
 _WITH_RETRY_AFTER = (429, 503)
 
 _REQUEST_ID = {
-    "description": "The request's id: the client's own if it is of the form [A-Za-z0-9._-]{1,128}, else a new one.",
+    "description": "The request id: the client's if it matches [A-Za-z0-9._-]{1,128}, a new one otherwise.",
     "schema": {"type": "string"},
 }
 
@@ -30,12 +30,12 @@ _REQUEST_ID = {
 def openapi_document(
     endpoints: Iterable[Endpoint], settings: ServiceSettings, *, has_keys: bool
 ) -> dict[str, Any]:
-    """Give the description, OpenAPI 3.1.
+    """Return the description in OpenAPI 3.1.
 
     Args:
-        endpoints: The addresses.
-        settings: The service's, for the limits of bodies.
-        has_keys: Whether the service asks for keys.
+        endpoints: The endpoints.
+        settings: Settings of the service, for the limits of bodies.
+        has_keys: Whether the service requires API keys.
     """
     paths: dict[str, dict[str, Any]] = {}
     for one in endpoints:
@@ -50,7 +50,7 @@ def openapi_document(
             "title": "Qwen Rerank",
             "version": __version__,
             "description": "Reranking with Qwen3-Reranker in the dialects of Cohere, Jina, vLLM, TEI, Voyage, DashScope, "
-            "Weaviate and OpenSearch. Keys that a dialect does not know are ignored.",
+            "Weaviate and OpenSearch. Keys that a dialect does not define are ignored.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "."}],
@@ -60,7 +60,7 @@ def openapi_document(
             "responses": {str(status): _problem(status) for status in statuses},
             "headers": {"RequestId": _REQUEST_ID},
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "One of the service's keys."}
+                "key": {"type": "http", "scheme": "bearer", "description": "One of the accepted API keys."}
             },
         },
         "security": [{"key": []}] if has_keys else [{}, {"key": []}],
@@ -81,7 +81,7 @@ def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
         _RANKING_STATUSES if endpoint.ranking else (*_ALWAYS, *(described.problems if described else ()))
     )
     good = [status for status in endpoint.statuses if status not in STATUSES]
-    refused = sorted(
+    errors = sorted(
         {*statuses, *endpoint.statuses} - set(good) - ({401} if is_open(endpoint.path) else set())
     )
     operation: dict[str, Any] = {
@@ -89,7 +89,7 @@ def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
         "summary": endpoint.summary,
         "tags": ["ranking" if endpoint.ranking else "jobs" if described else "service"],
         "responses": {str(status): _answer(endpoint, status) for status in good}
-        | {str(status): {"$ref": f"#/components/responses/{status}"} for status in refused},
+        | {str(status): {"$ref": f"#/components/responses/{status}"} for status in errors},
     }
     if is_open(endpoint.path):
         operation["security"] = []
@@ -99,7 +99,7 @@ def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
         schema = {"$ref": f"#/components/schemas/{endpoint.ranking.value}_request"}
         operation["requestBody"] = {
             "required": True,
-            "description": f"JSON in UTF-8, of at most {max_body_bytes} bytes, with no key twice in an object.",
+            "description": f"JSON in UTF-8, at most {max_body_bytes} bytes, without duplicate keys.",
             "content": {"application/json": {"schema": schema}},
         }
     return operation
@@ -107,7 +107,7 @@ def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
 
 def _answer(endpoint: Endpoint, status: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "description": "All is well.",
+        "description": "Success.",
         "headers": {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}},
     }
     if endpoint.described:
@@ -125,7 +125,7 @@ def _problem(status: int) -> dict[str, Any]:
     headers: dict[str, Any] = {"X-Request-Id": {"$ref": "#/components/headers/RequestId"}}
     if status in _WITH_RETRY_AFTER:
         headers["Retry-After"] = {
-            "description": "Whole seconds after which to try again.",
+            "description": "Seconds after which to retry.",
             "schema": {"type": "integer", "minimum": 1},
         }
     if status == 401:  # noqa: PLR2004 (the status itself)

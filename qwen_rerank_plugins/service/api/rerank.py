@@ -1,6 +1,6 @@
-"""The way of one request: admission, body, dialect, reranker, dialect, answer.
+"""Handles ranking requests: admission, body, dialect, reranker, dialect, answer.
 
-Each step is one call into one room. Whatever happens on the way, the request leaves the gate's books exactly once.
+The slot in admission is released exactly once, however the request ends.
 """
 
 from __future__ import annotations
@@ -8,114 +8,105 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from qwen_rerank_plugins.service.admission import check_limits
-from qwen_rerank_plugins.service.api.body import declared_bytes, read_body, while_wanted
-from qwen_rerank_plugins.service.app_state import Service, service_of
-from qwen_rerank_plugins.service.errors import ClientGoneError, Problem, ProblemError
+from qwen_rerank_plugins.service.api.body import declared_bytes, read_body, run_until_disconnect
+from qwen_rerank_plugins.service.app_state import AppState, app_state_of
+from qwen_rerank_plugins.service.errors import BodyError, ClientGoneError, Problem, ProblemError
 from qwen_rerank_plugins.service.middleware.request_context import RequestContext, context_of
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json, parse_json
 from qwen_rerank_plugins.service.schemas.registry import read_request
-from qwen_rerank_plugins.service.schemas.request import BodyError, Outcome, RankingRequest, Route
+from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest, Route
 from qwen_rerank_plugins.types import RerankResult
 
 __all__ = ["ranking_endpoint"]
 
-BYTES_PER_PAIR = 128  # of an answer without its documents, roughly
+BYTES_PER_PAIR = 128  # estimated size of an answer, without its documents
 
 
 def ranking_endpoint(route: Route) -> Callable[[Request], Awaitable[Response]]:
-    """Give the handler of a kind of address."""
+    """Return the handler of a kind of address."""
 
     async def answer(request: Request) -> Response:
-        return Response(await _answer(request, route), media_type="application/json")
+        return Response(await _handle(request, route), media_type="application/json")
 
     answer.__name__ = route.value
     return answer
 
 
-async def _answer(request: Request, route: Route) -> bytes:
-    service, context = service_of(request), context_of(request.scope)
-    service.lifecycle.check_ready()
-    service.gate.check(declared_bytes(request, service.settings))
-    with service.gate.held_bytes() as hold:
+async def _handle(request: Request, route: Route) -> bytes:
+    state, context = app_state_of(request), context_of(request.scope)
+    state.lifecycle.check_ready()
+    state.admission.check(declared_bytes(request, state.settings))
+    with state.admission.reserve_bytes() as reserve:
         with context.stage("read"):
-            body = await read_body(request, service.settings, hold)
+            body = await read_body(request, state.settings, reserve)
         context.num_bytes = len(body)
-        with service.gate.enter(len(body)) as ticket:
+        with state.admission.enter(len(body)) as slot:
             try:
-                answer = await while_wanted(
-                    _work(service, context, route, body),
+                answer = await run_until_disconnect(
+                    _rank(state, context, route, body),
                     request,
-                    timeout_s=service.settings.request_timeout_s,
-                    aborted=service.lifecycle.aborted,
+                    timeout_s=state.settings.request_timeout_s,
+                    aborted=state.lifecycle.aborted,
                 )
             except (ClientGoneError, asyncio.CancelledError):
-                ticket.answered = False
+                slot.answered = False
                 raise
             except Exception as error:
-                service.lifecycle.note(error)
+                state.lifecycle.report_error(error)
                 raise
-            ticket.scored = True
+            slot.scored = True
             return answer
 
 
-async def _work(service: Service, context: RequestContext, route: Route, body: bytearray) -> bytes:
+async def _rank(state: AppState, context: RequestContext, route: Route, body: bytearray) -> bytes:
     with context.stage("parse"):
-        exchange = await service.if_large(len(body), _read, route, body)
-        context.dialect, context.num_documents = exchange.dialect, exchange.num_pairs
-        check_limits(exchange, service.settings)
-        _check_model(exchange, service)
+        request = await state.if_large(len(body), lambda: read_request(route, parse_json(body)))
+        context.dialect, context.num_documents = request.dialect, request.num_pairs
+        check_limits(request, state.settings)
+        _check_model(request, state)
     with context.stage("score"):
-        results = await service.lifecycle.reranker.arank_many(
-            exchange.queries,
-            exchange.documents,
-            top_n=exchange.top_n,
-            min_score=None,  # a threshold is the client's, which would not know of ours
-            instruction=exchange.instruction,
-            deadline_s=service.settings.request_timeout_s,
+        results = await state.lifecycle.reranker.arank_many(
+            request.queries,
+            request.documents,
+            top_n=request.top_n,
+            min_score=None,  # the configured threshold must not hide documents from clients
+            instruction=request.instruction,
+            deadline_s=state.settings.request_timeout_s,
         )
     context.num_tokens = sum(result.usage.num_tokens for result in results)
-    _count(service, results)
-    if not exchange.allow_truncation:
-        _refuse_truncated(results)
+    _record_usage(state, results)
+    if not request.allow_truncation:
+        _reject_truncated(results)
     with context.stage("write"):
-        outcome = Outcome(results, service.model, context.request_id, int(time.time()))
-        size = len(body) + BYTES_PER_PAIR * exchange.num_pairs
-        return await service.if_large(size, _write, exchange.render, outcome)
+        outcome = Outcome(results, state.model, context.request_id, int(time.time()))
+        size = len(body) + BYTES_PER_PAIR * request.num_pairs
+        return await state.if_large(size, lambda: dump_json(request.render(outcome)))
 
 
-def _read(route: Route, body: bytearray) -> RankingRequest:
-    return read_request(route, parse_json(body))
-
-
-def _write(render: Callable[[Outcome], Any], outcome: Outcome) -> bytes:
-    return dump_json(render(outcome))
-
-
-def _check_model(exchange: RankingRequest, service: Service) -> None:
-    if service.settings.strict_model and exchange.model not in {None, service.model}:
-        message = f"model is not served here; allowed: {service.model!r}, or none"
+def _check_model(request: RankingRequest, state: AppState) -> None:
+    if state.settings.strict_model and request.model not in {None, state.model}:
+        message = f"not found: no such model; use {state.model!r} or omit model"
         raise ProblemError(Problem(404, message, reason="model"))
 
 
-def _count(service: Service, results: list[RerankResult]) -> None:
-    metrics = service.metrics
+def _record_usage(state: AppState, results: list[RerankResult]) -> None:
+    metrics = state.metrics
     metrics.pairs.inc(sum(result.usage.num_pairs for result in results))
     metrics.tokens.inc(sum(result.usage.num_tokens for result in results))
     metrics.cached.inc(sum(result.usage.num_cached_pairs for result in results))
     metrics.truncated.inc(sum(score.truncated for result in results for score in result.scores))
 
 
-def _refuse_truncated(results: list[RerankResult]) -> None:
+def _reject_truncated(results: list[RerankResult]) -> None:
     for number, result in enumerate(results):
         place = f"list {number}, document" if len(results) > 1 else "document"
         for index, score in enumerate(result.scores):
             if score.truncated:
                 raise BodyError(
-                    f"{place} {index} is too long and would be cut; allowed: shorter, or truncation"
+                    f"{place} {index} is too long and would be truncated; shorten it or permit truncation"
                 )

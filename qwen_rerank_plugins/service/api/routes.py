@@ -1,4 +1,4 @@
-"""Every address of the service, once: its methods, its handler, and what the OpenAPI description says of it."""
+"""The table of endpoints: path, methods, handler, and OpenAPI description of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qwen_rerank_plugins.service.middleware.request_context import context_of
 from qwen_rerank_plugins.service.schemas.request import Route
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["RANKING_PATHS", "Endpoint", "endpoints", "http_routes"]
+__all__ = ["RANKING_PATHS", "Endpoint", "Handler", "endpoints", "http_routes"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -37,26 +37,26 @@ RANKING_PATHS: dict[Route, tuple[str, ...]] = {
 }
 
 _SUMMARIES = {
-    Route.RERANK: "Rank documents; the body's keys choose the dialect",
-    Route.SCORE: "Score pairs, as vLLM does",
-    Route.DASHSCOPE: "Rank documents, as DashScope does",
+    Route.RERANK: "Rank documents; the keys of the body determine the dialect",
+    Route.SCORE: "Score pairs, in vLLM's format",
+    Route.DASHSCOPE: "Rank documents, in DashScope's format",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address.
+    """One endpoint.
 
     Attributes:
-        path: Its template.
-        handler: What answers.
-        summary: What it does; an empty one keeps it out of the description.
-        ranking: For addresses that rank, which kind.
-        statuses: What it answers when all is well, or not ready.
-        media_type: Of its answer; empty for none.
-        is_probe: Whether it is asked every few seconds and only worth a log line when something is wrong.
-        verb: Its method, where that does not follow from the rest.
-        described: What the description has to add, for addresses of jobs.
+        path: Path template.
+        handler: Request handler.
+        summary: OpenAPI summary; an empty one hides the endpoint from the description.
+        ranking: Kind of address, for endpoints that rank.
+        statuses: Statuses of success, and of "not ready".
+        media_type: Media type of the answer; empty for none.
+        is_probe: Whether it is a health check or similar, whose successes are not logged.
+        verb: HTTP method; by default POST for endpoints that rank, GET for others.
+        described: Additions to the description, for endpoints of jobs.
     """
 
     path: str
@@ -71,7 +71,7 @@ class Endpoint:
 
     @property
     def method(self) -> str:
-        """The method; whoever takes GET takes HEAD too."""
+        """The HTTP method. GET includes HEAD."""
         return self.verb or ("GET" if self.ranking is None else "POST")
 
 
@@ -82,42 +82,40 @@ def _ranking_endpoints() -> Iterator[Endpoint]:
 
 
 def endpoints(settings: ServiceSettings) -> tuple[Endpoint, ...]:
-    """Every address that answers with data; pages and files are the app's."""
-    told = (
-        Endpoint("/info", info.info, "What is served, and its limits"),
-        Endpoint("/v1/models", info.models, "The model, as OpenAI lists models"),
-        Endpoint("/api/v1/models", info.models, "The model, as OpenAI lists models"),
-        Endpoint("/meta", info.meta, "The model, as Weaviate asks for it"),
-        Endpoint("/health", info.health, "Whether the process is alive", is_probe=True),
-        Endpoint("/ping", info.health, "Whether the process is alive", is_probe=True),
-        Endpoint("/ready", info.ready, "Whether requests are served", statuses=(200, 503), is_probe=True),
-        Endpoint(
-            "/.well-known/live", info.live, "Whether the process is alive", None, (204,), "", is_probe=True
-        ),
+    """Return every endpoint that answers with data; pages and files are added by the app."""
+    about = (
+        Endpoint("/info", info.info, "Model and limits of the service"),
+        Endpoint("/v1/models", info.models, "List the model, in OpenAI's format"),
+        Endpoint("/api/v1/models", info.models, "List the model, in OpenAI's format"),
+        Endpoint("/meta", info.meta, "The model, in Weaviate's format"),
+        Endpoint("/health", info.health, "Liveness check", is_probe=True),
+        Endpoint("/ping", info.health, "Liveness check", is_probe=True),
+        Endpoint("/ready", info.ready, "Readiness check", statuses=(200, 503), is_probe=True),
+        Endpoint("/.well-known/live", info.live, "Liveness check", None, (204,), "", is_probe=True),
         Endpoint(
             "/.well-known/ready",
             info.ready_bare,
-            "Whether requests are served",
+            "Readiness check",
             None,
             (204, 503),
             "",
             is_probe=True,
         ),
     )
-    figures = Endpoint("/metrics", info.metrics, "Figures for Prometheus", None, (200,), "text/plain", True)
+    metrics = Endpoint("/metrics", info.metrics, "Metrics for Prometheus", None, (200,), "text/plain", True)
     of_jobs = tuple(_job_endpoints(settings)) if settings.jobs_folder is not None else ()
-    return (*_ranking_endpoints(), *of_jobs, *told, *((figures,) if settings.metrics else ()))
+    return (*_ranking_endpoints(), *of_jobs, *about, *((metrics,) if settings.metrics else ()))
 
 
 def _job_endpoints(settings: ServiceSettings) -> Iterator[Endpoint]:
     one, listing = "/v1/jobs/{id}", "/v1/jobs"
     table = (
-        ("POST", listing, jobs.create, "Upload a file to be ranked in the background", 202),
-        ("GET", listing, jobs.listing, "The jobs of the key that asks", 200),
-        ("GET", one, jobs.show, "How far a job is", 200),
+        ("POST", listing, jobs.create, "Upload a file to rank in the background", 202),
+        ("GET", listing, jobs.listing, "List the jobs of the API key", 200),
+        ("GET", one, jobs.show, "Get a job and its progress", 200),
         ("DELETE", one, jobs.remove, "Cancel a job and delete its files", 204),
-        ("GET", f"{one}/result", jobs.result, "The result, as a file", 200),
-        ("GET", f"{one}/rejected", jobs.rejected, "The rows that were set aside, as a file", 200),
+        ("GET", f"{one}/result", jobs.result, "Download the result", 200),
+        ("GET", f"{one}/rejected", jobs.rejected, "Download the rejected rows", 200),
     )
     for verb, path, handler, summary, status in table:
         described = describe(handler.__name__, settings)
@@ -125,7 +123,7 @@ def _job_endpoints(settings: ServiceSettings) -> Iterator[Endpoint]:
 
 
 def http_routes(table: Iterable[Endpoint]) -> list[BaseRoute]:
-    """Addresses as the router takes them, one a path: so it knows all methods of a path when it refuses one."""
+    """Return one route per path, so that the router knows all methods of a path for `Allow`."""
     by_path: dict[str, dict[str, Endpoint]] = {}
     for endpoint in table:
         by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint

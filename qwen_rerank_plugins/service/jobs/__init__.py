@@ -1,3 +1,3 @@
-"""Upload jobs: a file comes in, is ranked in the background by the batch pipeline, and can be fetched for a while."""
+"""Upload jobs: a file is uploaded, ranked in the background by the batch pipeline, and kept for download."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the OpenAPI description says of jobs: parameters, bodies, answers, statuses. It knows no request."""
+"""OpenAPI descriptions of the endpoints of jobs: parameters, bodies, answers, statuses."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from qwen_rerank_plugins.service.settings import ServiceSettings
 __all__ = ["JOB_SCHEMAS", "JOB_STATUSES", "Described", "describe"]
 
 JOB_STATUSES = (409, 507)
-"""Statuses that nothing but jobs has."""
+"""Statuses that only endpoints of jobs return."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What an address of jobs adds to its description.
+    """Additions to the description of an endpoint of jobs.
 
     Attributes:
-        problems: Statuses beside those that every address has.
+        problems: Error statuses in addition to those of every endpoint.
         operation: Parameters and body.
-        answer: Headers and content of what is answered when all is well.
+        answer: Headers and content of a successful answer.
     """
 
     problems: tuple[int, ...] = ()
@@ -50,14 +50,19 @@ def _object(properties: Mapping[str, Any], description: str) -> dict[str, Any]:
 _PROGRESS = _object(
     {
         "phase": {"type": "string", "enum": ["scoring", "writing"]},
-        "fraction": {"type": "number", "minimum": 0, "maximum": 1, "description": "Of this phase."},
+        "fraction": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "description": "Fraction of the current phase.",
+        },
         "num_rows": {"type": "integer", "minimum": 0},
         "num_pairs": {"type": "integer", "minimum": 0},
-        "num_rejected": {"type": "integer", "minimum": 0, "description": "Rows that cannot be ranked."},
+        "num_rejected": {"type": "integer", "minimum": 0, "description": "Rows that were rejected."},
         "pairs_per_s": _NUMBER_OR_NULL,
         "seconds_left": _NUMBER_OR_NULL,
     },
-    "How far it is.",
+    "Progress of the job.",
 )
 _PROBLEM = _object(
     {
@@ -66,7 +71,7 @@ _PROBLEM = _object(
         "error_type": {"type": "string", "enum": sorted({kind for _, kind, _ in STATUSES.values()})},
         "message": {"type": "string"},
     },
-    "Why it failed, as the answer to a request would have it.",
+    "Why the job failed, in the fields of an error answer.",
 )
 _JOB = _object(
     {
@@ -81,7 +86,10 @@ _JOB = _object(
         "started": _TIME,
         "finished": _TIME,
         "expires": _TIME,
-        "num_ahead": {**_COUNT_OR_NULL, "description": "While it is queued: jobs that come before it."},
+        "num_ahead": {
+            **_COUNT_OR_NULL,
+            "description": "Number of jobs before it in the queue; null unless it is queued.",
+        },
         "progress": _PROGRESS,
         "model": {"type": ["string", "null"]},
         "num_written": _COUNT_OR_NULL,
@@ -89,20 +97,24 @@ _JOB = _object(
         "rejected_bytes": _COUNT_OR_NULL,
         "problem": {"oneOf": [_PROBLEM, {"type": "null"}]},
     },
-    "An upload, and what has become of it.",
+    "An upload job.",
 )
 _REFERENCE = {"$ref": "#/components/schemas/job"}
 JOB_SCHEMAS = {
     "job": _JOB,
     "jobs": _object(
-        {"object": {"const": "list"}, "data": {"type": "array", "items": _REFERENCE}}, "The newest first."
+        {"object": {"const": "list"}, "data": {"type": "array", "items": _REFERENCE}}, "Newest first."
     ),
 }
 
 _BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 _FOLLOWING = ("get_v1_jobs_id", "get_v1_jobs_id_result", "get_v1_jobs_id_rejected", "delete_v1_jobs_id")
 _LINKS = {
-    name: {"operationId": name, "parameters": {"id": "$response.body#/id"}, "description": "What comes next."}
+    name: {
+        "operationId": name,
+        "parameters": {"id": "$response.body#/id"},
+        "description": "Operation on the new job.",
+    }
     for name in _FOLLOWING
 }
 _ID = {
@@ -110,12 +122,12 @@ _ID = {
     "in": "path",
     "required": True,
     "schema": {"type": "string", "pattern": "^[^/]+$"},
-    "description": "The job's id.",
+    "description": "Id of the job.",
 }
 
 
 def describe(name: str, settings: ServiceSettings) -> Described:
-    """Give what there is to say of the address whose handler has this name."""
+    """Return the additions for the endpoint whose handler has this name."""
     of_one: dict[str, Any] = {"parameters": [_ID]}
     table = {
         "create": lambda: Described(
@@ -137,7 +149,7 @@ def _upload(settings: ServiceSettings) -> dict[str, Any]:
     ]
     body = {
         "required": True,
-        "description": f"The file as it is, not compressed, of at most {settings.jobs_max_upload_bytes} bytes and "
+        "description": f"The file, uncompressed, with at most {settings.jobs_max_upload_bytes} bytes and "
         f"{settings.jobs_max_rows} rows.",
         "content": {kind: {"schema": _BINARY | {"minLength": 1}} for kind in UPLOAD_TYPES},
     }

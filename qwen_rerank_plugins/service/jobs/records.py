@@ -1,4 +1,4 @@
-"""What is known of a job, as an object, as the file beside its data, and as its owner sees it. Opens no file."""
+"""The record of a job: as an object, as the JSON file in its folder, and as its owner sees it. Opens no file."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from qwen_rerank_plugins.service.errors import STATUSES, Problem
 __all__ = ["FILES_PER_UPLOAD", "JOB_ID", "Job", "JobSpec", "JobState", "Progress", "new_id"]
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-"""`cancelled`: nobody sees it any more; its files go as soon as nothing reads them."""
+"""A `cancelled` job is no longer listed; its files are deleted when its run has ended."""
 
 FORMAT_VERSION = 1
 ID_BYTES = 16
-FILES_PER_UPLOAD = 2  # the upload, and a result of about its size
+FILES_PER_UPLOAD = 2  # the upload, and a result of about the same size
 JOB_ID = re.compile(r"[0-9a-f]{32}\Z")
 
 UNFINISHED: tuple[JobState, ...] = ("queued", "running")
 
 
 def new_id() -> str:
-    """A name that nobody can guess."""
+    """Return a random id."""
     return secrets.token_hex(ID_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What a client asked for.
+    """The request of a client.
 
     Attributes:
-        name: Of the file, to be shown and to name the result after; it never names a file here.
-        input_format: Of the upload.
-        output_format: Of the result.
-        options: Of the batch pipeline, as far as they were given: plain JSON types.
+        name: Name of the file, shown to the client and used in the name of the result; never part of a path.
+        input_format: Format of the upload.
+        output_format: Format of the result.
+        options: The given options of the batch pipeline, as plain JSON types.
     """
 
     name: str
@@ -49,7 +49,7 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a job is; see `BatchProgress`."""
+    """Progress of a job; see `BatchProgress`."""
 
     phase: str = "scoring"
     fraction: float = 0.0
@@ -60,38 +60,38 @@ class Progress:
     seconds_left: float | None = None
 
     @classmethod
-    def of(cls, told: BatchProgress) -> Self:
-        """Take over what the pipeline tells."""
+    def of(cls, progress: BatchProgress) -> Self:
+        """Convert the progress of the batch pipeline."""
         return cls(
-            told.phase,
-            told.fraction,
-            told.num_rows,
-            told.num_pairs,
-            told.num_set_aside,
-            told.pairs_per_s,
-            told.seconds_left,
+            progress.phase,
+            progress.fraction,
+            progress.num_rows,
+            progress.num_pairs,
+            progress.num_set_aside,
+            progress.pairs_per_s,
+            progress.seconds_left,
         )
 
 
 @dataclass(slots=True)
 class Job:
-    """One upload and what becomes of it.
+    """An upload job.
 
     Attributes:
-        id: Its name, in addresses and as its folder.
-        owner: Whose it is, as `KeyRing.owner` says it.
-        spec: What was asked for.
-        num_bytes: Of the upload.
-        created_s: Unix time, as the next two.
-        state: Where it stands.
-        started_s: When scoring began for the first time.
-        finished_s: When it was done or failed.
-        progress: How far it is.
-        model: That scored, once it is done.
-        num_written: Rows of the result.
-        result_bytes: Of the result; None while there is none.
-        rejected_bytes: Of the rows that were set aside; None if there are none.
-        problem: Why it failed: status and message.
+        id: Id in URLs, and name of its folder.
+        owner: Owner, as returned by `KeyRing.owner`.
+        spec: The request of the client.
+        num_bytes: Size of the upload.
+        created_s: Unix time of creation.
+        state: The current state.
+        started_s: Unix time when scoring first started.
+        finished_s: Unix time when it finished or failed.
+        progress: The current progress.
+        model: Name of the model, once it is done.
+        num_written: Number of rows in the result.
+        result_bytes: Size of the result; None without one.
+        rejected_bytes: Size of the rejected rows; None without any.
+        problem: Status and message of a failed job.
     """
 
     id: str
@@ -111,36 +111,36 @@ class Job:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """Whether it is done, failed or cancelled."""
         return self.state not in UNFINISHED
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether nobody wants it any more."""
+        """Whether it is cancelled."""
         return self.state == "cancelled"
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that its files take, roughly."""
+        """Estimated size of its files in bytes."""
         if not self.is_finished:
             return FILES_PER_UPLOAD * self.num_bytes
         return (self.result_bytes or 0) + (self.rejected_bytes or 0)
 
     def fail(self, problem: Problem) -> None:
-        """End it without a result."""
+        """Set the state to failed."""
         self.state, self.finished_s = "failed", time.time()
         self.problem = (problem.status, problem.message)
 
     def as_json(self) -> dict[str, Any]:
-        """What its file holds."""
+        """Return the content of its file."""
         return {"version": FORMAT_VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read what `as_json` wrote.
+        """Create a job from the value that `as_json` returned.
 
         Raises:
-            ValueError: It is something else, or of another version.
+            ValueError: The value is invalid, or of another version.
         """
         fields = dict(value)
         if fields.pop("version", None) != FORMAT_VERSION or fields.get("state") not in get_args(JobState):
@@ -155,11 +155,11 @@ class Job:
             raise ValueError("not a job of this version") from error
 
     def view(self, *, retention_s: float, num_ahead: int | None) -> dict[str, Any]:
-        """What its owner sees.
+        """Return the job as its owner sees it.
 
         Args:
-            retention_s: How long a finished job is kept.
-            num_ahead: Jobs that are scored before it, while it waits.
+            retention_s: Time that a finished job is kept, in seconds.
+            num_ahead: Number of jobs before it in the queue, or None.
         """
         return {
             "id": self.id,

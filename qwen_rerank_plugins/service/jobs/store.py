@@ -1,13 +1,13 @@
-"""The jobs' folder: what is in it, and how it changes so that a crash at any moment leaves whole jobs or nothing.
+"""The jobs folder. Changes are atomic: a crash at any moment leaves complete jobs or nothing.
 
-    FOLDER/lock                 held by the one service that works here
-    FOLDER/ID.new/              an upload that is not complete; swept away at the next start
-    FOLDER/ID/job.json          what is known of the job
+    FOLDER/lock                 locked by the service that uses the folder
+    FOLDER/ID.new/              an incomplete upload; deleted at the next start
+    FOLDER/ID/job.json          the record of the job
     FOLDER/ID/input.csv         the upload, until the job is finished
-    FOLDER/ID/result.csv        its result, and beside it what the batch pipeline keeps there
-    FOLDER/ID.gone/             a removed job; swept away too
+    FOLDER/ID/result.csv        the result, with the files of the batch pipeline beside it
+    FOLDER/ID.gone/             a removed job; deleted at the next start
 
-No name that a client sent is part of a path. It knows neither HTTP nor scores, and blocks while it works.
+No name from a client is part of a path. All methods block.
 """
 
 from __future__ import annotations
@@ -31,52 +31,52 @@ logger = logging.getLogger(__name__)
 
 RECORD = "job.json"
 LOCK = "lock"
-COMING, GONE = ".new", ".gone"
+UPLOADING, REMOVED = ".new", ".gone"
 ONLY_OWNER = 0o700
 
 
 class Store:
-    """The folder, for one service at a time.
+    """The files of all jobs, locked for one service.
 
     Args:
-        folder: Made if it is not there.
+        folder: The folder; created if missing.
 
     Raises:
-        ConfigurationError: It cannot be used, or another service works there.
+        ConfigurationError: The folder cannot be used, or another service uses it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
             folder.mkdir(mode=ONLY_OWNER, parents=True, exist_ok=True)
-            lock = _locked(folder / LOCK)
+            lock = _lock_file(folder / LOCK)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ConfigurationError(
-                f"jobs_folder cannot be used: {os.fspath(folder)!r}: {reason}; allowed: a folder that can be "
-                "written to, and that no other service works in"
+                f"jobs_folder cannot be used: {os.fspath(folder)!r}: {reason}; choose a writable folder that no other "
+                "service uses"
             ) from error
 
         self._unlock = weakref.finalize(self, os.close, lock)
 
     def close(self) -> None:
-        """Leave the folder to others."""
+        """Release the lock."""
         self._unlock()
 
     # Uploads.
 
     def begin(self, job: Job) -> BinaryIO:
-        """Open the file that a job's upload is written to; `commit` or `discard` follows.
+        """Open the file for an upload; `commit` or `discard` must follow.
 
         Raises:
-            OSError: There is no room, or the folder is gone.
+            OSError: The disk is full, or the folder is missing.
         """
-        coming = self._coming(job)
-        coming.mkdir(mode=ONLY_OWNER)
-        return (coming / self.input_path(job).name).open("xb", buffering=0)
+        upload = self._upload_path(job)
+        upload.mkdir(mode=ONLY_OWNER)
+        return (upload / self.input_path(job).name).open("xb", buffering=0)
 
     def commit(self, job: Job, file: BinaryIO) -> None:
-        """Make an upload that is whole a job, durably.
+        """Turn a complete upload into a job, durably.
 
         Raises:
             OSError: As for `begin`.
@@ -84,48 +84,48 @@ class Store:
         job.num_bytes = file.tell()
         os.fsync(file.fileno())
         file.close()
-        _write(self._coming(job) / RECORD, job.as_json())
-        self._coming(job).rename(self._folder / job.id)
+        _replace_file(self._upload_path(job) / RECORD, job.as_json())
+        self._upload_path(job).rename(self._folder / job.id)
         _sync_folder(self._folder)
 
     def discard(self, job: Job, file: BinaryIO | None) -> None:
-        """Leave nothing of an upload."""
+        """Delete an upload."""
         if file is not None:
             file.close()
-        shutil.rmtree(self._coming(job), ignore_errors=True)
+        shutil.rmtree(self._upload_path(job), ignore_errors=True)
 
-    def _coming(self, job: Job) -> Path:
-        return self._folder / f"{job.id}{COMING}"
+    def _upload_path(self, job: Job) -> Path:
+        return self._folder / f"{job.id}{UPLOADING}"
 
     # Jobs.
 
     def input_path(self, job: Job) -> Path:
-        """Where a job's upload is."""
+        """Return the path of the upload."""
         return self._folder / job.id / f"input.{job.spec.input_format}"
 
     def result_path(self, job: Job) -> Path:
-        """Where a job's result is to be."""
+        """Return the path of the result."""
         return self._folder / job.id / f"result.{job.spec.output_format}"
 
     def rejected_path(self, job: Job) -> Path:
-        """Where the rows are that the batch pipeline set aside."""
-        return self._beside(job, "rejected.jsonl")
+        """Return the path of the rows that the batch pipeline rejected."""
+        return self._beside_result(job, "rejected.jsonl")
 
     def journal_path(self, job: Job) -> Path:
-        """Where the batch pipeline notes what is done; gone once the result is there."""
-        return self._beside(job, "journal")
+        """Return the path of the journal of the batch pipeline, which exists until the result is written."""
+        return self._beside_result(job, "journal")
 
-    def _beside(self, job: Job, suffix: str) -> Path:
+    def _beside_result(self, job: Job, suffix: str) -> Path:
         result = self.result_path(job)
         return result.with_name(f"{result.name}.{suffix}")
 
     def save(self, job_id: str, record: Mapping[str, Any]) -> None:
-        """Write down what is known of a job, unless it is gone."""
+        """Write the record of a job, unless the job was removed."""
         with suppress(FileNotFoundError):
-            _write(self._folder / job_id / RECORD, record)
+            _replace_file(self._folder / job_id / RECORD, record)
 
     def finish(self, job: Job) -> None:
-        """Keep a finished job's result alone, and note how large it is."""
+        """Delete all files of a finished job except its results, and record their sizes."""
         kept = {RECORD, self.rejected_path(job).name}
         kept |= {self.result_path(job).name} if job.state == "done" else set()
         for path in (self._folder / job.id).iterdir():
@@ -136,28 +136,28 @@ class Store:
         self.save(job.id, job.as_json())
 
     def start_over(self, job: Job) -> None:
-        """Forget what was scored of a job."""
+        """Delete the results and the journal of a job."""
         for path in (self._folder / job.id).glob(f"{self.result_path(job).name}*"):
             path.unlink(missing_ok=True)
 
     def remove(self, job_id: str) -> None:
-        """Delete a job and its files; nothing happens if it is gone."""
-        gone = self._folder / f"{job_id}{GONE}"
+        """Delete a job and its files, if it exists."""
+        removed = self._folder / f"{job_id}{REMOVED}"
         with suppress(OSError):
-            (self._folder / job_id).rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+            (self._folder / job_id).rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
     def load(self) -> list[Job]:
-        """Read every job that is there, and sweep away what is left of uploads and removals."""
+        """Read all jobs, and delete incomplete uploads and removed jobs."""
         jobs = []
         for path in sorted(self._folder.iterdir()):
-            if path.name.endswith((COMING, GONE)):
+            if path.name.endswith((UPLOADING, REMOVED)):
                 shutil.rmtree(path, ignore_errors=True)
             elif JOB_ID.match(path.name):
                 try:
                     job = Job.from_json(json.loads((path / RECORD).read_bytes()))
                 except (OSError, ValueError):
-                    logger.warning("a job cannot be read and is left alone: %s...", path.name[:8])
+                    logger.warning("skipping a job that cannot be read: %s...", path.name[:8])
                     continue
                 job.id = path.name
                 jobs.append(job)
@@ -171,8 +171,8 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    """Replace a file as a whole."""
+def _replace_file(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a file atomically."""
     part = path.with_name(f"{path.name}.part")
     with part.open("wb") as file:
         file.write(json.dumps(record).encode("ascii"))
@@ -183,7 +183,7 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make names as durable as contents."""
+    """Flush the names in a folder to disk."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -191,9 +191,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(number)
 
 
-def _locked(path: Path) -> int:
-    """Open a file that only one process at a time can have open so."""
-    import fcntl  # not everywhere where the rest of the service runs
+def _lock_file(path: Path) -> int:
+    """Open a file and lock it exclusively."""
+    import fcntl  # POSIX only
 
     number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -1,1 +1,1 @@
-"""What every request passes before its handler: context and log line, host names, API keys."""
+"""Middleware: request context and log line, host names, API keys, tracing."""

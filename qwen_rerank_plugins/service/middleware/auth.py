@@ -1,6 +1,6 @@
-"""Who may call: keys, host names, and the addresses that are open to everybody.
+"""Access control: API keys, host names, and the public paths.
 
-Once there is a key, everything needs one except what is listed here. It knows neither bodies nor scores.
+If any key is configured, every path requires one, except those listed here. It knows neither bodies nor scores.
 """
 
 from __future__ import annotations
@@ -17,27 +17,33 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from qwen_rerank_plugins.service.errors import Problem, ProblemError
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["AuthMiddleware", "HostNames", "KeyRing", "is_open"]
+__all__ = ["AllowedHosts", "AuthMiddleware", "KeyRing", "is_open"]
 
 logger = logging.getLogger(__name__)
 
 PROBES = ("/health", "/ready", "/ping", "/.well-known/ready", "/.well-known/live")
-PAGES = ("/", "/favicon.ico", "/docs", "/docs.css", "/openapi.json")  # a link to one carries no key
+PAGES = (
+    "/",
+    "/favicon.ico",
+    "/docs",
+    "/docs.css",
+    "/openapi.json",
+)  # browsers follow links to them without a key
 OPEN_PATHS = frozenset([*PROBES, *PAGES])
 OPEN_FOLDER = "/static/"
 LOOPBACK_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
 
 
 def is_open(path: str) -> bool:
-    """Whether an address needs no key: the probes, and the pages, which hold no data."""
+    """Return whether a path requires no key: health checks, and pages, which contain no data."""
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
 
 
 class KeyRing:
-    """The keys that are accepted; only their digests are kept.
+    """The accepted API keys, stored as digests.
 
     Args:
-        keys: The keys; none lets everybody in.
+        keys: The keys. Without any, every request is accepted.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
@@ -47,23 +53,23 @@ class KeyRing:
         return bool(self._digests)
 
     def accepts(self, headers: Headers) -> bool:
-        """Whether a request carries a key: `Authorization: Bearer KEY`, a bare KEY there, or `X-API-Key: KEY`."""
+        """Return whether a request has a valid key: `Authorization: Bearer KEY`, `Authorization: KEY`, or `X-API-Key: KEY`."""
         if not self._digests:
             return True
-        return any([self._knows(key) for key in _presented(headers)])  # noqa: C419 (all, whichever fits)
+        return any([self._matches(key) for key in _keys_in(headers)])  # noqa: C419 (constant time: no early exit)
 
     def owner(self, headers: Headers) -> str:
-        """Give a name for whose request it is, the same for the same key, from which the key cannot be had.
+        """Return an id of the key of a request, from which the key cannot be derived.
 
-        Empty where there are no keys: then everybody is one.
+        The id is empty if no keys are configured.
         """
         if not self._digests:
             return ""
-        known = next((key for key in _presented(headers) if self._knows(key)), "")
+        known = next((key for key in _keys_in(headers) if self._matches(key)), "")
         return hashlib.sha256(b"owner of jobs\0" + _digest(known)).hexdigest()
 
-    def _knows(self, key: str) -> bool:
-        """Compare with every key, and take the same time whichever fits and wherever it differs."""
+    def _matches(self, key: str) -> bool:
+        """Compare with every key, in constant time."""
         digest = _digest(key)
         found = False
         for known in self._digests:
@@ -75,7 +81,7 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _presented(headers: Headers) -> list[str]:
+def _keys_in(headers: Headers) -> list[str]:
     values = headers.getlist("authorization") + headers.getlist("x-api-key") + headers.getlist("api-key")
     keys = []
     for value in values:
@@ -84,15 +90,15 @@ def _presented(headers: Headers) -> list[str]:
     return keys
 
 
-class HostNames:
-    """The names by which the service may be called, against web pages that rebind a name of theirs to this address.
+class AllowedHosts:
+    """The accepted host names, as protection against DNS rebinding.
 
-    Such a page can name neither an IP address nor a name without a dot; so where the service listens for other
-    machines, these are accepted too. Where a key is asked for, such a page does not have it, and every name is accepted.
+    A rebinding page cannot use an IP address or a name without a dot, so these are accepted if the service listens on
+    a public address. Such a page has no API key either, so with keys every name is accepted.
 
     Args:
-        settings: Its `allowed_hosts`, and the host that it listens on.
-        has_keys: Whether requests need a key.
+        settings: `allowed_hosts`, and the host to listen on.
+        has_keys: Whether requests require a key.
     """
 
     def __init__(self, settings: ServiceSettings, *, has_keys: bool) -> None:
@@ -102,7 +108,7 @@ class HostNames:
         self._local_network = given is None and settings.is_public
 
     def accepts(self, host: str | None) -> bool:
-        """Whether a `Host` header, with or without a port, names this service. HTTP/1.0 knows none."""
+        """Return whether a `Host` header, with or without a port, is accepted. HTTP/1.0 has none."""
         if self._any or host is None:
             return True
         name = _without_port(host.strip().lower())
@@ -128,21 +134,21 @@ def _is_address(name: str) -> bool:
 
 
 class AuthMiddleware:
-    """ASGI middleware that lets nobody past without a name and, where there are keys, without a key.
+    """ASGI middleware that rejects requests with a foreign host name or without a required key.
 
     Args:
-        app: What is behind it.
-        keys: The keys.
-        hosts: The names.
+        app: The inner app.
+        keys: The accepted keys.
+        hosts: The accepted host names.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, hosts: HostNames) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, hosts: AllowedHosts) -> None:
         self._app = app
         self._keys = keys
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward a request, or reject it."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
             self._check_host(headers.getlist("host"))
@@ -153,11 +159,11 @@ class AuthMiddleware:
     def _check_host(self, hosts: Sequence[str]) -> None:
         if len(hosts) <= 1 and self._hosts.accepts(hosts[0] if hosts else None):
             return
-        logger.warning("refused a request to the host %r: see allowed_hosts", ", ".join(hosts)[:100])
-        message = "the Host header is not one of this service's names; allowed: those in allowed_hosts"
+        logger.warning("rejected a request to the host %r; see allowed_hosts", ", ".join(hosts)[:100])
+        message = "the Host header is not accepted; add the name to allowed_hosts"
         raise ProblemError(Problem(400, message, reason="host"))
 
 
 def _unauthorized() -> Problem:
-    message = "no valid key; allowed: the header 'Authorization: Bearer KEY'"
+    message = "Missing or invalid API key. Send `Authorization: Bearer <key>`."
     return Problem(401, message, {"WWW-Authenticate": "Bearer"}, "unauthorized")

@@ -1,6 +1,6 @@
-"""What surrounds every request: its id, the headers of every answer, errors turned into answers, one log line, figures.
+"""The outermost middleware: request id, headers of every answer, error answers, the log line, and metrics.
 
-It is the outermost layer of the app. It knows no dialect and no key, and sees no text.
+It knows no dialect, no key and no body.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwen_rerank_plugins.service.errors import SERVER_ERRORS, Problem, problem_o
 from qwen_rerank_plugins.service.logs import log_access, log_fault
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
 
-__all__ = ["SECURITY_HEADERS", "RequestContext", "RequestContextMiddleware", "context_of", "problem_message"]
+__all__ = ["SECURITY_HEADERS", "RequestContext", "RequestContextMiddleware", "context_of", "problem_messages"]
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -28,7 +28,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-"""On every answer that does not set them itself; pages set a policy that lets them load their own files."""
+"""Defaults for every answer. Pages set their own policy."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 _SLASHES = re.compile(r"/{2,}")
@@ -37,20 +37,20 @@ _QUIET_STATUSES = range(200, 400)
 
 @dataclass(slots=True)
 class RequestContext:
-    """What becomes known of a request on its way; all of it fit for logs.
+    """Facts about a request, collected while it is handled. All of them may be logged.
 
     Attributes:
-        request_id: The client's own if it is a decent one, else made.
-        method: The HTTP method, of those that exist.
-        started: Reading of the clock in seconds.
-        route: The address's template, of a fixed set.
-        dialect: The dialect's name, of a fixed set; empty where there is none.
-        is_probe: Whether it is one of the addresses that are asked every few seconds.
-        status: The answer's, 0 while there is none.
-        reason: Why it is an error, in a word of a fixed set.
-        num_bytes: Of the body.
-        num_documents: Of all lists.
-        num_tokens: Of all pairs, each counted whole.
+        request_id: The client's id if it is valid, a new one otherwise.
+        method: HTTP method.
+        started: Start time on the performance counter, in seconds.
+        route: Path template, from a fixed set.
+        dialect: Name of the dialect, from a fixed set; empty if unknown.
+        is_probe: Whether the route is a health check.
+        status: Status of the answer; 0 before it.
+        reason: Reason of an error, one word from a fixed set.
+        num_bytes: Size of the body.
+        num_documents: Documents in all lists.
+        num_tokens: Tokens of all pairs, without sharing.
         stages: Name → seconds.
     """
 
@@ -69,7 +69,7 @@ class RequestContext:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage."""
+        """Measure the duration of a stage."""
         start = time.perf_counter()
         try:
             yield
@@ -78,11 +78,11 @@ class RequestContext:
 
     @property
     def seconds(self) -> float:
-        """Since the request's head was read."""
+        """Seconds since the request's head was read."""
         return time.perf_counter() - self.started
 
     def log_fields(self) -> dict[str, Any]:
-        """What the log line holds."""
+        """Return the fields of the log line."""
         fields: dict[str, Any] = {
             "request_id": self.request_id,
             "method": self.method,
@@ -99,13 +99,13 @@ class RequestContext:
 
 
 def context_of(scope: Scope) -> RequestContext:
-    """The context of the request that is being served."""
+    """Return the context of a request."""
     context: RequestContext = scope["state"]["context"]
     return context
 
 
-def problem_message(problem: Problem, request_id: str) -> tuple[Message, Message]:
-    """An error as the two messages of an ASGI answer."""
+def problem_messages(problem: Problem, request_id: str) -> tuple[Message, Message]:
+    """Return an error answer as its two ASGI messages."""
     body = dump_json(problem.body(request_id))
     headers = MutableHeaders(headers=dict(problem.headers))
     headers["Content-Type"] = "application/json"
@@ -120,8 +120,8 @@ class RequestContextMiddleware:
     """ASGI middleware around everything else.
 
     Args:
-        app: What is behind it.
-        on_done: Is told of every answered request.
+        app: The inner app.
+        on_done: Called with the context of every finished request.
     """
 
     def __init__(self, app: ASGIApp, *, on_done: Callable[[RequestContext], None]) -> None:
@@ -129,11 +129,11 @@ class RequestContextMiddleware:
         self._on_done = on_done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request and see to its answer."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["path"] = _plain_path(scope["path"])
+        scope["path"] = _normalize_path(scope["path"])
         context = RequestContext(_request_id(Headers(scope=scope)), method=scope["method"])
         scope.setdefault("state", {})["context"] = context
         try:
@@ -151,9 +151,9 @@ class RequestContextMiddleware:
             context.reason = problem.reason
             if problem.reason == "unexpected":
                 log_fault(error, context.request_id)
-            if context.status:  # the answer had begun; the connection is all that is left to end
+            if context.status:  # the answer has started, so the connection can only be closed
                 raise
-            for message in problem_message(problem, context.request_id):
+            for message in problem_messages(problem, context.request_id):
                 await send(message)
 
 
@@ -177,6 +177,6 @@ def _request_id(headers: Headers) -> str:
     return given if _REQUEST_ID.match(given) else uuid.uuid4().hex
 
 
-def _plain_path(path: str) -> str:
-    """Collapse slashes, which base addresses with one at the end lead to, and drop the last."""
+def _normalize_path(path: str) -> str:
+    """Collapse repeated slashes, which result from base URLs with a trailing slash, and remove the last."""
     return _SLASHES.sub("/", path).rstrip("/") or "/"

@@ -1,4 +1,4 @@
-"""Traces of requests by OpenTelemetry, where its packages are installed. Spans hold addresses and statuses, no bodies."""
+"""OpenTelemetry traces of requests. Spans contain paths and statuses, no bodies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SERVICE_NAME = "qwen-rerank"
 
 
 def instrument(app: FastAPI) -> None:
-    """Wrap an app so that each request is a span; must come last, to be outermost.
+    """Add tracing middleware to an app, so that each request is a span. Call it last, so that it is outermost.
 
-    Spans go where the process's tracer provider sends them. If it has none, one is set up that sends them by OTLP, as the
-    standard variables `OTEL_EXPORTER_OTLP_ENDPOINT` and `OTEL_SERVICE_NAME` say.
+    Spans go to the tracer provider of the process. Without one, spans are exported by OTLP as configured by the standard
+    variables `OTEL_EXPORTER_OTLP_ENDPOINT` and `OTEL_SERVICE_NAME`.
 
     Raises:
         MissingDependencyError: OpenTelemetry is not installed.
@@ -47,7 +47,7 @@ def _ensure_provider() -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # Variables of the environment are laid over these.
+    # Environment variables take precedence.
     resource = Resource.create({"service.name": SERVICE_NAME, "service.version": __version__})
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -1,1 +1,1 @@
-"""Request and response bodies: one module per API that rerank clients speak, and what they share."""
+"""Request and answer bodies: one module per dialect, and what they share."""

@@ -1,6 +1,6 @@
-"""What answers are made of: scores, ranked entries and what they cost, with a schema each. Knows no dialect.
+"""Parts of answers with their schemas: scores, details of pairs, usage. Knows no dialect.
 
-Scores leave as `wire_number` rounds them. The order is the result's, which was made from what was not rounded.
+Scores are rounded by `wire_number`. The order is that of the result, determined by unrounded scores.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas.numbers import wire_number
-from qwen_rerank_plugins.service.schemas.request import BodyError
 from qwen_rerank_plugins.types import PairScore, RankedDocument, RerankResult
 
 __all__ = [
@@ -31,23 +31,23 @@ __all__ = [
 ]
 
 SCORE_SCHEMA: Final[dict[str, Any]] = {
-    "description": "Probability of relevance, or log-odds where raw scores were asked for; null if unscored.",
+    "description": "Probability of relevance, or log-odds if raw scores were requested; null if unscored.",
     "type": ["number", "null"],
 }
 INDEX_SCHEMA: Final[dict[str, Any]] = {
-    "description": "Position in the documents that were sent, from 0.",
+    "description": "Position in the documents of the request, from 0.",
     "type": "integer",
     "minimum": 0,
 }
 DETAILS_SCHEMA: Final[dict[str, Any]] = {
     "log_odds": {
-        "description": "The probability's logit, which does not saturate.",
+        "description": "Logit of the probability, which does not saturate.",
         "type": ["number", "null"],
     },
-    "truncated": {"description": "The document was cut to fit.", "type": "boolean"},
-    "query_truncated": {"description": "The query was cut to fit.", "type": "boolean"},
+    "truncated": {"description": "The document was truncated.", "type": "boolean"},
+    "query_truncated": {"description": "The query was truncated.", "type": "boolean"},
     "span": {
-        "description": "Start and end of the best passage, in characters of the text that was ranked.",
+        "description": "Start and end of the best passage, in characters of the ranked text.",
         "type": ["array", "null"],
         "items": {"type": "integer", "minimum": 0},
         "minItems": 2,
@@ -55,13 +55,13 @@ DETAILS_SCHEMA: Final[dict[str, Any]] = {
     },
 }
 STATUS_SCHEMA: Final[dict[str, Any]] = {
-    "description": "Only in an answer without scores: ranking is switched off, or failed and the order was kept.",
+    "description": "Only in answers without scores: ranking is disabled, or failed and the input order was kept.",
     "enum": ["disabled", "failed"],
 }
 
 
 def closed_schema(properties: Mapping[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
-    """Describe an object that has these keys, the optional ones perhaps, and no other."""
+    """Return the schema of an object with exactly these keys; `optional` ones may be absent."""
     required = [key for key in properties if key not in optional]
     return {
         "type": "object",
@@ -72,12 +72,12 @@ def closed_schema(properties: Mapping[str, Any], *, optional: Sequence[str] = ()
 
 
 SCORES_SCHEMA: Final[dict[str, Any]] = {
-    "description": "One score a document, in the order they were sent, whatever `top_n` cut; empty if unscored.",
+    "description": "One score per document, in input order, independent of `top_n`; empty if unscored.",
     "type": "array",
     "items": {"type": "number"},
 }
 PAIRS_SCHEMA: Final[dict[str, Any]] = {
-    "description": "Where `return_pairs` asked for it: everything about each document, in the order they were sent.",
+    "description": "With `return_pairs`: details of every document, in input order.",
     "type": "array",
     "items": closed_schema(
         {
@@ -97,20 +97,20 @@ USAGE_SCHEMA: Final[dict[str, Any]] = closed_schema(
 
 
 def score_of(scored: RankedDocument | PairScore, *, raw: bool) -> float | None:
-    """Give a probability, or with `raw` its log-odds; None where nothing was scored.
+    """Return the probability, or with `raw` the log-odds; None if unscored.
 
     Raises:
-        BodyError: Log-odds are asked for, and the model behind the service does not tell them.
+        BodyError: Log-odds are requested, and the scorer does not return them.
     """
     if not raw or scored.relevance_score is None:
         return _wire(scored.relevance_score)
     if scored.log_odds is None:
-        raise BodyError("raw scores are not available: the model behind this service tells no log-odds")
+        raise BodyError("raw scores are not available: the scorer returns no log-odds; request probabilities")
     return _wire(scored.log_odds)
 
 
 def details(scored: RankedDocument | PairScore) -> dict[str, Any]:
-    """Give what is told of a pair beside its score."""
+    """Return the details of a pair in addition to its score."""
     return {
         "log_odds": _wire(scored.log_odds),
         "truncated": scored.truncated,
@@ -120,12 +120,12 @@ def details(scored: RankedDocument | PairScore) -> dict[str, Any]:
 
 
 def scores(result: RerankResult, *, raw: bool) -> list[float | None]:
-    """Give one plain number a document, in input order, whatever was cut."""
+    """Return one number per document, in input order, independent of `top_n`."""
     return [score_of(score, raw=raw) for score in result.scores]
 
 
 def pairs(result: RerankResult) -> list[dict[str, Any]]:
-    """Give everything about each document, in input order, whatever was cut; never raw."""
+    """Return the details of every document, in input order, with probabilities as scores."""
     return [
         {
             "index": index,
@@ -138,17 +138,17 @@ def pairs(result: RerankResult) -> list[dict[str, Any]]:
 
 
 def status(results: Sequence[RerankResult]) -> dict[str, str]:
-    """Give the mark of an answer without scores, or nothing."""
+    """Return the `status` field of an answer without scores, or nothing."""
     return next(({"status": one.status} for one in results if one.status != "ranked"), {})
 
 
 def num_tokens(results: Sequence[RerankResult]) -> int:
-    """Add up the tokens of all pairs."""
+    """Return the tokens of all pairs."""
     return sum(result.usage.num_tokens for result in results)
 
 
 def usage(results: Sequence[RerankResult]) -> dict[str, int]:
-    """Give the tokens of all pairs as OpenAI-like clients read them."""
+    """Return the tokens of all pairs in the format of OpenAI's API."""
     tokens = num_tokens(results)
     return {"prompt_tokens": tokens, "total_tokens": tokens}
 

@@ -1,12 +1,12 @@
-"""What Cohere (v1 and v2), Jina, vLLM, Infinity and DashScope's compatible mode send to a rerank route, as one dialect.
+"""The dialect of Cohere (v1 and v2), Jina, vLLM, Infinity and DashScope's compatible mode.
 
-The answer is a superset that each of their clients reads: `results` sorted and cut, beside them `scores`, one plain
-number a document in the order they were sent whatever was cut, because OpenSearch's `ml_inference` processor assigns a
-model's output to its hits by position. `pairs`, which `return_pairs` asks for, says everything about each document.
+The answer is a superset that each of their clients can read. `results` is sorted and limited by `top_n`; `scores` has
+one number per document in input order, because OpenSearch's `ml_inference` processor assigns a model's output to its
+hits by position. `return_pairs` adds `pairs` with the details of every document.
 
-Documents are echoed only when asked for, as Cohere and Jina do by now: an echo makes answers many times longer, and
-OpenSearch reads an answer's chunks one by one. An object is echoed whole, any other document as `{"text": ...}`,
-for Cohere's, vLLM's and Dify's clients read `document.text`.
+Documents are only echoed on request, as in Cohere's and Jina's current APIs: an echo makes answers many times longer,
+and OpenSearch reads an answer's chunks one by one. An object is echoed unchanged, any other document as
+`{"text": ...}`, because Cohere's, vLLM's and Dify's clients read `document.text`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ REQUEST_SCHEMA: Final = fields.object_schema(
     {
         "query": fields.QUERY,
         "documents": fields.DOCUMENTS,
-        "model": {**fields.TEXT, "description": "Any name; the answer has the one that is served."},
-        "top_n": {**fields.COUNT, "description": "How many documents to give; all if absent, null or 0."},
-        "return_documents": {**fields.FLAG, "description": "Echo each document; false by default."},
-        "rank_fields": {**fields.NAMES, "description": "Which fields of objects are ranked, in this order."},
+        "model": {**fields.TEXT, "description": "Any name; the answer contains that of the served model."},
+        "top_n": {**fields.COUNT, "description": "Number of results; all if absent, null or 0."},
+        "return_documents": {**fields.FLAG, "description": "Whether to echo documents; false by default."},
+        "rank_fields": {**fields.NAMES, "description": "Fields of objects to rank, in this order."},
         **fields.INSTRUCTION_FIELDS,
         **fields.RAW_FIELDS,
         **fields.TRUNCATE_FIELD,
-        "return_pairs": {**fields.FLAG, "description": "Add `pairs` to the answer; false by default."},
+        "return_pairs": {
+            **fields.FLAG,
+            "description": "Whether to add `pairs` to the answer; false by default.",
+        },
         "max_chunks_per_doc": fields.IGNORED,
         "max_tokens_per_doc": fields.IGNORED,
         "priority": fields.IGNORED,
@@ -46,7 +49,7 @@ REQUEST_SCHEMA: Final = fields.object_schema(
 
 ANSWER_SCHEMA: Final = answers.closed_schema(
     {
-        "id": {"description": "The request's id.", "type": "string"},
+        "id": {"description": "The request id.", "type": "string"},
         "object": {"const": "rerank"},
         "created": {"description": "Unix time in seconds.", "type": "integer"},
         "model": {"type": "string"},
@@ -65,7 +68,7 @@ ANSWER_SCHEMA: Final = answers.closed_schema(
         },
         "scores": answers.SCORES_SCHEMA,
         "pairs": answers.PAIRS_SCHEMA,
-        "meta": {"description": "What Cohere's clients read.", "type": "object"},
+        "meta": {"description": "Metadata for Cohere's clients.", "type": "object"},
         "usage": answers.USAGE_SCHEMA,
         "status": answers.STATUS_SCHEMA,
     },
@@ -108,10 +111,10 @@ class _Request:
 
 
 def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Read a request.
+    """Convert a body to a request.
 
     Raises:
-        BodyError: Something in it is missing or wrong.
+        BodyError: A value is missing or invalid.
     """
     query = fields.read_query(body)
     documents = fields.read_documents(body)

@@ -1,6 +1,6 @@
-"""What DashScope's own clients send, `input` and `parameters`, and the `output` they read.
+"""The dialect of DashScope's native API: `input` and `parameters`, answered with `output`.
 
-Its OpenAI-compatible mode is no different from Cohere's dialect.
+DashScope's OpenAI-compatible mode uses the dialect of `cohere`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas import answers, fields
 from qwen_rerank_plugins.service.schemas.documents import echo, texts_of
-from qwen_rerank_plugins.service.schemas.request import BodyError, Outcome, RankingRequest
+from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest
 from qwen_rerank_plugins.types import RankedDocument
 
 __all__ = ["ANSWER_SCHEMA", "NAME", "REQUEST_SCHEMA", "read"]
@@ -20,8 +21,8 @@ NAME: Final = "dashscope"
 
 _PARAMETERS: Final = fields.object_schema(
     {
-        "top_n": {**fields.COUNT, "description": "How many documents to give; all if absent, null or 0."},
-        "return_documents": {**fields.FLAG, "description": "Echo each document; false by default."},
+        "top_n": {**fields.COUNT, "description": "Number of results; all if absent, null or 0."},
+        "return_documents": {**fields.FLAG, "description": "Whether to echo documents; false by default."},
         **fields.INSTRUCTION_FIELDS,
     }
 )
@@ -87,17 +88,17 @@ class _Request:
 
 
 def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Read a request.
+    """Convert a body to a request.
 
     Raises:
-        BodyError: Something in it is missing or wrong.
+        BodyError: A value is missing or invalid.
     """
     if body.get("input") is None:
-        raise BodyError("input is missing; allowed: an object with query and documents")
-    asked = fields.read_object(body, "input")
+        raise BodyError("input is missing; pass an object with query and documents")
+    inputs = fields.read_object(body, "input")
     parameters = fields.read_object(body, "parameters")
-    query = fields.read_query(asked, place="input.query")
-    documents = fields.read_documents(asked, place="input.documents")
+    query = fields.read_query(inputs, place="input.query")
+    documents = fields.read_documents(inputs, place="input.documents")
     texts = texts_of(documents, "input.documents")
     return_documents = fields.read_flag(
         parameters, "return_documents", default=False, place="parameters.return_documents"

@@ -1,18 +1,19 @@
-"""From a document as clients send it, a string, an object or a list of fields, to the text that is ranked.
+"""Converts a document of a request (a string, an object or a list of fields) to the text to rank.
 
-Knows no dialect: which documents a request holds, and which fields it wants ranked, is the caller's to find out.
+Knows no dialect; the caller passes the documents and the fields to rank.
 
-A string is its own text. A list of fields is its non-empty items, one a line. An object is, in this order:
+The text of a string is the string. The text of a list of fields is its non-empty items, one per line. The text of an
+object is the first of these that applies:
 
-1. with chosen fields (`rank_fields`), those it has, in the order chosen: one field as its bare value, several as
-   `name: value` lines; the text is empty when it has none of them; a dotted name that is no field leads into nested
-   objects and lists of them;
-2. with `content` parts as vLLM takes them, `{"content": [{"type": "text", "text": ...}]}`, the parts' texts, one a
-   line; parts that are no text (images, sound) are refused, since nothing here could judge them;
-3. its `text`;
-4. all its fields as `name: value` lines, nested ones indented as in YAML, empty ones left out.
+1. With `rank_fields`: these fields, in this order. A single field is its bare value, several are `name: value` lines.
+   The text is empty if the object has none of them. A dotted name that is not a field itself selects from nested
+   objects and lists of objects.
+2. With `content` parts in vLLM's format, `{"content": [{"type": "text", "text": ...}]}`: the texts, one per line. Parts
+   of other types (images, audio) are rejected, since the model only reads text.
+3. Its `text`.
+4. All its fields as `name: value` lines. Nested fields are indented as in YAML, empty ones are omitted.
 
-Values that are no strings are written as in JSON, so nothing that was sent is silently missing from the text.
+Values other than strings are written as JSON, so that no part of a document is silently missing.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from qwen_rerank_plugins.service.schemas.request import BodyError
+from qwen_rerank_plugins.service.errors import BodyError
 
 __all__ = ["DOCUMENT_SCHEMA", "echo", "json_type", "text_of", "texts_of"]
 
-_NO_TEXT_PARTS: Final = (
+_NON_TEXT_PARTS: Final = (
     "audio",
     "audio_url",
     "file",
@@ -38,7 +39,7 @@ _NO_TEXT_PARTS: Final = (
     "video_url",
 )
 _JSON_TYPES: Final[tuple[tuple[type, str], ...]] = (
-    (bool, "boolean"),  # before int, of which it is a kind
+    (bool, "boolean"),  # before int, its base class
     (int, "number"),
     (float, "number"),
     (str, "string"),
@@ -48,8 +49,8 @@ _JSON_TYPES: Final[tuple[tuple[type, str], ...]] = (
 
 DOCUMENT_SCHEMA: Final[dict[str, Any]] = {
     "description": (
-        "A text; or an object, of which `text` is ranked, else all its fields as `name: value` lines; "
-        "or a list of fields, ranked one a line. Content parts as vLLM takes them must be texts."
+        "A string; or an object, ranked by `text` or by all its fields as `name: value` lines; "
+        "or a list of fields, one per line. Content parts in vLLM's format must be texts."
     ),
     "type": ["string", "object", "array"],
     "properties": {
@@ -59,7 +60,7 @@ DOCUMENT_SCHEMA: Final[dict[str, Any]] = {
                 "contains": {
                     "type": "object",
                     "required": ["type"],
-                    "properties": {"type": {"enum": list(_NO_TEXT_PARTS)}},
+                    "properties": {"type": {"enum": list(_NON_TEXT_PARTS)}},
                 },
             }
         }
@@ -68,20 +69,20 @@ DOCUMENT_SCHEMA: Final[dict[str, Any]] = {
 
 
 def json_type(value: object) -> str:
-    """Name a JSON value's type as JSON does; errors say this in place of the value."""
+    """Return the JSON type of a value, which errors show instead of the value."""
     return next((name for kind, name in _JSON_TYPES if isinstance(value, kind)), "null")
 
 
 def text_of(document: Any, place: str, rank_fields: Sequence[str] = ()) -> str:
-    """Give the text of a document that is ranked.
+    """Return the text of a document.
 
     Args:
         document: A JSON value.
-        place: Where it stands in the body, for errors.
-        rank_fields: The fields of an object that are ranked; empty for the default.
+        place: Its place in the body, for errors.
+        rank_fields: Fields of an object to rank; empty for the default.
 
     Raises:
-        BodyError: It is a number, a boolean or null, or has content parts that are no text.
+        BodyError: The document is a number, a boolean or null, or has content parts other than text.
     """
     if isinstance(document, str):
         return document
@@ -90,15 +91,15 @@ def text_of(document: Any, place: str, rank_fields: Sequence[str] = ()) -> str:
     if isinstance(document, dict):
         return _object_text(document, place, rank_fields)
     raise BodyError(
-        f"{place} has the wrong type: {json_type(document)}; allowed: a string, an object or a list of fields"
+        f"{place} has the wrong type: {json_type(document)}; pass a string, an object or a list of fields"
     )
 
 
 def texts_of(documents: Sequence[Any], place: str, rank_fields: Sequence[str] = ()) -> tuple[str, ...]:
-    """Give the text of each document of a list, as `text_of` does.
+    """Return the text of each document in a list.
 
     Raises:
-        BodyError: One of them has none; names its index.
+        BodyError: As for `text_of`; the message contains the index.
     """
     return tuple(
         text_of(document, f"{place}[{index}]", rank_fields) for index, document in enumerate(documents)
@@ -106,7 +107,7 @@ def texts_of(documents: Sequence[Any], place: str, rank_fields: Sequence[str] = 
 
 
 def echo(document: Any, text: str) -> dict[str, Any]:
-    """Give a document as an answer's `document`: an object whole, anything else as its text."""
+    """Return a document for the field `document` of an answer: an object unchanged, others as an object with `text`."""
     return document if isinstance(document, dict) else {"text": text}
 
 
@@ -122,7 +123,7 @@ def _object_text(document: Mapping[str, Any], place: str, rank_fields: Sequence[
 
 
 def _field(value: Any, name: str) -> Any:
-    """Give a field, or what a dotted name leads to, from lists as a list; None where there is nothing."""
+    """Return a field, by name or by dotted path, as a list if the path contains lists; None if it is absent."""
     if isinstance(value, list):
         found = [_field(item, name) for item in value]
         return [item for item in found if item is not None] or None
@@ -135,13 +136,13 @@ def _field(value: Any, name: str) -> Any:
 
 
 def _content_texts(content: Any, place: str) -> list[str] | None:
-    """Give the texts of vLLM's content parts, or None when `content` is an ordinary field."""
+    """Return the texts of vLLM's content parts, or None if `content` is an ordinary field."""
     if not isinstance(content, list):
         return None
     kinds = [part.get("type") if isinstance(part, dict) else None for part in content]
     for index, kind in enumerate(kinds):
-        if isinstance(kind, str) and kind in _NO_TEXT_PARTS:
-            raise BodyError(f"{place}.content[{index}] is no text; allowed: parts whose type is 'text'")
+        if isinstance(kind, str) and kind in _NON_TEXT_PARTS:
+            raise BodyError(f"{place}.content[{index}] is not text; pass only parts of type 'text'")
     if not content or any(kind != "text" for kind in kinds):
         return None
     texts = [part.get("text") for part in content]
@@ -149,14 +150,14 @@ def _content_texts(content: Any, place: str) -> list[str] | None:
 
 
 def _value_text(value: Any) -> str:
-    """Give a value without a name as text: a string as it is, a list's items and an object's fields one a line."""
+    """Return the text of a value: a string unchanged, items of a list and fields of an object one per line."""
     if isinstance(value, str):
         return value
     return "\n".join(_lines(value, bullet="")) if isinstance(value, dict | list) else _scalar(value)
 
 
 def _lines(value: Any, bullet: str = "- ", indent: str = "") -> Iterator[str]:
-    """Write a list's items or an object's fields, one a line; what is nested stands indented below its name."""
+    """Yield the items of a list or the fields of an object as lines; nested values are indented below their name."""
     named = isinstance(value, dict)
     for name, item in value.items() if named else (("", item) for item in value):
         label = f"{indent}{name}:" if named else f"{indent}{bullet}".rstrip()
@@ -168,7 +169,7 @@ def _lines(value: Any, bullet: str = "- ", indent: str = "") -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
-    """Give a value's text; an empty one for what has nothing to say."""
+    """Return the text of a scalar; empty for null and blank strings."""
     if isinstance(value, str):
         return value if value.strip() else ""
     return "" if value is None else json.dumps(value)

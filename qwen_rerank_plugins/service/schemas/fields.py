@@ -1,8 +1,7 @@
-"""The values that requests hold, one reader and one schema each, which say the same. Knows no dialect.
+"""Fields of requests, with one reader and one equivalent schema each. Knows no dialect.
 
-A key whose value is null counts as absent, for clients send every option they know. Booleans may be "true" and
-"false", integers "3" and 2.0, for clients send these as well. A number is never taken for a text. Messages name a
-value's place and type and never the value, which is the caller's.
+Readers accept what clients send in practice: null means absent, booleans may be "true" and "false", integers "3" and
+2.0. A number is never converted to a string. Messages contain the place and type of a value, never the value.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, json_type
-from qwen_rerank_plugins.service.schemas.request import BodyError
 
 __all__ = [
     "COUNT",
@@ -44,13 +43,13 @@ _FLAGS: Final = {"true": True, "True": True, "false": False, "False": False}
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 
 QUERY: Final[dict[str, Any]] = {
-    "description": "What is searched for; not blank.",
+    "description": "The query; not blank.",
     "type": "string",
-    # What str.strip() leaves something of; \S means other characters in other regular expressions.
+    # Equivalent to a non-empty str.strip(); the meaning of \S differs between regular expression engines.
     "pattern": r"[^\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
 }
 DOCUMENTS: Final[dict[str, Any]] = {
-    "description": "What is ranked; at least one.",
+    "description": "The documents to rank; at least one.",
     "type": "array",
     "items": DOCUMENT_SCHEMA,
     "minItems": 1,
@@ -64,25 +63,25 @@ COUNT: Final[dict[str, Any]] = {
         {"type": "string", "pattern": "^[0-9]{1,18}$"},
     ]
 }
-IGNORED: Final[dict[str, Any]] = {"description": "Accepted, without effect."}
+IGNORED: Final[dict[str, Any]] = {"description": "Accepted and ignored."}
 
 INSTRUCTION_FIELDS: Final[dict[str, Any]] = {
     "instruction": {
         **TEXT,
-        "description": "What relevance means; null or blank for the service's default.",
+        "description": "Definition of relevance; null or blank for the default.",
     },
-    "instruct": {**TEXT, "description": "Another spelling of `instruction`, which goes first."},
+    "instruct": {**TEXT, "description": "Alias of `instruction`, which takes precedence."},
 }
 
 RAW_FIELDS: Final[dict[str, Any]] = {
-    "raw_scores": {**FLAG, "description": "Log-odds in place of probabilities."},
-    "use_activation": {**FLAG, "description": "False is another spelling of `raw_scores`: true."},
+    "raw_scores": {**FLAG, "description": "Return log-odds instead of probabilities."},
+    "use_activation": {**FLAG, "description": "False has the effect of `raw_scores`: true."},
 }
 
 TRUNCATE_FIELD: Final[dict[str, Any]] = {
     "truncate": {
         **FLAG,
-        "description": "False: an error in place of a document that was cut; true by default.",
+        "description": "Whether documents may be truncated; if false, a truncated document is an error. True by default.",
     },
 }
 
@@ -90,7 +89,7 @@ TRUNCATE_FIELD: Final[dict[str, Any]] = {
 def object_schema(
     properties: Mapping[str, Any], *, required: Sequence[str] = (), description: str = ""
 ) -> dict[str, Any]:
-    """Describe an object that may have any other keys as well."""
+    """Return the schema of an object with these and any other keys."""
     schema: dict[str, Any] = {"type": "object", "properties": dict(properties)}
     if required:
         schema["required"] = list(required)
@@ -98,15 +97,15 @@ def object_schema(
 
 
 def non_null(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe what a schema does, without null."""
+    """Return a schema without null."""
     return {"allOf": [dict(schema), {"not": {"type": "null"}}]}
 
 
 def read_object(body: Mapping[str, Any], key: str, place: str = "") -> Mapping[str, Any]:
-    """Give an object; an empty one when it is absent.
+    """Return an object; an empty one if it is absent.
 
     Raises:
-        BodyError: It is something else.
+        BodyError: The value has another type.
     """
     value = body.get(key)
     if value is not None and not isinstance(value, dict):
@@ -115,58 +114,58 @@ def read_object(body: Mapping[str, Any], key: str, place: str = "") -> Mapping[s
 
 
 def read_query(body: Mapping[str, Any], key: str = "query", place: str = "") -> str:
-    """Give a text that is not blank.
+    """Return a string that is not blank.
 
     Raises:
-        BodyError: It is absent, no text or blank.
+        BodyError: The value is absent, blank or has another type.
     """
     return check_query(body.get(key), place or key)
 
 
 def check_query(value: Any, place: str) -> str:
-    """Give back a text that is not blank.
+    """Return the value if it is a string that is not blank.
 
     Raises:
-        BodyError: It is no text, or blank.
+        BodyError: The value is null, blank or has another type.
     """
     if value is None:
-        raise BodyError(f"{place} is missing; allowed: a string with at least one visible character")
+        raise BodyError(f"{place} is missing; pass a string with at least one visible character")
     if not isinstance(value, str):
         raise _wrong_type(place, value, "a string")
     if not value.strip():
-        raise BodyError(f"{place} is blank; allowed: a string with at least one visible character")
+        raise BodyError(f"{place} is blank; pass a string with at least one visible character")
     return value
 
 
 def read_documents(body: Mapping[str, Any], key: str = "documents", place: str = "") -> list[Any]:
-    """Give a list that holds something; what it holds is not looked at.
+    """Return a non-empty list. Its items are not checked.
 
     Raises:
-        BodyError: It is absent, no list or, with status 400, empty.
+        BodyError: The value is absent, has another type or, with status 400, is empty.
     """
     return check_list(body.get(key), place or key, "documents")
 
 
 def check_list(value: Any, place: str, of: str) -> list[Any]:
-    """Give back a list that holds something.
+    """Return the value if it is a non-empty list.
 
     Raises:
-        BodyError: It is absent, no list or, with status 400, empty.
+        BodyError: The value is null, has another type or, with status 400, is empty.
     """
     if value is None:
-        raise BodyError(f"{place} is missing; allowed: a list of {of}")
+        raise BodyError(f"{place} is missing; pass a list of {of}")
     if not isinstance(value, list):
         raise _wrong_type(place, value, f"a list of {of}")
     if not value:
-        raise BodyError(f"{place} is empty; allowed: a list of at least one of the {of}", status=400)
+        raise BodyError(f"{place} is empty; pass a list with at least one of the {of}", status=400)
     return value
 
 
 def read_text(body: Mapping[str, Any], key: str, place: str = "") -> str | None:
-    """Give a text, or None when it is absent or blank.
+    """Return a string, or None if it is absent or blank.
 
     Raises:
-        BodyError: It is something else.
+        BodyError: The value has another type.
     """
     value = body.get(key)
     if value is not None and not isinstance(value, str):
@@ -175,10 +174,10 @@ def read_text(body: Mapping[str, Any], key: str, place: str = "") -> str | None:
 
 
 def read_instruction(body: Mapping[str, Any], prefix: str = "") -> str | None:
-    """Give the instruction in either spelling, `instruction` before `instruct`; None when both are absent.
+    """Return `instruction` or its alias `instruct`; None if both are absent.
 
     Raises:
-        BodyError: One of them is no text.
+        BodyError: One of them has another type.
     """
     instruction = read_text(body, "instruction", f"{prefix}instruction")
     instruct = read_text(body, "instruct", f"{prefix}instruct")
@@ -186,20 +185,20 @@ def read_instruction(body: Mapping[str, Any], prefix: str = "") -> str | None:
 
 
 def read_raw(body: Mapping[str, Any]) -> bool:
-    """Tell whether log-odds are wanted in place of probabilities: `raw_scores`, or vLLM's `use_activation` false.
+    """Return whether log-odds are requested: `raw_scores`, or vLLM's `use_activation` set to false.
 
     Raises:
-        BodyError: One of them is no boolean.
+        BodyError: One of them is not a boolean.
     """
     raw = read_flag(body, "raw_scores", default=False)
     return not read_flag(body, "use_activation", default=True) or raw
 
 
 def read_flag(body: Mapping[str, Any], key: str, *, default: bool, place: str = "") -> bool:
-    """Give a boolean, written as one or as a word.
+    """Return a boolean, given as a boolean or a string.
 
     Raises:
-        BodyError: It is something else.
+        BodyError: The value is neither.
     """
     value = body.get(key)
     if value is None:
@@ -212,31 +211,31 @@ def read_flag(body: Mapping[str, Any], key: str, *, default: bool, place: str = 
 
 
 def read_count(body: Mapping[str, Any], key: str, place: str = "") -> int | None:
-    """Give how many are wanted, None for all: absent, null or 0.
+    """Return a number of results; None for all (absent, null or 0).
 
     Raises:
-        BodyError: It is negative, no whole number or something else.
+        BodyError: The value is negative, not an integer, or has another type.
     """
     value = body.get(key)
-    allowed = "a whole number, 0 or null for all"
+    expected = "an integer; 0 or null returns all"
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong_type(place or key, value, allowed)
+        raise _wrong_type(place or key, value, expected)
     if value < 0:
-        raise BodyError(f"{place or key} is negative; allowed: {allowed}")
+        raise BodyError(f"{place or key} is negative; pass {expected}")
     if isinstance(value, float) and not value.is_integer():
-        raise BodyError(f"{place or key} is not whole; allowed: {allowed}")
+        raise BodyError(f"{place or key} is not an integer; pass {expected}")
     return int(value) or None
 
 
 def read_names(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Give a list of names, an empty one when it is absent.
+    """Return a list of names; an empty one if it is absent.
 
     Raises:
-        BodyError: It is no list, or holds something else.
+        BodyError: The value is not a list of strings.
     """
     value = body.get(key)
     if value is None:
@@ -249,5 +248,5 @@ def read_names(body: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _wrong_type(place: str, value: Any, allowed: str) -> BodyError:
-    return BodyError(f"{place} has the wrong type: {json_type(value)}; allowed: {allowed}")
+def _wrong_type(place: str, value: Any, expected: str) -> BodyError:
+    return BodyError(f"{place} has the wrong type: {json_type(value)}; pass {expected}")

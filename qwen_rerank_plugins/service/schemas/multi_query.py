@@ -1,7 +1,7 @@
-"""Several queries at once, each with its own documents: `{"queries": [...], "documents": [[...], ...]}`.
+"""The dialect for several queries with their own documents: `{"queries": [...], "documents": [[...], ...]}`.
 
-The answer has one entry a query, with documents as they were sent unless `return_documents` is false. A single query
-may have its documents unwrapped, when none of them is a list itself.
+The answer has one entry per query and echoes documents unchanged unless `return_documents` is false. For a single
+query, `documents` may be the list itself, if no document is a list.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas import answers, fields
 from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, texts_of
-from qwen_rerank_plugins.service.schemas.request import BodyError, Outcome, RankingRequest
+from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest
 from qwen_rerank_plugins.types import RankedDocument, RerankResult
 
 __all__ = ["ANSWER_SCHEMA", "NAME", "REQUEST_SCHEMA", "read"]
@@ -21,13 +22,13 @@ NAME: Final = "multi_query"
 
 _OPTIONS: Final[dict[str, Any]] = {
     "model": fields.TEXT,
-    "top_n": {**fields.COUNT, "description": "How many documents a query; all if absent, null or 0."},
-    "return_documents": {**fields.FLAG, "description": "Echo each document; true by default."},
-    "rank_fields": {**fields.NAMES, "description": "Which fields of objects are ranked, in this order."},
+    "top_n": {**fields.COUNT, "description": "Number of results per query; all if absent, null or 0."},
+    "return_documents": {**fields.FLAG, "description": "Whether to echo documents; true by default."},
+    "rank_fields": {**fields.NAMES, "description": "Fields of objects to rank, in this order."},
     **fields.INSTRUCTION_FIELDS,
     **fields.RAW_FIELDS,
     **fields.TRUNCATE_FIELD,
-    "return_pairs": {**fields.FLAG, "description": "Add `pairs` to each entry; false by default."},
+    "return_pairs": {**fields.FLAG, "description": "Whether to add `pairs` to each entry; false by default."},
 }
 _UNWRAPPED: Final[dict[str, Any]] = {
     "queries": {"maxItems": 1},
@@ -38,13 +39,13 @@ REQUEST_SCHEMA: Final[dict[str, Any]] = {
     **fields.object_schema(
         {
             "queries": {
-                "description": "What is searched for.",
+                "description": "The queries.",
                 "type": "array",
                 "items": fields.QUERY,
                 "minItems": 1,
             },
             "documents": {
-                "description": "One list of documents a query; as many lists as there are queries.",
+                "description": "One list of documents per query.",
                 "type": "array",
                 "minItems": 1,
             },
@@ -63,7 +64,7 @@ ANSWER_SCHEMA: Final = answers.closed_schema(
     {
         "model": {"type": "string"},
         "results": {
-            "description": "One entry a query, in the order they were sent.",
+            "description": "One entry per query, in input order.",
             "type": "array",
             "items": answers.closed_schema(
                 {
@@ -133,10 +134,10 @@ class _Request:
 
 
 def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Read a request.
+    """Convert a body to a request.
 
     Raises:
-        BodyError: Something in it is missing or wrong, or there are not as many lists as queries.
+        BodyError: A value is missing or invalid, or the numbers of lists and queries differ.
     """
     queries = fields.check_list(body.get("queries"), "queries", "queries")
     for index, query in enumerate(queries):
@@ -164,7 +165,7 @@ def read(body: Mapping[str, Any]) -> RankingRequest:
 
 
 def _read_lists(body: Mapping[str, Any], num_queries: int) -> list[tuple[str, list[Any]]]:
-    """Give each query's documents, with the place where they stand."""
+    """Return the documents of each query, with their place in the body."""
     documents = fields.read_documents(body)
     if num_queries == 1 and not any(isinstance(one, list) for one in documents):
         return [("documents", documents)]
@@ -172,6 +173,6 @@ def _read_lists(body: Mapping[str, Any], num_queries: int) -> list[tuple[str, li
     lists = [fields.check_list(one, place, "documents") for place, one in zip(places, documents, strict=True)]
     if len(lists) != num_queries:
         raise BodyError(
-            f"documents has {len(lists)} lists for {num_queries} queries; allowed: one list a query"
+            f"documents has {len(lists)} lists for {num_queries} queries; pass one list per query"
         )
     return list(zip(places, lists, strict=True))

@@ -1,10 +1,10 @@
-"""What the `rich` recipe for OpenSearch makes a cluster send: a piece of the search itself, and each hit's fields.
+"""The dialect of OpenSearch clusters with the recipe `rich`: an object of the search request, and the hits' fields.
 
-`search` is an object of the search request as the cluster writes it, with the query in `query_text` or `query` and
-perhaps an `instruction`: an object, because the cluster writes a text that looks like JSON, such as `[draft]`, into a
-body without quotes, and because a key that a search leaves out is then simply missing. Documents are objects with the
-hit's fields, of which `rank_fields` says what is ranked; a field may be missing, and a dotted name leads into objects
-and lists. The answer is as short as it can be: scores by position, in the order sent, for the cluster reads them so.
+`search` is an object that the cluster copies from the search request, with the query in `query_text` or `query` and
+optionally an `instruction`. It is an object because the cluster writes a string that looks like JSON, such as
+`[draft]`, without quotes, and because a key that a search omits is then simply absent. Documents are objects with the
+hit's fields; `rank_fields` selects what is ranked, and dotted names select nested fields. The answer only contains
+scores in input order, which the cluster assigns by position.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas import answers, fields
 from qwen_rerank_plugins.service.schemas.documents import texts_of
-from qwen_rerank_plugins.service.schemas.request import BodyError, Outcome, RankingRequest
+from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest
 
 __all__ = ["ANSWER_SCHEMA", "NAME", "REQUEST_SCHEMA", "read"]
 
 NAME: Final = "opensearch"
 
-_INSTRUCTION: Final = {**fields.TEXT, "description": "What relevance means in this search."}
+_INSTRUCTION: Final = {**fields.TEXT, "description": "Definition of relevance for this search."}
 _SEARCH: Final[dict[str, Any]] = {
-    "description": "A piece of the search: the query in `query_text`, else in `query`.",
+    "description": "Part of the search request, with the query in `query_text` or `query`.",
     "type": ["object", "null"],
     "properties": {"instruction": _INSTRUCTION},
     "anyOf": [
@@ -41,12 +42,12 @@ REQUEST_SCHEMA: Final = fields.object_schema(
         "documents": fields.DOCUMENTS,
         "rank_fields": {
             **fields.NAMES,
-            "description": "Which fields of objects are ranked, in this order; `a.b` is `b` in `a`.",
+            "description": "Fields of objects to rank, in this order; `a.b` is `b` in `a`.",
         },
         "model": fields.TEXT,
         "instruction": {
             **fields.TEXT,
-            "description": "What relevance means where the search does not say; null or blank for the default.",
+            "description": "Definition of relevance if `search` has none; null or blank for the default.",
         },
         **fields.RAW_FIELDS,
     },
@@ -80,10 +81,10 @@ class _Request:
 
 
 def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Read a request.
+    """Convert a body to a request.
 
     Raises:
-        BodyError: Something in it is missing or wrong.
+        BodyError: A value is missing or invalid.
     """
     search = fields.read_object(body, "search")
     instruction = fields.read_text(search, "instruction", "search.instruction")
@@ -104,4 +105,4 @@ def _query(search: Mapping[str, Any]) -> str:
     for key in ("query_text", "query"):
         if search.get(key) is not None:
             return fields.read_query(search, key, f"search.{key}")
-    raise BodyError("search.query_text is missing; allowed: a string with at least one visible character")
+    raise BodyError("search.query_text is missing; pass a string with at least one visible character")

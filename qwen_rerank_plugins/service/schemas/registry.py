@@ -1,21 +1,21 @@
-"""The dialects of rerank clients: a request's JSON value in, an `RankingRequest` out, which writes the answer.
+"""All dialects: converts the JSON value of a body to a `RankingRequest`.
 
-On a rerank route the body says which dialect it is, whatever the address: the first of these keys that is there and
-not null decides.
+On a rerank route the body determines the dialect, independent of the path: the first of these keys that is present and
+not null.
 
 | key | dialect |
 | --- | --- |
 | `search` | OpenSearch's `ml_inference` |
 | `texts` | text-embeddings-inference |
 | `input` | DashScope |
-| `queries` | several queries at once |
+| `queries` | several queries |
 | `property` | Weaviate |
 | `top_k` or `truncation` | Voyage |
 | none of them | Cohere, Jina, vLLM, Infinity |
 
-Keys that a dialect does not know are ignored. The schemas say exactly what is accepted, but for one rule that JSON
-Schema has no words for: several queries need as many lists of documents, or on the score route as many documents.
-Nothing here knows HTTP, limits or the model.
+Keys that a dialect does not define are ignored. The schemas describe exactly what is accepted, except for one rule
+that JSON Schema cannot express: several queries require as many lists of documents, or on the score route as many
+documents. Nothing here knows HTTP, limits or the model.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas import (
     cohere,
     dashscope,
@@ -35,13 +36,13 @@ from qwen_rerank_plugins.service.schemas import (
     weaviate,
 )
 from qwen_rerank_plugins.service.schemas.documents import json_type
-from qwen_rerank_plugins.service.schemas.request import BodyError, RankingRequest, Route
+from qwen_rerank_plugins.service.schemas.request import RankingRequest, Route
 
 __all__ = ["DIALECTS", "answer_schema", "read_request", "request_schema"]
 
 _Reader = Callable[[Mapping[str, Any]], RankingRequest]
 
-# Key, reader, schema: the first key that is there and not null decides.
+# Key, reader, schema: the first key that is present and not null applies.
 _BY_KEY: Final[tuple[tuple[str, _Reader, dict[str, Any]], ...]] = (
     ("search", opensearch.read, opensearch.REQUEST_SCHEMA),
     ("texts", tei.read, tei.REQUEST_SCHEMA),
@@ -53,9 +54,9 @@ _BY_KEY: Final[tuple[tuple[str, _Reader, dict[str, Any]], ...]] = (
 )
 
 DIALECTS: Final = tuple(
-    module.NAME for module in (multi_query, cohere, dashscope, opensearch, score, tei, voyage, weaviate)
+    module.NAME for module in (cohere, dashscope, multi_query, opensearch, score, tei, voyage, weaviate)
 )
-"""Every name that `RankingRequest.dialect` can have, sorted."""
+"""Every value of `RankingRequest.dialect`, sorted."""
 
 _ANSWERS: Final[dict[Route, dict[str, Any]]] = {
     Route.RERANK: {
@@ -70,22 +71,22 @@ _ANSWERS: Final[dict[Route, dict[str, Any]]] = {
 
 
 def read_request(route: Route, body: Any) -> RankingRequest:
-    """Read a request's JSON value.
+    """Convert the JSON value of a body to a request.
 
     Args:
-        route: Which kind of address it came to.
-        body: The value, parsed strictly: finite numbers, no lone surrogates, of limited depth.
+        route: Kind of address.
+        body: The value, from `parse_json`.
 
     Raises:
-        BodyError: It is not what its dialect takes; no text of the caller's is in the message.
+        BodyError: The body does not follow its dialect. The message contains no text of the request.
     """
     if not isinstance(body, dict):
-        raise BodyError(f"the body has the wrong type: {json_type(body)}; allowed: an object", status=400)
+        raise BodyError(f"the body has the wrong type: {json_type(body)}; send an object", status=400)
     return _reader(route, body)(body)
 
 
 def request_schema(route: Route) -> dict[str, Any]:
-    """Give the JSON Schema (2020-12, without references) of the bodies that a route accepts."""
+    """Return the JSON Schema (2020-12, without references) of the bodies that a route accepts."""
     if route is Route.SCORE:
         return score.REQUEST_SCHEMA
     if route is Route.DASHSCOPE:
@@ -96,7 +97,7 @@ def request_schema(route: Route) -> dict[str, Any]:
 
 
 def answer_schema(route: Route) -> dict[str, Any]:
-    """Give the JSON Schema (2020-12, without references) of the answers that a route gives."""
+    """Return the JSON Schema (2020-12, without references) of the answers of a route."""
     return _ANSWERS[route]
 
 
@@ -109,7 +110,7 @@ def _reader(route: Route, body: Mapping[str, Any]) -> _Reader:
 
 
 def _chosen_by(key: str, before: list[str], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a body in which `key` decides, for none of the keys `before` it does."""
+    """Return the schema of a body whose dialect `key` determines, since none of the keys `before` it is present."""
     properties = schema["properties"]
     chosen = {**schema, "properties": {**properties, key: fields.non_null(properties[key])}}
     chosen["required"] = list(dict.fromkeys([*schema["required"], key]))
@@ -117,5 +118,5 @@ def _chosen_by(key: str, before: list[str], schema: Mapping[str, Any]) -> dict[s
 
 
 def _without(keys: list[str], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a body in which keys of other dialects are absent, or null."""
+    """Return a schema in which keys of other dialects are absent or null."""
     return {**schema, "properties": {**schema["properties"], **{key: {"type": "null"} for key in keys}}}

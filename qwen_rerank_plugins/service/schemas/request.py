@@ -1,7 +1,7 @@
-"""What every dialect comes down to: lists to be ranked, and how to write the answer.
+"""Types shared by all dialects: the request to rank and the outcome to render.
 
-A dialect turns a request's JSON value into an `RankingRequest`; the app ranks what it asks for, and the exchange turns the
-`Outcome` into the JSON value of the answer. Nothing here knows HTTP, keys or queues.
+A dialect converts the JSON value of a body into a `RankingRequest`. The app ranks it, and the request's `render`
+converts the `Outcome` into the JSON value of the answer. Nothing here knows HTTP, keys or queues.
 """
 
 from __future__ import annotations
@@ -11,26 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qwen_rerank_plugins.errors import InputError
 from qwen_rerank_plugins.types import RerankResult
 
-__all__ = ["BodyError", "Outcome", "RankingRequest", "Route"]
-
-
-class BodyError(InputError):
-    """A request's body is not what its dialect takes; the message names the place and holds no text of the caller's.
-
-    Attributes:
-        status: 400 for what no dialect could take (no JSON object, nothing to rank), 422 for a wrong value.
-    """
-
-    def __init__(self, message: str, *, status: int = 422) -> None:
-        super().__init__(message)
-        self.status = status
+__all__ = ["Outcome", "RankingRequest", "Route"]
 
 
 class Route(enum.StrEnum):
-    """Which kind of address a request came to; within RERANK the body decides on the dialect."""
+    """Kind of address. On RERANK addresses the body determines the dialect."""
 
     RERANK = "rerank"
     SCORE = "score"
@@ -39,12 +26,12 @@ class Route(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What ranking gave.
+    """The result of ranking a request.
 
     Attributes:
-        results: One ranked list a query of the exchange, in its order, with `scores` for every document.
-        model: The name of the model that scored.
-        request_id: The request's id, as the answer's header has it.
+        results: One ranked list per query, in the order of the queries, with `scores` for every document.
+        model: Name of the model.
+        request_id: The request id, as in the answer's header.
         created_s: Unix time in whole seconds.
     """
 
@@ -56,17 +43,17 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RankingRequest:
-    """A request, free of its dialect.
+    """A request, independent of its dialect.
 
     Attributes:
-        dialect: Its name, one of a fixed set, fit for logs and metrics.
-        queries: At least one.
-        documents: One list of texts a query; a text may be empty, a list may not.
-        render: Writes the answer in the dialect, as plain JSON types; scores already rounded for the wire.
-        top_n: How many documents each ranked list holds at most; None for all.
-        instruction: What relevance means; None for the service's default.
-        model: The model's name that was asked for, if any.
-        allow_truncation: False when the client wants an error in place of a document that was cut.
+        dialect: Name of the dialect, from a fixed set, for logs and metrics.
+        queries: At least one query.
+        documents: One list of texts per query; a text may be empty, a list may not.
+        render: Returns the answer in the dialect as plain JSON types, with scores rounded by `wire_number`.
+        top_n: Maximum length of each ranked list; None for all documents.
+        instruction: Definition of relevance; None for the default.
+        model: Name of the requested model, or None.
+        allow_truncation: Whether documents may be truncated; if False, a truncated document is an error.
     """
 
     dialect: str
@@ -80,5 +67,5 @@ class RankingRequest:
 
     @property
     def num_pairs(self) -> int:
-        """Pairs to be scored."""
+        """Number of pairs to score."""
         return sum(map(len, self.documents))

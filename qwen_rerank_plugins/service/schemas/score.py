@@ -1,6 +1,6 @@
-"""What vLLM's score route takes, in its four spellings, and the scores in the order of the pairs.
+"""The dialect of vLLM's score route, in its four spellings, answered with scores in input order.
 
-The left side is one query for all, or one for each document of the right side.
+The left side is one query for all documents, or one query per document.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas import answers, fields
 from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, json_type, text_of, texts_of
-from qwen_rerank_plugins.service.schemas.request import BodyError, Outcome, RankingRequest
+from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest
 from qwen_rerank_plugins.types import PairScore
 
 __all__ = ["ANSWER_SCHEMA", "NAME", "REQUEST_SCHEMA", "SPELLINGS", "read"]
@@ -24,14 +25,14 @@ SPELLINGS: Final = (
     ("queries", "documents"),
     ("queries", "items"),
 )
-"""The names of left and right side: the first left that is there decides, then the first of its rights."""
+"""Names of left and right side: the first left that is present applies, then the first of its rights."""
 
 _LEFT: Final[dict[str, Any]] = {
-    "description": "One query for all documents, or one for each.",
+    "description": "One query for all documents, or one per document.",
     "anyOf": [fields.QUERY, {"type": "array", "items": fields.QUERY, "minItems": 1}],
 }
 _RIGHT: Final[dict[str, Any]] = {
-    "description": "One document, or a list of them; as many as there are queries, if these are several.",
+    "description": "One document or a list; with several queries, one document per query.",
     "anyOf": [{**DOCUMENT_SCHEMA, "type": ["string", "object"]}, fields.DOCUMENTS],
 }
 _OPTIONS: Final[dict[str, Any]] = {
@@ -58,12 +59,12 @@ REQUEST_SCHEMA: Final[dict[str, Any]] = {
 
 ANSWER_SCHEMA: Final = answers.closed_schema(
     {
-        "id": {"description": "The request's id.", "type": "string"},
+        "id": {"description": "The request id.", "type": "string"},
         "object": {"const": "list"},
         "created": {"description": "Unix time in seconds.", "type": "integer"},
         "model": {"type": "string"},
         "data": {
-            "description": "In the order the documents were sent.",
+            "description": "In input order.",
             "type": "array",
             "items": answers.closed_schema(
                 {
@@ -109,17 +110,17 @@ class _Request:
 
 
 def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Read a request.
+    """Convert a body to a request.
 
     Raises:
-        BodyError: Something in it is missing or wrong, or several queries are not as many as the documents.
+        BodyError: A value is missing or invalid, or the numbers of queries and documents differ.
     """
     left, right = _chosen(body)
     queries = _read_queries(body, left)
     texts = _read_documents(body, right)
     if len(queries) > 1 and len(queries) != len(texts):
         raise BodyError(
-            f"{right} has {len(texts)} documents for {len(queries)} of {left}; allowed: one query, or as many"
+            f"{right} has {len(texts)} documents for {len(queries)} of {left}; pass one query, or one per document"
         )
     return RankingRequest(
         dialect=NAME,
@@ -136,7 +137,7 @@ def _chosen(body: Mapping[str, Any]) -> tuple[str, str]:
     left = next((left for left, _ in SPELLINGS if body.get(left) is not None), None)
     if left is None:
         raise BodyError(
-            "text_1 is missing; allowed: text_1 and text_2, data_1 and data_2, or queries and documents or items"
+            "text_1 is missing; pass text_1 and text_2, data_1 and data_2, or queries and documents or items"
         )
     rights = [right for name, right in SPELLINGS if name == left]
     return left, next((right for right in rights if body.get(right) is not None), rights[0])
@@ -156,7 +157,7 @@ def _read_documents(body: Mapping[str, Any], right: str) -> tuple[str, ...]:
         return (text_of(value, right),)
     if value is not None and not isinstance(value, list):
         raise BodyError(
-            f"{right} has the wrong type: {json_type(value)}; allowed: a document or a list of them"
+            f"{right} has the wrong type: {json_type(value)}; pass a document or a list of documents"
         )
     documents = fields.check_list(value, right, "documents")
     return texts_of(documents, right)

@@ -1,7 +1,7 @@
-"""What text-embeddings-inference's clients send, `texts`, and the bare array they read.
+"""The dialect of text-embeddings-inference: `texts`, answered with a bare array.
 
-`top_n`, which the original does not know, is honoured as llama.cpp does, because LiteLLM sends it. A text may be an
-object or a list of fields as well; the echo is the text that was ranked, for clients read a string.
+`top_n`, which the original does not define, is supported as in llama.cpp, because LiteLLM sends it. A text may also be
+an object or a list of fields; the echo is the ranked text, because clients expect a string.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ REQUEST_SCHEMA: Final = fields.object_schema(
         "query": fields.QUERY,
         "texts": fields.DOCUMENTS,
         "model": fields.TEXT,
-        "top_n": {**fields.COUNT, "description": "How many texts to give; all if absent, null or 0."},
-        "return_text": {**fields.FLAG, "description": "Echo each text; false by default."},
+        "top_n": {**fields.COUNT, "description": "Number of results; all if absent, null or 0."},
+        "return_text": {**fields.FLAG, "description": "Whether to echo texts; false by default."},
         **fields.INSTRUCTION_FIELDS,
         **fields.RAW_FIELDS,
         **fields.TRUNCATE_FIELD,
@@ -61,10 +61,10 @@ class _Request:
 
 
 def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Read a request.
+    """Convert a body to a request.
 
     Raises:
-        BodyError: Something in it is missing or wrong.
+        BodyError: A value is missing or invalid.
     """
     query = fields.read_query(body)
     documents = fields.read_documents(body, "texts")

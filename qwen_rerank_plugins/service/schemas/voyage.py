@@ -1,4 +1,4 @@
-"""What Voyage's clients send, `top_k` or `truncation`, and the `data` they read; a document is echoed as a string."""
+"""The dialect of Voyage: `top_k` or `truncation`, answered with `data`. Documents are echoed as strings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REQUEST_SCHEMA: Final = fields.object_schema(
         "query": fields.QUERY,
         "documents": fields.DOCUMENTS,
         "model": fields.TEXT,
-        "top_k": {**fields.COUNT, "description": "How many documents to give; all if absent, null or 0."},
-        "return_documents": {**fields.FLAG, "description": "Echo each document; false by default."},
+        "top_k": {**fields.COUNT, "description": "Number of results; all if absent, null or 0."},
+        "return_documents": {**fields.FLAG, "description": "Whether to echo documents; false by default."},
         "truncation": {
             **fields.FLAG,
-            "description": "False: an error in place of a document that was cut; true by default.",
+            "description": "Whether documents may be truncated; if false, a truncated document is an error. True by default.",
         },
         **fields.INSTRUCTION_FIELDS,
     },
@@ -73,10 +73,10 @@ class _Request:
 
 
 def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Read a request.
+    """Convert a body to a request.
 
     Raises:
-        BodyError: Something in it is missing or wrong.
+        BodyError: A value is missing or invalid.
     """
     query = fields.read_query(body)
     documents = fields.read_documents(body)

@@ -1,6 +1,6 @@
-"""What Weaviate's `reranker-transformers` module sends, `property` (an empty text in fact), and the scores it reads.
+"""The dialect of Weaviate's `reranker-transformers` module: `property` (an empty string), answered with `scores`.
 
-It assigns scores by position, so they come in the order of the documents, and none is cut.
+Weaviate assigns scores by position, so the answer has all of them, in input order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ REQUEST_SCHEMA: Final = fields.object_schema(
     {
         "query": fields.QUERY,
         "documents": fields.DOCUMENTS,
-        "property": {**fields.TEXT, "description": "Any text, without effect."},
+        "property": {**fields.TEXT, "description": "Any string; ignored."},
         **fields.INSTRUCTION_FIELDS,
     },
     required=["query", "documents"],
@@ -32,7 +32,7 @@ ANSWER_SCHEMA: Final = answers.closed_schema(
     {
         "query": {"type": "string"},
         "scores": {
-            "description": "Weaviate: in the order the documents were sent.",
+            "description": "Weaviate: in input order.",
             "type": "array",
             "items": answers.closed_schema({"document": {"type": "string"}, "score": answers.SCORE_SCHEMA}),
         },
@@ -56,10 +56,10 @@ class _Request:
 
 
 def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Read a request.
+    """Convert a body to a request.
 
     Raises:
-        BodyError: Something in it is missing or wrong.
+        BodyError: A value is missing or invalid.
     """
     fields.read_text(body, "property")
     query = fields.read_query(body)

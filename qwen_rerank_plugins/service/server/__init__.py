@@ -1,1 +1,1 @@
-"""The process: socket, HTTP protocol, logging, signals and shutdown."""
+"""The server process: socket, HTTP protocol, signals and shutdown."""

@@ -1,7 +1,7 @@
-"""HTTP connections with deadlines: slow heads, slow bodies, readers that stop reading, heads without end.
+"""HTTP connections with timeouts for heads, bodies and clients that do not read, and a limit for heads.
 
-uvicorn's own protocol waits for ever for the rest of a request, and an app never sees a head that does not end. This one
-ends such connections. The app itself answers 408 for a body that it waits for; here only what is left over is cut off.
+uvicorn's protocol waits indefinitely for the rest of a request, and the app never sees an incomplete head. The app
+itself answers 408 for a body that it waits for; this protocol closes connections that the app no longer reads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from qwen_rerank_plugins.service.api.body import MORE_TIME
+from qwen_rerank_plugins.service.api.body import EXTEND_BODY_TIMEOUT
 from qwen_rerank_plugins.service.errors import Problem, unavailable
 from qwen_rerank_plugins.service.middleware.request_context import SECURITY_HEADERS
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
@@ -28,9 +28,9 @@ __all__ = ["DeadlineProtocol", "protocol_class"]
 logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
-APP_MARGIN_S = 5.0  # the app, which can answer, comes first
+APP_MARGIN_S = 5.0  # so that the app, which can answer, times out first
 
-LAST_CALL_S = 0.25  # for a request that left its client before that could know of the end
+LAST_CALL_S = 0.25  # for a request that was sent before its client could notice the shutdown
 
 _PHRASES = {
     400: "Bad Request",
@@ -41,11 +41,11 @@ _PHRASES = {
 
 
 class DeadlineProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, with an end to everything that a client can draw out.
+    """uvicorn's HTTP/1.1 protocol with timeouts and limits.
 
     Attributes:
-        receive_timeout_s: For a head, again for a body, and between two steps of reading an answer.
-        max_connections: Above it a new connection is answered 503 and closed.
+        receive_timeout_s: Timeout for a head, for a body, and for a client that does not read its answer.
+        max_connections: Further connections are answered 503 and closed.
     """
 
     receive_timeout_s = 30.0
@@ -59,138 +59,138 @@ class DeadlineProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._receiving: asyncio.TimerHandle | None = None
-        self._sending: asyncio.TimerHandle | None = None
+        self._receive_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
         self._in_head = True
         self._head_bytes = 0
         self._unsent_bytes = 0
-        self._is_last_call = False
+        self._is_shutting_down = False
 
-    # What comes in.
+    # Receiving.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin with a deadline for the first head, or refuse one connection too many."""
+        """Start the timeout for the first head, or reject a connection above the limit."""
         super().connection_made(cast(asyncio.Transport, transport))
         if len(self.connections) > self.max_connections:
-            self._refuse(unavailable("too many connections; try again later", reason="connections"))
+            self._reject(unavailable("too many connections; retry later", reason="connections"))
             return
-        self._expect(self.receive_timeout_s)
+        self._start_receive_timer(self.receive_timeout_s)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, but not with a head without end."""
+        """Feed the parser, and reject a head that is too large."""
         if self._in_head:
-            if self._receiving is None:  # the first bytes of a later request on this connection
-                self._expect(self.receive_timeout_s)
+            if self._receive_timer is None:  # first bytes of a later request on this connection
+                self._start_receive_timer(self.receive_timeout_s)
             self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            message = f"the request's head is too large; allowed: {MAX_HEAD_BYTES} bytes"
-            self._refuse(Problem(431, message, reason="head"))
+            message = f"the request's head is too large; send at most {MAX_HEAD_BYTES} bytes"
+            self._reject(Problem(431, message, reason="head"))
 
     def on_message_begin(self) -> None:
-        """A head begins, perhaps in the same packet in which the request before it ended."""
+        """Start the timeout for a head, which may begin in the packet that ends the previous request."""
         super().on_message_begin()
         self._head_bytes = max(self._head_bytes, 1)
-        if self._receiving is None:
-            self._expect(self.receive_timeout_s)
+        if self._receive_timer is None:
+            self._start_receive_timer(self.receive_timeout_s)
 
     def on_headers_complete(self) -> None:
-        """Go on to the body, which has its own time."""
+        """Start the timeout for the body."""
         self._in_head, self._head_bytes = False, 0
-        self._expect(self.receive_timeout_s + APP_MARGIN_S)
-        self._offer_more_time()
+        self._start_receive_timer(self.receive_timeout_s + APP_MARGIN_S)
+        self._offer_extension()
         super().on_headers_complete()
-        if self._is_last_call and self.cycle is not None:
+        if self._is_shutting_down and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
-        """Nothing more is expected until the next request."""
+        """Stop the timeout until the next request."""
         self._in_head, self._head_bytes = True, 0
-        self._stop_expecting()
+        self._stop_receive_timer()
         super().on_message_complete()
 
-    def _offer_more_time(self) -> None:
-        """Let the app begin the body's time anew: only it knows which bodies may be long, and how fast they come."""
+    def _offer_extension(self) -> None:
+        """Let the app restart the timeout for the body; only it knows which bodies may be long."""
         scope: Any = self.scope
 
-        def more_time() -> None:
+        def extend_body_timeout() -> None:
             if self.scope is scope and not self._in_head:
-                self._expect(self.receive_timeout_s + APP_MARGIN_S)
+                self._start_receive_timer(self.receive_timeout_s + APP_MARGIN_S)
 
-        scope["state"][MORE_TIME] = more_time
+        scope["state"][EXTEND_BODY_TIMEOUT] = extend_body_timeout
 
-    def _expect(self, seconds: float) -> None:
-        self._stop_expecting()
-        self._receiving = self.loop.call_later(seconds, self._too_slow)
+    def _start_receive_timer(self, seconds: float) -> None:
+        self._stop_receive_timer()
+        self._receive_timer = self.loop.call_later(seconds, self._on_receive_timeout)
 
-    def _stop_expecting(self) -> None:
-        if self._receiving is not None:
-            self._receiving.cancel()
-            self._receiving = None
+    def _stop_receive_timer(self) -> None:
+        if self._receive_timer is not None:
+            self._receive_timer.cancel()
+            self._receive_timer = None
 
-    def _too_slow(self) -> None:
-        self._receiving = None
+    def _on_receive_timeout(self) -> None:
+        self._receive_timer = None
         if self.transport.is_closing():
             return
         if self.flow.read_paused or (self._in_head and self._is_answering):
-            self._expect(self.receive_timeout_s)  # it is this side that does not go on
+            self._start_receive_timer(self.receive_timeout_s)  # the server is the one that is not reading
         elif self._in_head and self._head_bytes:
-            message = f"the request's head did not arrive in time; allowed: {self.receive_timeout_s:g} s"
-            self._refuse(Problem(408, message, reason="slow_client"))
+            message = f"the request's head did not arrive within {self.receive_timeout_s:g} s; send it faster"
+            self._reject(Problem(408, message, reason="slow_client"))
         elif self._in_head:
-            self.transport.close()  # it never said a word
+            self.transport.close()  # no request was sent
         else:
-            logger.info("a client was cut off: the rest of its body did not come")
+            logger.info("closed a connection: the rest of the body did not arrive")
             self.transport.abort()
 
-    # What goes out.
+    # Sending.
 
     def pause_writing(self) -> None:
-        """Watch a client that does not take its answer."""
+        """Start the timeout for a client that does not read its answer."""
         super().pause_writing()
-        self._watch_sending()
+        self._start_send_timer()
 
     def resume_writing(self) -> None:
-        """The client reads on."""
+        """Stop that timeout."""
         super().resume_writing()
-        self._stop_watching()
+        self._stop_send_timer()
 
-    def _watch_sending(self) -> None:
-        self._stop_watching()
+    def _start_send_timer(self) -> None:
+        self._stop_send_timer()
         self._unsent_bytes = self._count_unsent()
-        self._sending = self.loop.call_later(self.receive_timeout_s, self._check_sending)
+        self._send_timer = self.loop.call_later(self.receive_timeout_s, self._on_send_timeout)
 
-    def _stop_watching(self) -> None:
-        if self._sending is not None:
-            self._sending.cancel()
-            self._sending = None
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
-    def _check_sending(self) -> None:
-        self._sending = None
+    def _on_send_timeout(self) -> None:
+        self._send_timer = None
         if not self.transport.get_write_buffer_size():
             return
         if self._count_unsent() >= self._unsent_bytes:
-            logger.info("a client was cut off: it did not read its answer")
+            logger.info("closed a connection: the client did not read its answer")
             self.transport.abort()
         else:
-            self._watch_sending()
+            self._start_send_timer()
 
     def _count_unsent(self) -> int:
-        """Bytes that the client has not taken, those in the system's buffer included, which can hold megabytes."""
+        """Return the bytes that the client has not received, including those in the socket's buffer."""
         queued = _queued_bytes(self.transport.get_extra_info("socket"))
         return self.transport.get_write_buffer_size() + queued
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, also when its last answer was not read."""
+        """Close an idle connection, also if its last answer was not read."""
         super().timeout_keep_alive_handler()
         if self.transport.get_write_buffer_size():
-            self._watch_sending()
+            self._start_send_timer()
 
-    # The end.
+    # Closing.
 
     def shutdown(self) -> None:
-        """Close in order; a request may be on its way to a connection that is idle, and still gets its answer."""
-        self._is_last_call = True
+        """Close gracefully: a request that is already on its way to an idle connection is still answered."""
+        self._is_shutting_down = True
         if self._is_answering:
             super().shutdown()
         else:
@@ -201,25 +201,23 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Leave no timer behind."""
-        self._stop_expecting()
-        self._stop_watching()
+        """Cancel all timers."""
+        self._stop_receive_timer()
+        self._stop_send_timer()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP in the same shape as everything else."""
-        self._refuse(Problem(400, msg.rstrip("."), reason="http"))
+        """Answer invalid HTTP with the usual error body."""
+        self._reject(Problem(400, msg.rstrip("."), reason="http"))
 
     @property
     def _is_answering(self) -> bool:
-        """Whether an earlier request on this connection has no whole answer yet."""
-        return not getattr(
-            self.cycle, "response_complete", True
-        )  # there is no cycle before the first request
+        """Whether the answer to an earlier request on this connection is incomplete."""
+        return not getattr(self.cycle, "response_complete", True)  # no cycle before the first request
 
-    def _refuse(self, problem: Problem) -> None:
-        """Answer without the app, and close; in the middle of another answer, only close."""
-        self._stop_expecting()
+    def _reject(self, problem: Problem) -> None:
+        """Answer without the app and close the connection; during another answer, only close it."""
+        self._stop_receive_timer()
         if self._is_answering:
             self.transport.abort()
             return
@@ -240,7 +238,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
 
 def _queued_bytes(connection: socket.socket | None) -> int:
-    """Bytes in a socket's send buffer, as far as the system tells it."""
+    """Return the bytes in a socket's send buffer; 0 if the system does not report them."""
     if connection is None or sys.platform != "linux":
         return 0
     import fcntl
@@ -254,6 +252,6 @@ def _queued_bytes(connection: socket.socket | None) -> int:
 
 
 def protocol_class(*, receive_timeout_s: float, max_connections: int) -> type[DeadlineProtocol]:
-    """The protocol with these limits, as the class that uvicorn wants."""
+    """Return a protocol class with these limits, as uvicorn expects."""
     limits = {"receive_timeout_s": receive_timeout_s, "max_connections": max_connections}
     return type("Protocol", (DeadlineProtocol,), limits)

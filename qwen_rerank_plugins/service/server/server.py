@@ -1,4 +1,4 @@
-"""The service as a process: its socket, its signals, its end. It prints nothing; whoever calls it is told of events."""
+"""The server process: socket, signals and shutdown. It prints nothing; events are reported to the caller."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import uvicorn
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.service.app import create_app
-from qwen_rerank_plugins.service.app_state import Service
+from qwen_rerank_plugins.service.app_state import AppState
 from qwen_rerank_plugins.service.lifecycle import Event, Lifecycle
 from qwen_rerank_plugins.service.logs import log_config
 from qwen_rerank_plugins.service.server.protocol import protocol_class
@@ -33,17 +33,17 @@ logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 BACKLOG = 2048
-ABORT_MARGIN_S = 2  # in which requests that are ended answer so
-HANG_MARGIN_S = 15.0  # after which a process that does not end is ended
+ABORT_MARGIN_S = 2  # for aborted requests to be answered
+HANG_MARGIN_S = 15.0  # after which a hanging process exits
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def bind(settings: ServiceSettings) -> socket.socket:
-    """Listen on the address of the settings.
+    """Return a socket that listens on the configured address.
 
     Raises:
-        ConfigurationError: The port is busy or not allowed, or there is no such address here.
+        ConfigurationError: The port is in use or not permitted, or the address does not exist.
     """
     host, port = settings.host, settings.port
     try:
@@ -57,20 +57,20 @@ def _bind_message(error: OSError, host: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"port {port!r} on {host!r} is in use by another program; choose another with --port"
     if error.errno == errno.EACCES:
-        return f"port {port!r} is not allowed for this user; choose one above 1023 with --port"
+        return f"no permission to listen on port {port!r}; choose one above 1023 with --port"
     return f"cannot listen on host {host!r}, port {port!r}: {error.strerror}; choose with --host and --port"
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server that drains on the first signal, ends at once on the second, and ends when the engine is gone.
+    """uvicorn's server, which drains on the first signal, exits on the second, and exits if the engine is lost.
 
     Args:
-        config: uvicorn's own settings.
-        lifecycle: The engine's life.
-        settings: The service's settings.
+        config: Settings of uvicorn.
+        lifecycle: Lifecycle of the engine.
+        settings: Settings of the service.
 
     Attributes:
-        exit_code: What the process should end with.
+        exit_code: Exit code for the process.
     """
 
     def __init__(self, config: uvicorn.Config, lifecycle: Lifecycle, settings: ServiceSettings) -> None:
@@ -82,24 +82,24 @@ class Server(uvicorn.Server):
         lifecycle.on_fatal = self._on_fatal
 
     def drain(self) -> None:
-        """Say no to new requests, finish the accepted ones, and end. Safe in a signal's handler."""
+        """Reject new requests, finish accepted ones, and stop. Safe in a signal handler."""
         if self._exit_at == math.inf:
             self._lifecycle.drain()
             self._exit_at = time.monotonic() + self._settings.shutdown_delay_s
 
     def _on_fatal(self, error: Exception) -> None:
-        logger.error("the service ends: %s", type(error).__name__)
+        logger.error("stopping the service: %s", type(error).__name__)
         self.exit_code = EXIT_FAILED
         self.drain()
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second: whether to stop listening."""
+        """Return whether to stop listening; uvicorn calls it ten times per second."""
         if time.monotonic() >= self._exit_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish what was accepted, for as long as the grace lasts."""
+        """Finish accepted requests within the grace period."""
         import asyncio
 
         self._lifecycle.drain()
@@ -110,7 +110,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals while serving; in another thread than the main one there are none."""
+        """Handle signals while serving, if this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -121,13 +121,13 @@ class Server(uvicorn.Server):
             for one, handler in before.items():
                 signal.signal(one, handler)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the signal module's)
-        """End in order; at the second signal, at once."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (signature of a signal handler)
+        """Drain; on the second signal, exit immediately."""
         if self._exit_at != math.inf:
             os._exit(128 + sig)
         self.drain()
         seconds = self._settings.shutdown_delay_s + self._settings.shutdown_grace_s + HANG_MARGIN_S
-        hang = threading.Timer(seconds, os._exit, [EXIT_FAILED])  # a scorer's thread may never come back
+        hang = threading.Timer(seconds, os._exit, [EXIT_FAILED])  # a scorer's thread may hang
         hang.daemon = True
         hang.start()
 
@@ -140,20 +140,20 @@ def make_server(
     scorer: Scorer | None = None,
     configure_logging: bool = True,
 ) -> Server:
-    """Put app and server together; nothing is bound or loaded yet. Its `run(sockets=[...])` serves.
+    """Create app and server without binding a port or loading the model. Call `run(sockets=[...])` to serve.
 
     Args:
-        config: The reranker's settings.
-        settings: The service's own.
-        announce: Is told of events.
-        scorer: Scores in place of the one that the settings mean.
-        configure_logging: Write log lines to standard error, in the format of the settings.
+        config: Settings of the reranker.
+        settings: Settings of the service.
+        announce: Called with events.
+        scorer: Replaces the configured scorer.
+        configure_logging: Whether to configure logging to standard error.
 
     Raises:
-        ConfigurationError: A setting is wrong.
+        ConfigurationError: A setting is invalid.
     """
     app = create_app(config, settings=settings, scorer=scorer, announce=announce)
-    service: Service = app.state.service
+    state: AppState = app.state.service
     protocol = protocol_class(
         receive_timeout_s=settings.receive_timeout_s, max_connections=settings.max_connections
     )
@@ -170,7 +170,7 @@ def make_server(
         timeout_keep_alive=math.ceil(settings.keep_alive_s),
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + ABORT_MARGIN_S,
     )
-    return Server(server_config, service.lifecycle, settings)
+    return Server(server_config, state.lifecycle, settings)
 
 
 def serve(
@@ -180,43 +180,43 @@ def serve(
     announce: Callable[[Event], None] | None = None,
     scorer: Scorer | None = None,
 ) -> int:
-    """Serve until a signal comes, and give the exit code: 0, or 1 when the model could not be loaded or its engine died.
+    """Serve until a signal, and return the exit code: 0, or 1 if loading failed or the engine died.
 
-    The port is taken before anything is loaded, so that a busy one is known at once.
+    The port is bound before the model is loaded, so that a port in use fails immediately.
 
     Args:
-        config: The reranker's settings.
-        settings: The service's own; None for the section `service` of `config`.
-        announce: Is told of events, first of all "listening" with the address.
-        scorer: Scores in place of the one that the settings mean.
+        config: Settings of the reranker.
+        settings: Settings of the service; by default the section `service` of `config`.
+        announce: Called with events, first "listening" with the address.
+        scorer: Replaces the configured scorer.
 
     Raises:
-        ConfigurationError: A setting is wrong, or the address cannot be listened on.
-        MissingDependencyError: A package for tracing is missing.
+        ConfigurationError: A setting is invalid, or the address cannot be bound.
+        MissingDependencyError: A package for tracing is not installed.
     """
     settings = ServiceSettings.from_config(config) if settings is None else settings
-    tell = _freezing(announce or (lambda _: None))
+    announce = _freeze_after_loading(announce or (lambda _: None))
     listener = bind(settings)
     try:
-        server = make_server(config, settings, announce=tell, scorer=scorer)
+        server = make_server(config, settings, announce=announce, scorer=scorer)
         host, port = listener.getsockname()[:2]
-        tell(Event("listening", address=(host, port)))
+        announce(Event("listening", address=(host, port)))
         server.run(sockets=[listener])
     finally:
         listener.close()
     return server.exit_code
 
 
-def _freezing(announce: Callable[[Event], None]) -> Callable[[Event], None]:
-    """Keep the garbage collector away from what was loaded, which stays.
+def _freeze_after_loading(announce: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Exclude the loaded objects from garbage collection.
 
-    A full collection over torch's objects stops every thread for a tenth of a second.
+    A full collection over torch's objects stops every thread for about 0.1 s.
     """
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if event.kind == "loaded":
             gc.collect()
             gc.freeze()
         announce(event)
 
-    return tell
+    return on_event

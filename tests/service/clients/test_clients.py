@@ -61,7 +61,7 @@ def base_url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def right() -> list[tuple[int, float]]:
-    """What the core itself gives, best first."""
+    """Return the results of the core, best first."""
     with Reranker(model="demo") as reranker:
         result = reranker.rank(QUERY, DOCUMENTS)
     return [(ranked.index, ranked.relevance_score or 0.0) for ranked in result.results]
@@ -109,7 +109,7 @@ def environment(name: str) -> Path:
 
 
 def plain() -> dict[str, str]:
-    """The environment without coverage, settings and keys of whoever runs the tests."""
+    """Return the environment without coverage, settings and keys."""
     dropped = ("COVERAGE_", "COHERE_", "CO_API", "JINA_", "VOYAGE_", "PYTHON", "QWEN_RERANK_", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
 

@@ -1,7 +1,7 @@
-"""What a JSON schema cannot say of a request: lists that belong together have as many entries.
+"""The rule that the JSON schemas cannot express: corresponding lists have the same length.
 
 Loaded by Schemathesis itself (SCHEMATHESIS_HOOKS). Bodies that break this rule alone are answered with status 422, which
-`tests/service/dialects` shows; here they would count as valid ones that were refused.
+`tests/service/schemas` shows; here they would count as valid ones that were refused.
 """
 
 from __future__ import annotations

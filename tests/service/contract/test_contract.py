@@ -1,4 +1,4 @@
-"""The service does what its OpenAPI description says, and nothing else: Schemathesis, with all of its checks.
+"""The service follows its OpenAPI description: Schemathesis, with all of its checks.
 
 Thousands of requests, drawn from the description and against it: what it allows must be served, what it forbids must
 be refused, every answer must have a status, type and form that is described, and none may be a server error.

@@ -1,4 +1,4 @@
-"""The remote backend over HTTP against the real service: the same results as the model in the process gives."""
+"""The remote backend with the real service returns the results of the model in the process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_every_dialect_gives_the_order_and_the_scores_of_the_model_itself(
     )
 
 
-def test_our_own_service_tells_everything_that_the_model_itself_would(
+def test_our_own_service_returns_everything_that_the_model_would(
     running: RunningService, local: RerankResult
 ) -> None:
     with remote(running) as reranker:
@@ -97,11 +97,11 @@ def test_a_service_that_went_away_leaves_the_first_order_or_an_error(running: Ru
     with Reranker(on_error="keep_order", top_n=2, **settings) as forgiving:
         result = forgiving.rank(QUERY, DOCUMENTS)
     assert (result.status, [ranked.index for ranked in result.results]) == ("failed", [0, 1])
-    with Reranker(**settings) as strict, pytest.raises(RemoteConnectionError, match="reached"):
+    with Reranker(**settings) as strict, pytest.raises(RemoteConnectionError, match="cannot reach"):
         strict.rank(QUERY, DOCUMENTS)
 
 
-def test_a_key_is_sent_and_a_missing_one_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_sent_and_a_missing_one_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_KEYS", "open-sesame")
     with running_service(api_keys_env="SERVICE_KEYS") as guarded:
         with remote(guarded, api_key="open-sesame") as reranker:

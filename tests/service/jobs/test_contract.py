@@ -1,4 +1,4 @@
-"""The addresses of jobs do what their OpenAPI description says, and nothing else: Schemathesis, with all of its checks."""
+"""The addresses of jobs follow their OpenAPI description: Schemathesis, with all of its checks."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def test_parquet_goes_up_and_comes_down_ranked(client: Client) -> None:
         (b'{"query": "a", "document": "b"}\n', {"name": "A.NDJSON"}, "jsonl"),
     ],
 )
-def test_the_format_is_told_by_parameter_type_or_name(
+def test_the_format_comes_from_parameter_type_or_name(
     client: Client, content: bytes, parameters: dict[str, str], name: str
 ) -> None:
     job = client.wait(client.upload(content, {"Content-Type": "application/octet-stream"}, **parameters))
@@ -187,7 +187,7 @@ def test_a_file_without_the_columns_is_named_as_its_owner_named_it(client: Clien
     assert "input.csv" not in message
 
 
-def test_rows_can_be_set_aside_and_fetched_with_the_reason(client: Client) -> None:
+def test_rejected_rows_can_be_downloaded_with_the_reason(client: Client) -> None:
     content = csv_file([*ROWS[:3], {"query": " ", "document": "x"}])
     job_id = client.upload(content, name="../../etc/my rows.csv", on_bad_row="set_aside")
     job = client.wait(job_id)
@@ -243,7 +243,7 @@ def test_no_name_reaches_a_path_or_breaks_a_header(client: Client, folder: Path,
         ({"query_column": " "}, "query_column"),
         ({"on_bad_row": "ignore"}, "on_bad_row"),
         ({"instruction": "x" * 10_001}, "instruction is too long"),
-        ([("top_n", "1"), ("top_n", "2")], "top_n comes twice"),
+        ([("top_n", "1"), ("top_n", "2")], "top_n is repeated"),
     ],
 )
 def test_a_wrong_parameter_is_named_before_anything_is_kept(
@@ -255,7 +255,7 @@ def test_a_wrong_parameter_is_named_before_anything_is_kept(
     assert {path.name for path in folder.iterdir()} == before
 
 
-def test_a_file_whose_format_nobody_knows_is_refused(client: Client) -> None:
+def test_a_file_of_unknown_format_is_rejected(client: Client) -> None:
     octets = {"Content-Type": "application/octet-stream"}
     assert "format=" in assert_problem(client.post(b"x", octets, name="a.xlsx"), 422)["message"]
     assert_problem(client.post(b"x", octets), 422)
@@ -334,7 +334,7 @@ def test_without_a_folder_there_are_no_such_addresses() -> None:
         assert "507" not in described["components"]["responses"]
 
 
-def test_with_one_they_are_described_and_told(client: Client) -> None:
+def test_with_a_folder_the_addresses_are_described(client: Client) -> None:
     info = client.http.get("/info").json()
     assert info["jobs"]["formats"] == ["csv", "jsonl", "parquet"]
     assert info["jobs"]["max_upload_bytes"] == 256 << 20

@@ -1,4 +1,4 @@
-"""Jobs over time: killed and started anew, drained, cancelled, forgotten; engines that fail under them."""
+"""Jobs over time: killed and resumed, drained, cancelled, expired; with engines that fail."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def client_of(running: RunningProcess) -> Client:
 
 
 def undisturbed(folder: Path) -> bytes:
-    """The result of a run that nobody interrupts."""
+    """Return the result of an uninterrupted run."""
     with serving(folder / "calm", config=RerankConfig(**SMALL_CALLS), scorer=SteeredScorer()) as (_, client):
         job_id = client.upload(csv_file(ROWS))
         assert client.wait(job_id)["state"] == "done"
@@ -100,12 +100,12 @@ def test_a_drained_service_stops_a_job_and_the_next_one_goes_on(tmp_path: Path) 
         client = client_of(running)
         assert client.wait(job_id)["state"] == "done"
         assert client.result(job_id).content == wanted
-        figures = client.http.get("/metrics").text
-    (num_pairs,) = re.findall(r"^rerank_job_pairs_total ([0-9.]+)$", figures, flags=re.MULTILINE)
+        metrics = client.http.get("/metrics").text
+    (num_pairs,) = re.findall(r"^rerank_job_pairs_total ([0-9.]+)$", metrics, flags=re.MULTILINE)
     assert 0 < float(num_pairs) <= len(ROWS) - 50  # the rest was scored before
 
 
-def test_a_job_begins_anew_under_another_model(tmp_path: Path) -> None:
+def test_a_job_restarts_with_another_model(tmp_path: Path) -> None:
     slow = SteeredScorer(delay_s=0.05)
     folder = tmp_path / "jobs"
     with serving(folder, config=RerankConfig(**SMALL_CALLS), scorer=slow) as (_, client):
@@ -119,7 +119,7 @@ def test_a_job_begins_anew_under_another_model(tmp_path: Path) -> None:
         assert (job["state"], job["model"], job["num_written"]) == ("done", "another", len(ROWS))
 
 
-def test_a_job_that_runs_is_cancelled_and_gone_at_once(tmp_path: Path) -> None:
+def test_a_running_job_is_cancelled_and_deleted_at_once(tmp_path: Path) -> None:
     scorer = SteeredScorer(delay_s=30.0)
     with serving(tmp_path, scorer=scorer) as (running, client):
         job_id = client.upload(csv_file(ROWS))
@@ -158,16 +158,14 @@ def test_a_finished_job_is_forgotten_after_its_time(tmp_path: Path) -> None:
         assert {path.name for path in tmp_path.iterdir()} == {"lock"}
 
 
-def test_what_cannot_be_read_is_left_alone_and_hinders_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreadable_jobs_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number, content in enumerate(('{"version": 1', '{"version": 99}', '{"version": 1, "state": "done"}')):
         (tmp_path / f"{number:032x}").mkdir()
         (tmp_path / f"{number:032x}" / "job.json").write_text(content)
     with serving(tmp_path) as (_, client):
         assert client.jobs() == []
         assert client.wait(client.upload(csv_file(ROWS[:5])))["state"] == "done"
-    assert caplog.text.count("cannot be read and is left alone") == 3
+    assert caplog.text.count("skipping a job that cannot be read") == 3
     assert len(list(tmp_path.iterdir())) == 5
 
 

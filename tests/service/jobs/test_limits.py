@@ -1,4 +1,4 @@
-"""What an upload may be, whose a job is, and who comes first."""
+"""Limits of uploads, owners of jobs, and priority of requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from qwen_rerank_plugins import RerankConfig, ScoreRequest
 from qwen_rerank_plugins.service.jobs import background
-from qwen_rerank_plugins.service.jobs.background import BackgroundScorer, slices
+from qwen_rerank_plugins.service.jobs.background import BackgroundScorer, split_by_tokens
 from qwen_rerank_plugins.service.jobs.store import Store
 from tests.service.doubles import SteeredScorer
 from tests.service.jobs.uploads import CSV, Client, csv_file, pairs, records, serving
@@ -85,7 +85,7 @@ def test_a_key_has_no_more_jobs_than_it_may_and_another_s_are_not_counted(tmp_pa
         first = mine.upload(CONTENT)
         mine.upload(CONTENT)
         answer = mine.post(CONTENT)
-        assert "allowed: 2" in assert_problem(answer, 429)["message"]
+        assert "the limit is 2" in assert_problem(answer, 429)["message"]
         assert int(answer.headers["retry-after"]) >= 1
         theirs.upload(CONTENT)
         mine.wait(first)
@@ -145,7 +145,9 @@ def test_a_job_with_more_rows_than_allowed_fails(tmp_path: Path) -> None:
         assert client.wait(client.upload(csv_file(ROWS[:10])))["state"] == "done"
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_answered_507_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -221,11 +223,11 @@ def test_a_result_can_be_read_to_its_end_while_its_job_is_removed(tmp_path: Path
         assert received == size > 3_000_000
 
 
-# Who comes first.
+# Priority.
 
 
-def test_people_are_answered_while_a_job_runs(tmp_path: Path) -> None:
-    """A service whose queue is tiny: a job would fill it, and people would be refused."""
+def test_requests_are_answered_while_a_job_runs(tmp_path: Path) -> None:
+    """The queue is tiny: a job of equal priority would fill it, and requests would be rejected."""
     config = RerankConfig(
         model="demo", device="cpu", max_batch_tokens=512, max_queue_tokens=2048, num_threads=1
     )
@@ -241,41 +243,41 @@ def test_people_are_answered_while_a_job_runs(tmp_path: Path) -> None:
 
 
 @contextmanager
-def patient_scorer(running: RunningService) -> Iterator[BackgroundScorer]:
+def background_scorer(running: RunningService) -> Iterator[BackgroundScorer]:
     service, loop = running.service, asyncio.new_event_loop()
     with closing(loop):
-        yield BackgroundScorer(service.lifecycle, service.gate, loop=loop, stop=lambda: False)
+        yield BackgroundScorer(service.lifecycle, service.admission, loop=loop, stop=lambda: False)
 
 
-def test_a_call_of_a_job_stands_back_while_somebody_waits_but_not_for_ever(
+def test_a_job_waits_while_requests_are_pending_but_not_indefinitely(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = SteeredScorer()
-    with serving(tmp_path, scorer=scorer) as (running, _), patient_scorer(running) as patient:
+    with serving(tmp_path, scorer=scorer) as (running, _), background_scorer(running) as job_scorer:
         requests = [ScoreRequest("fox", "a fox"), ScoreRequest("fox", "whale"), ScoreRequest("a", "a", "why")]
         monkeypatch.setattr(background, "YIELD_S", 3600.0)
-        with running.service.gate.enter(100), ThreadPoolExecutor(1) as pool:
-            scores = pool.submit(patient.score, requests)
+        with running.service.admission.enter(100), ThreadPoolExecutor(1) as pool:
+            scores = pool.submit(job_scorer.score, requests)
             time.sleep(0.3)
             assert scorer.started == 0
-            monkeypatch.setattr(running.service.gate, "pending_requests", 0)
+            monkeypatch.setattr(running.service.admission, "pending_requests", 0)
             assert [score.relevance_score > 0.5 for score in scores.result(20)] == [True, False, True]
-            running.service.gate.pending_requests = 1
+            running.service.admission.pending_requests = 1
         monkeypatch.setattr(background, "YIELD_S", 0.05)
-        with running.service.gate.enter(100):
-            assert len(patient.score(requests)) == 3
+        with running.service.admission.enter(100):
+            assert len(job_scorer.score(requests)) == 3
 
 
 def test_a_call_of_a_job_is_no_larger_than_about_a_batch() -> None:
     requests = [ScoreRequest("q", "x" * 400) for _ in range(100)] + [ScoreRequest("q", "y" * 100_000)]
-    parts = list(slices(requests, 1000))
+    parts = list(split_by_tokens(requests, 1000))
     assert [request for part in parts for request in part] == requests
     assert {len(part) for part in parts[:-1]} <= {6, 4}
     assert [len(part) for part in parts][-1] == 1
-    assert list(slices([], 1000)) == []
+    assert list(split_by_tokens([], 1000)) == []
 
 
-# Figures and lines.
+# Metrics and log lines.
 
 
 def test_jobs_are_counted_and_logged_without_a_text_or_a_name(
@@ -294,8 +296,8 @@ def test_jobs_are_counted_and_logged_without_a_text_or_a_name(
     assert f"rerank_job_pairs_total {len(rows)}.0" in text
     assert 'route="/v1/jobs/{id}"' in text
     ours = [record for record in caplog.records if record.name.startswith("qwen_rerank_plugins")]
-    told = "\n".join(f"{record.getMessage()} {vars(record).get('fields')}" for record in ours)
-    assert "a job is done" in told
+    told = "\n".join(f"{record.getMessage()} {vars(record)}" for record in ours)
+    assert "job done" in told
     assert "sesame" not in told
     assert job_id not in told
     assert job_id[:8] in told

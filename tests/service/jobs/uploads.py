@@ -47,7 +47,7 @@ def rows_of(content: bytes) -> list[dict[str, str]]:
 
 
 class Client:
-    """Whoever has a key, or none.
+    """A client with or without an API key.
 
     Args:
         base_url: Where the service is.
@@ -67,7 +67,7 @@ class Client:
         return self.http.post("/v1/jobs", content=content, headers=headers, params=parameters)
 
     def upload(self, content: Any, headers: dict[str, str] = CSV, **parameters: Any) -> str:
-        """Upload, and give the job's id."""
+        """Upload a file and return the job's id."""
         answer = self.post(content, headers, **parameters)
         assert answer.status_code == 202, answer.text
         job: dict[str, Any] = answer.json()
@@ -83,11 +83,11 @@ class Client:
         return found
 
     def state(self, job_id: str) -> str:
-        """Where a job stands."""
+        """Return the state of a job."""
         return str(self.job(job_id)["state"])
 
     def wait(self, job_id: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Wait until a job is finished, and give it."""
+        """Wait until a job is finished, and return it."""
         wait_for(lambda: self.state(job_id) in FINISHED, timeout_s=timeout_s)
         return self.job(job_id)
 
@@ -125,5 +125,5 @@ def serving(folder: Path, **options: Any) -> Iterator[tuple[RunningService, Clie
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """What the folder says of its jobs."""
+    """Return the records of all jobs in a folder."""
     return [json.loads(path.read_text()) for path in folder.glob("*/job.json")]

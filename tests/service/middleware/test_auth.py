@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from qwen_rerank_plugins import ConfigurationError, RerankConfig
 from qwen_rerank_plugins.service.app import create_app
 from qwen_rerank_plugins.service.middleware import auth
-from qwen_rerank_plugins.service.middleware.auth import HostNames, KeyRing, is_open
+from qwen_rerank_plugins.service.middleware.auth import AllowedHosts, KeyRing, is_open
 from qwen_rerank_plugins.service.settings import ServiceSettings, read_keys
 from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, running_service
@@ -61,7 +61,8 @@ def test_an_address_is_closed_without_a_key_unless_it_is_listed(
     elif method == "HEAD":
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     else:
-        assert_problem(answer, 401)
+        problem = assert_problem(answer, 401)
+        assert problem["message"] == "Missing or invalid API key. Send `Authorization: Bearer <key>`."
         assert answer.headers["www-authenticate"] == "Bearer"
 
 
@@ -182,6 +183,7 @@ PUBLIC = ServiceSettings(host="0.0.0.0")  # noqa: S104 (nothing is bound)
         (LOCAL, False, None, True),
         (LOCAL, False, "evil.example", False),
         (LOCAL, False, "localhost.evil.example", False),
+        (LOCAL, False, "evil.notlocalhost", False),
         (LOCAL, False, "192.0.2.7", False),
         (LOCAL, False, "", False),
         (LOCAL, True, "evil.example", True),
@@ -199,7 +201,7 @@ PUBLIC = ServiceSettings(host="0.0.0.0")  # noqa: S104 (nothing is bound)
 def test_a_host_name_is_accepted_if_no_stranger_s_page_can_have_it(
     settings: ServiceSettings, has_keys: bool, host: str | None, accepted: bool
 ) -> None:
-    assert HostNames(settings, has_keys=has_keys).accepts(host) is accepted
+    assert AllowedHosts(settings, has_keys=has_keys).accepts(host) is accepted
 
 
 @pytest.mark.loopback

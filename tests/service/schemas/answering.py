@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 
 from qwen_rerank_plugins import PairScore, Reranker
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas.registry import read_request
-from qwen_rerank_plugins.service.schemas.request import BodyError, Outcome, RankingRequest, Route
+from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest, Route
 from tests.doubles import FakeScorer
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,23 +30,26 @@ KNOWN = {
 """In this order by log-odds: Texas, Paris, the fox."""
 
 
-def outcome_of(exchange: RankingRequest, scores: Mapping[str, PairScore] = KNOWN, **options: Any) -> Outcome:
-    """Rank what an exchange asks for; a text that is not known is irrelevant."""
+def outcome_of(request: RankingRequest, scores: Mapping[str, PairScore] = KNOWN, **options: Any) -> Outcome:
+    """Rank what an request asks for; a text that is not known is irrelevant."""
     scorer = FakeScorer(lambda request: scores.get(request.document, PairScore(0.0, -50.0)))
     results = Reranker(scorer=scorer, **options).rank_many(
-        exchange.queries, exchange.documents, top_n=exchange.top_n, instruction=exchange.instruction
+        request.queries,
+        request.documents,
+        top_n=request.top_n,
+        instruction=request.instruction,
     )
     return Outcome(results=results, model="Qwen3-Reranker", request_id="req-1", created_s=1_700_000_000)
 
 
 def answer(body: Any, *, route: Route = Route.RERANK, **options: Any) -> Any:
-    """Give the answer's JSON value."""
-    exchange = read_request(route, body)
-    return exchange.render(outcome_of(exchange, **options))
+    """Return the JSON value of the answer."""
+    request = read_request(route, body)
+    return request.render(outcome_of(request, **options))
 
 
 def refusal(body: Any, *, route: Route = Route.RERANK) -> BodyError | None:
-    """Give the error that a body is answered with, or None when it is accepted."""
+    """Return the error of a body, or None if it is accepted."""
     try:
         read_request(route, body)
     except BodyError as error:
@@ -54,11 +58,11 @@ def refusal(body: Any, *, route: Route = Route.RERANK) -> BodyError | None:
 
 
 def sizes_differ(body: Any, *, route: Route = Route.RERANK) -> bool:
-    """Tell whether a body is refused only for the one rule that its JSON Schema has no words for.
+    """Return whether a body is rejected only for the rule that its JSON Schema cannot express.
 
     Several queries need as many lists of documents, or on the score route as many documents.
     """
     error = refusal(body, route=route)
     return error is not None and str(error).endswith(
-        ("allowed: one list a query", "allowed: one query, or as many")
+        ("pass one list per query", "pass one query, or one per document")
     )

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_rerank_plugins import EngineError, PairScore, Reranker
+from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas.numbers import wire_number
 from qwen_rerank_plugins.service.schemas.registry import answer_schema, read_request
-from qwen_rerank_plugins.service.schemas.request import BodyError, Outcome, Route
+from qwen_rerank_plugins.service.schemas.request import Outcome, Route
 from tests.doubles import FakeScorer
 from tests.service.schemas.answering import QUERY, TEXTS, answer, outcome_of, unhurried
 
@@ -32,7 +33,7 @@ lists = st.lists(scored, min_size=1, max_size=8)
 
 
 def _bodies(num_documents: int) -> list[tuple[Route, dict[str, Any]]]:
-    """One body a dialect, over documents that are told apart by their number."""
+    """One body per dialect, with documents that differ by their number."""
     texts = [str(index) for index in range(num_documents)]
     plain = {"query": QUERY, "documents": texts}
     return [
@@ -147,7 +148,7 @@ def test_raw_scores_are_log_odds_in_every_dialect_that_knows_them() -> None:
         assert [one["score"] for one in told[6]["data"]] == [40.0, 60.0, 0.0]
 
 
-def test_a_model_that_tells_no_log_odds_refuses_raw_scores_and_writes_null_else() -> None:
+def test_without_log_odds_raw_scores_are_rejected_and_log_odds_are_null() -> None:
     values = [PairScore(0.5)]
     (_, told), *_ = _rendered(values)
     assert (told["results"][0]["log_odds"], told["pairs"][0]["log_odds"]) == (None, None)
@@ -161,12 +162,12 @@ def test_an_answer_without_scores_keeps_the_order_and_says_so(status: str) -> No
     settings: dict[str, Any] = {"enabled": False} if status == "disabled" else {"on_error": "keep_order"}
     scorer = FakeScorer(error=EngineError("broken"))
     for route, body in _bodies(3):
-        exchange = read_request(route, body)
-        results = Reranker(scorer=scorer, **settings).rank_many(exchange.queries, exchange.documents)
-        told = exchange.render(Outcome(results, "m", "req-1", 0))
+        request = read_request(route, body)
+        results = Reranker(scorer=scorer, **settings).rank_many(request.queries, request.documents)
+        told = request.render(Outcome(results, "m", "req-1", 0))
         jsonschema_rs.validator_for(answer_schema(route)).validate(told)
         if (
-            exchange.dialect == "opensearch"
+            request.dialect == "opensearch"
         ):  # its scores go by position, and none there means none for the hits
             assert (told["scores"], told["status"]) == ([], status)
             continue
@@ -176,7 +177,7 @@ def test_an_answer_without_scores_keeps_the_order_and_says_so(status: str) -> No
         if (
             isinstance(told, dict)
             and ("pairs" in told or "usage" in told)
-            and exchange.dialect
+            and request.dialect
             in {
                 "multi_query",
                 "cohere",
@@ -195,8 +196,11 @@ def test_an_answer_is_made_of_what_was_asked_and_changes_none_of_it() -> None:
 
 
 def test_an_exchange_renders_any_number_of_outcomes() -> None:
-    exchange = read_request(Route.RERANK, {"query": QUERY, "documents": TEXTS})
-    outcome = outcome_of(exchange)
-    first, second = exchange.render(outcome), exchange.render(replace(outcome, request_id="req-2"))
+    request = read_request(Route.RERANK, {"query": QUERY, "documents": TEXTS})
+    outcome = outcome_of(request)
+    first, second = (
+        request.render(outcome),
+        request.render(replace(outcome, request_id="req-2")),
+    )
     assert (first["id"], second["id"]) == ("req-1", "req-2")
     assert {**first, "id": ""} == {**second, "id": ""}

@@ -33,7 +33,7 @@ def test_a_count_may_be_written_as_a_whole_float_or_in_digits(value: Any) -> Non
     [
         (-1, "top_n is negative"),
         (-0.5, "top_n is negative"),
-        (2.5, "top_n is not whole"),
+        (2.5, "top_n is not an integer"),
         ("-1", "top_n has the wrong type: string"),
         ("two", "top_n has the wrong type: string"),
         ("", "top_n has the wrong type: string"),
@@ -46,7 +46,7 @@ def test_anything_else_is_no_count(value: Any, what: str) -> None:
     error = refusal({**BODY, "top_n": value})
     assert error is not None
     assert error.status == 422
-    assert str(error) == f"{what}; allowed: a whole number, 0 or null for all"
+    assert str(error) == f"{what}; pass an integer; 0 or null returns all"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_only_a_client_that_says_so_gets_an_error_for_a_cut_document(body: dict[
     assert not read_request(Route.RERANK, {**body, key: "false"}).allow_truncation
 
 
-def test_the_model_that_was_asked_for_is_told_and_the_one_that_scored_is_answered() -> None:
+def test_the_requested_model_is_read_and_the_answer_names_the_one_that_scored() -> None:
     body = {**BODY, "model": "rerank-v3.5"}
     assert read_request(Route.RERANK, body).model == "rerank-v3.5"
     assert answer(body)["model"] == "Qwen3-Reranker"
@@ -254,8 +254,8 @@ def test_a_single_query_may_have_its_documents_unwrapped() -> None:
 
 
 def test_a_list_of_fields_within_a_query_s_list_is_one_document() -> None:
-    exchange = read_request(Route.RERANK, {"queries": [QUERY], "documents": [[["a", "b"], "c"]]})
-    assert exchange.documents == (("a\nb", "c"),)
+    request = read_request(Route.RERANK, {"queries": [QUERY], "documents": [[["a", "b"], "c"]]})
+    assert request.documents == (("a\nb", "c"),)
 
 
 def test_a_document_is_echoed_as_it_was_sent_when_there_are_several_queries() -> None:

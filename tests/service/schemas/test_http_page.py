@@ -1,4 +1,4 @@
-"""The page shows what the service does: each request on it, ranked by the weightless scorer, gives the answer below it."""
+"""The examples in docs/http.md are correct: the lexical scorer returns the answer below each request."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def route_of(path: str) -> Route:
     return Route.SCORE if path.endswith("score") else Route.RERANK
 
 
-def told(route: Route, body: Any) -> Any:
+def answer_of(route: Route, body: Any) -> Any:
     """What the service answers, with the id and the time that the page shows."""
-    exchange = read_request(route, body)
+    request = read_request(route, body)
     results = Reranker(scorer=LexicalScorer()).rank_many(
-        exchange.queries, exchange.documents, top_n=exchange.top_n
+        request.queries, request.documents, top_n=request.top_n
     )
-    return exchange.render(Outcome(results, "lexical", "d41c2a7e", 1_750_000_000))
+    return request.render(Outcome(results, "lexical", "d41c2a7e", 1_750_000_000))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["path"])
 def test_a_request_on_the_page_gives_the_answer_below_it(example: dict[str, str]) -> None:
-    answer = told(route_of(example["path"]), json.loads(example["body"]))
+    answer = answer_of(route_of(example["path"]), json.loads(example["body"]))
     assert answer == json.loads(example["answer"])
 
 

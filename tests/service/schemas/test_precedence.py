@@ -74,5 +74,5 @@ def test_the_first_spelling_whose_left_side_is_there_decides_on_the_score_route(
         ("l3", "r3", ("text_1", "data_1")),
         ("l3", "r4", ("text_1", "data_1", "documents")),
     ):
-        exchange = read_request(Route.SCORE, {**body, **dict.fromkeys(keys)})
-        assert (exchange.queries, exchange.documents) == ((left,), ((right,),))
+        request = read_request(Route.SCORE, {**body, **dict.fromkeys(keys)})
+        assert (request.queries, request.documents) == ((left,), ((right,),))

@@ -1,4 +1,4 @@
-"""The request schemas say exactly what is accepted: neither more nor less."""
+"""The request schemas describe exactly what is accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients that draw things out are cut off; slow ones that go on are not."""
+"""Connections of stalled clients are closed; slow clients that continue are served."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from pathlib import Path
+from threading import Event
+from typing import BinaryIO
 
 import pytest
 
+from qwen_rerank_plugins.service.jobs.records import Job
+from qwen_rerank_plugins.service.jobs.store import Store
+from qwen_rerank_plugins.service.server.protocol import DeadlineProtocol
+from tests.service.jobs.uploads import csv_file, pairs, serving
 from tests.service.servers import RunningService, running_service, wait_for
 from tests.service.test_serving import BODY, raw_request
 
@@ -85,7 +93,7 @@ def test_a_body_that_does_not_come_is_answered_408(service: RunningService) -> N
         assert TIMEOUT_S / 2 < time.monotonic() - start < 5
     assert status_of(answer) == 408
     assert "body" in problem_in(answer)["message"]
-    assert service.service.gate.pending_bytes == 0
+    assert service.service.admission.pending_bytes == 0
 
 
 def test_a_body_that_comes_slowly_but_in_time_is_taken(service: RunningService) -> None:
@@ -139,7 +147,7 @@ def test_a_client_that_does_not_read_its_answer_is_cut_off(service: RunningServi
 
 
 def drained(client: socket.socket) -> int:
-    """Bytes that are still to be had of an answer that was cut."""
+    """Return the number of bytes that are left of an aborted answer."""
     received = 0
     with suppress(ConnectionError):
         while chunk := client.recv(1 << 20):
@@ -169,7 +177,7 @@ def test_a_reader_that_goes_on_slowly_gets_everything(service: RunningService) -
     assert received > 800 * 10_000
 
 
-def test_one_connection_too_many_is_told_so(service: RunningService) -> None:
+def test_a_connection_above_the_limit_is_answered_503(service: RunningService) -> None:
     wait_for(lambda: not service.server.server_state.connections)
     with closing(Connections(service, 20)), connect(service) as client:
         answer = read_all(client)
@@ -216,6 +224,54 @@ def test_an_idle_connection_does_not_hold_up_the_end_and_a_late_request_gets_its
         assert status_of(read_all(late)) == 503
         assert read_all(idle) == b""
         assert time.monotonic() - start < 5
+
+
+def test_the_last_answer_before_the_end_closes_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `Connection: close`, a client sends its next request on a closing connection."""
+    monkeypatch.setattr("qwen_rerank_plugins.service.server.protocol.LAST_CALL_S", 3.0)
+    with running_service(shutdown_grace_s=20.0) as running, connect(running) as client:
+        client.sendall(raw_request(BODY))
+        answer = client.recv(65536)
+        assert (status_of(answer), b"connection: close" in answer.lower()) == (200, False)
+        (connection,) = running.server.server_state.connections
+        assert isinstance(connection, DeadlineProtocol)
+        running.server.drain()
+        wait_for(lambda: connection._is_shutting_down)
+        client.sendall(raw_request(BODY))
+        answer = read_all(client)
+        assert (status_of(answer), b"connection: close" in answer.lower()) == (503, True)
+
+
+def test_a_client_is_not_cut_off_while_the_app_does_not_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Reading is paused above 64 KiB that the app has not taken; the body's timeout passes meanwhile."""
+    content = csv_file(pairs(20_000))
+    timeouts, let_go = Event(), Event()
+
+    def on_timeout(protocol: DeadlineProtocol) -> None:
+        if protocol.flow.read_paused:
+            timeouts.set()
+        expired(protocol)
+
+    def begin(store: Store, job: Job) -> BinaryIO:
+        assert let_go.wait(20)
+        return begun(store, job)
+
+    expired, begun = DeadlineProtocol._on_receive_timeout, Store.begin
+    monkeypatch.setattr("qwen_rerank_plugins.service.server.protocol.APP_MARGIN_S", 0.1)
+    monkeypatch.setattr(DeadlineProtocol, "_on_receive_timeout", on_timeout)
+    monkeypatch.setattr(Store, "begin", begin)
+    with (
+        serving(tmp_path, receive_timeout_s=TIMEOUT_S) as (_, client),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(client.post, content)
+        try:
+            assert timeouts.wait(20)
+        finally:
+            let_go.set()
+        assert answer.result().status_code == 202
 
 
 def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

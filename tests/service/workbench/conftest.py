@@ -1,4 +1,4 @@
-"""A real Chromium on the real service, and a page that may not say anything on its console."""
+"""A real Chromium on the real service. Any message on the page's console fails the test."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 
 class Watch:
-    """What a page said that nobody asked for.
+    """Unexpected console messages of a page.
 
     Attributes:
         allowed_failures: Ends of addresses whose failure is staged; Chromium itself reports those.

@@ -71,7 +71,7 @@ class Workbench:
         expect(self.page.locator("#results [aria-busy=true]")).to_have_count(0)
 
     def tab(self, name: str) -> Locator:
-        """Choose a tab by its id's end, and give its panel."""
+        """Choose a tab by the end of its id, and return its panel."""
         self.page.locator(f"#tab-{name}").click()
         panel = self.page.locator(f"#panel-{name}")
         expect(panel).to_be_visible()

@@ -133,7 +133,7 @@ def test_leaving_the_choice_of_a_column_changes_nothing(workbench: Workbench) ->
         ("empty.txt", b"\r\n  \r\n", "empty.txt 里没有文档"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told_with_what_to_do(
+def test_a_file_that_cannot_be_used_is_reported_with_what_to_do(
     workbench: Workbench, name: str, content: bytes, words: str
 ) -> None:
     drop(workbench.page, "#documents", name, content)
@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_used_is_told_with_what_to_do(
     expect(workbench.documents).to_have_value("")
 
 
-def test_a_file_that_is_too_large_is_told(workbench: Workbench, tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_reported(workbench: Workbench, tmp_path: Path) -> None:
     path = tmp_path / "huge.txt"
     path.write_bytes(b"line\n" * (21 * 2**20 // 5))
     workbench.page.locator("#file").set_input_files(path)
@@ -193,7 +193,7 @@ def test_clearing_can_be_undone(workbench: Workbench) -> None:
     expect(workbench.documents).to_have_value("a\nb")
 
 
-def test_what_is_too_much_to_keep_is_told_and_still_works(workbench: Workbench) -> None:
+def test_inputs_too_large_to_store_are_reported_and_still_work(workbench: Workbench) -> None:
     # A browser keeps about 5 million characters an origin; leave room for a few thousand.
     workbench.page.evaluate(
         "for (let size = 1 << 22; size > 2048; size >>= 1) {"

@@ -47,7 +47,7 @@ def given(name: str, content: bytes) -> Any:
 
 
 def upload(bench: Workbench, name: str = "pairs.csv", content: bytes | None = None) -> Locator:
-    """Choose a file, send it, and give its entry."""
+    """Choose a file, send it, and return its entry."""
     bench.page.locator("#batch-file").set_input_files(given(name, content or csv_file(ROWS)))
     expect(bench.page.locator("#batch-choose")).to_contain_text(name)
     bench.page.locator("#batch-send").click()
@@ -90,7 +90,9 @@ def test_a_file_goes_up_and_its_result_comes_down(bench: Workbench) -> None:
     expect(bench.page.locator("#batch-choose")).to_have_text("选择文件，或拖到这里")
 
 
-def test_options_are_sent_and_rows_set_aside_come_down_too(bench: Workbench, service: RunningService) -> None:
+def test_options_are_sent_and_rejected_rows_can_be_downloaded(
+    bench: Workbench, service: RunningService
+) -> None:
     page = bench.page
     rows = [{"q": row["query"], "d": row["document"]} for row in ROWS] + [{"q": " ", "d": "x"}]
     page.locator("#batch-query").fill("q")
@@ -151,7 +153,7 @@ def test_what_went_wrong_stands_with_the_job(bench: Workbench) -> None:
     expect(entry.locator("[data-part=result]")).to_be_hidden()
 
 
-def test_what_cannot_be_sent_is_told_before_it_is(bench: Workbench) -> None:
+def test_a_file_that_cannot_be_sent_is_reported_before_sending(bench: Workbench) -> None:
     page, note = bench.page, bench.page.locator("#batch-note")
     page.locator("#batch-send").click()
     expect(note).to_have_text("请先选择文件。")
@@ -162,7 +164,7 @@ def test_what_cannot_be_sent_is_told_before_it_is(bench: Workbench) -> None:
     expect(note).to_contain_text("large.csv 超过")
 
 
-def test_what_the_service_refuses_is_told_in_its_words(bench: Workbench) -> None:
+def test_an_error_of_the_service_is_shown_unchanged(bench: Workbench) -> None:
     bench.allow_failure("on_bad_row=stop")
     bench.page.locator("#batch-file").set_input_files(given("packed.csv", b"\x1f\x8b\x08"))
     bench.page.locator("#batch-send").click()

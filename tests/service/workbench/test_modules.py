@@ -364,7 +364,7 @@ def test_slices_hold_every_document_once_within_the_limits(workbench: Workbench)
         assert len(part["documents"]) == 1 or sum(map(len, part["documents"])) <= 400_000
 
 
-def test_slices_fit_the_limits_that_the_service_tells(workbench: Workbench) -> None:
+def test_slices_fit_the_limits_of_the_service(workbench: Workbench) -> None:
     limits = {"max_documents": 3, "max_body_bytes": 600}
     call = "m.slicesOf(value.documents, value.limits)"
     documents = ["x" * length for length in [1, 1, 1, 1, 60, 60, 200, 1]]

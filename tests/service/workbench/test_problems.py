@@ -1,4 +1,4 @@
-"""What goes wrong is told in words, with what to do, and without losing anything."""
+"""Errors are reported in words, with what to do, and without losing any input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(bench: Workbench) -> None:
         (504, "等待超时", "减少文档"),
     ],
 )
-def test_a_failed_request_is_told_in_words_with_what_to_do(
+def test_a_failed_request_is_reported_with_what_to_do(
     workbench: Workbench, status: int, title: str, advice: str
 ) -> None:
     workbench.stage_failure(status)
@@ -75,7 +75,7 @@ def test_a_busy_service_is_asked_again_only_after_the_seconds_it_wants(workbench
 
 
 @pytest.mark.parametrize("reason", ["connectionrefused", "connectionreset", "internetdisconnected"])
-def test_a_service_that_cannot_be_reached_is_told(workbench: Workbench, reason: str) -> None:
+def test_an_unreachable_service_is_reported(workbench: Workbench, reason: str) -> None:
     workbench.allow_failure("/api/rerank")
     workbench.stage(lambda route: route.abort(reason))
     run(workbench)
@@ -86,7 +86,7 @@ def test_a_service_that_cannot_be_reached_is_told(workbench: Workbench, reason: 
 
 
 @pytest.mark.parametrize("body", ["<!doctype html><title>Sign in</title>", "", "{", "NaN"])
-def test_an_answer_that_is_no_json_is_told(workbench: Workbench, body: str) -> None:
+def test_an_answer_that_is_not_json_is_reported(workbench: Workbench, body: str) -> None:
     workbench.stage(lambda route: route.fulfill(status=200, body=body))
     run(workbench)
     expect(workbench.problem).to_contain_text("收到的不是服务的回答")
@@ -102,7 +102,7 @@ def test_an_error_page_of_a_proxy_is_not_shown_as_markup(workbench: Workbench) -
 
 
 def damaged(change: str) -> Any:
-    """Give an answer to two documents with one thing wrong."""
+    """Return an answer for two documents with one error."""
     entries: dict[str, Any] = {
         "short": [{"index": 0, "relevance_score": 0.5}],
         "twice": [{"index": 0, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.5}],
@@ -263,7 +263,7 @@ def test_a_key_is_asked_for_sent_and_kept_in_this_tab_only(
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_a_key_that_no_header_can_carry_is_told(workbench: Workbench) -> None:
+def test_a_key_that_is_invalid_in_a_header_is_reported(workbench: Workbench) -> None:
     workbench.stage_failure(401)
     run(workbench)
     workbench.page.locator("#key").fill("密钥 key")
