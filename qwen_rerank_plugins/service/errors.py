@@ -203,6 +203,9 @@ _TABLE: Mapping[type[errors.RerankError], _ToProblem] = {
     errors.EngineOutOfMemoryError: lambda _: unavailable(
         "out of device memory; retry later, with fewer or shorter documents", reason="memory"
     ),
+    errors.DeviceLostError: lambda _: unavailable(
+        "the device was lost; the service must be restarted", reason="engine"
+    ),
     errors.WorkerDiedError: lambda _: unavailable("the engine stopped; retry later", reason="engine"),
     errors.OverloadedError: _of_overload,  # type: ignore[dict-item]
     errors.DeadlineExceededError: lambda _: Problem(

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from qwen_rerank_plugins.errors import (
     ClosedError,
+    DeviceLostError,
     EngineError,
     OverloadedError,
     RemoteError,
@@ -40,7 +41,7 @@ CLOSE_S = 15.0  # for running batches
 LOADING_CLOSE_S = 0.5
 
 State = Literal["loading", "ready", "failing", "broken", "draining"]
-"""`broken`: loading failed, or the process is about to exit because the engine died."""
+"""`broken`: loading failed, or the process is about to exit because the engine died or its device was lost."""
 
 _DEAD = (WorkerDiedError, ClosedError)
 _SUSPECT = (EngineError, ClosedError, RemoteError)
@@ -48,7 +49,7 @@ _SUSPECT = (EngineError, ClosedError, RemoteError)
 _MESSAGES = {
     "loading": "the model is loading; retry later",
     "failing": "the engine failed and is recovering; retry later",
-    "broken": "loading the model failed; see the log",
+    "broken": "the model or its device failed; see the log",
     "draining": "the service is shutting down",
 }
 
@@ -169,6 +170,9 @@ class Lifecycle:
         """Report the error of a request. An error of the engine starts recovery."""
         if self._state != "ready" or self._draining or not isinstance(error, _SUSPECT):
             return
+        if isinstance(error, DeviceLostError):
+            self._fail_permanently(error)
+            return
         if isinstance(error, _DEAD):
             self._fail(error)
             if self._exits:
@@ -214,7 +218,7 @@ class Lifecycle:
                 await self._try_to_recover(attempt)
             except Exception as error:  # noqa: BLE001 (any error means that it does not answer)
                 self._fail(error)
-                if self._exits and not isinstance(error, RemoteError):
+                if isinstance(error, DeviceLostError) or (self._exits and not isinstance(error, RemoteError)):
                     self._fail_permanently(error)
                     return
                 await asyncio.sleep(min(self._probe_every_s * 1.5 ** (attempt - 1), MAX_PROBE_EVERY_S))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ class SteeredScorer:
         self.cancelled = 0
         self.closed = 0
         self.deadlines: list[float | None] = []
+        self.released = threading.Event()  # until it is set, calls wait
+        self.released.set()
         self._lexical = LexicalScorer(max_chars=max_chars)
 
     def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
@@ -38,6 +41,8 @@ class SteeredScorer:
         self.deadlines.append(deadline_s)
         try:
             await asyncio.sleep(0.0 if is_probe else self.delay_s)
+            if not is_probe:
+                await asyncio.to_thread(self.released.wait)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise

@@ -37,6 +37,7 @@ EXPECTED = {
     "CheckpointFormatError": 503,
     "TensorMismatchError": 503,
     "FamilyMismatchError": 503,
+    "DeviceLostError": 503,
     "EngineError": 500,
     "EngineOutOfMemoryError": 503,
     "NonFiniteScoreError": 500,
