@@ -1,4 +1,4 @@
-"""Files of queries and documents in, the same files with scores and ranks out. Knows no terminal and no service."""
+"""Score and rank the rows of files. Uses neither the command line nor the service."""
 
 from __future__ import annotations
 

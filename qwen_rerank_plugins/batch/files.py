@@ -1,4 +1,4 @@
-"""The files of a job: what may be there before it, and how they take their final names. Knows no rows."""
+"""The files of a job: which may exist before it, and how they get their final names. Reads and writes no rows."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any, Self
 from qwen_rerank_plugins.batch.journal import Journal, remove_journal
 from qwen_rerank_plugins.errors import InputError, RerankError
 
-__all__ = ["JobFiles", "writing"]
+__all__ = ["JobFiles"]
 
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
-    """The output and what stands beside it.
+    """The output file and the files beside it.
 
     Attributes:
-        target: The output, there when the job is done.
+        target: The output; exists once the job is complete.
         part: The output while it is written.
-        rejected: The rows that were set aside.
-        rejected_part: The same while it is written.
-        journal: What is done so far; gone when the job is done.
+        rejected: The rejected rows.
+        rejected_part: The rejected rows while they are written.
+        journal: The scores so far; removed once the job is complete.
     """
 
     target: Path
@@ -34,58 +34,60 @@ class JobFiles:
     journal: Path
 
     @classmethod
-    def beside(cls, target: Path) -> Self:
-        """The files of a job with this output."""
-
-        def named(suffix: str) -> Path:
-            return target.with_name(target.name + suffix)
-
-        return cls(
-            target, named(".part"), named(".rejected.jsonl"), named(".rejected.jsonl.part"), named(".journal")
-        )
+    def for_target(cls, target: Path) -> Self:
+        """Return the files of the job with this output."""
+        suffixes = (".part", ".rejected.jsonl", ".rejected.jsonl.part", ".journal")
+        return cls(target, *(target.with_name(target.name + suffix) for suffix in suffixes))
 
     def open_journal(self, source: Path, *, resume: bool, overwrite: bool) -> Journal:
-        """Open the journal, or begin one; refuse to destroy what nobody said may be.
+        """Open the journal of an unfinished job, or create one.
+
+        Args:
+            source: The input file.
+            resume: Continue an unfinished job.
+            overwrite: Replace an existing output; without `resume`, discard an unfinished job.
 
         Raises:
-            InputError: The output is there, or an unfinished job, or the folder is not.
+            InputError: The folder does not exist, the output is the input or a folder, or a file exists that would be
+                lost and neither `resume` nor `overwrite` is set.
         """
         if not self.target.parent.is_dir():
-            raise InputError(f"no such folder: {str(self.target.parent)!r}; allowed: one that exists")
+            raise InputError(f"no such folder: {str(self.target.parent)!r}; create it first")
         if self.target.exists() and (self.target.is_dir() or self.target.samefile(source)):
-            raise InputError(f"output is not valid: {str(self.target)!r}; allowed: a file, not the input")
+            kind = "a folder" if self.target.is_dir() else "the input file"
+            raise InputError(f"the output is {kind}: {str(self.target)!r}; write to another file")
         has_journal = self.journal.exists()
         if has_journal and not (resume or overwrite):
-            message = f"an unfinished job is there: {str(self.journal)!r}"
-            raise InputError(f"{message}; --resume goes on with it, --overwrite begins anew")
+            message = f"an unfinished job exists: {str(self.journal)!r}"
+            raise InputError(f"{message}; continue it with --resume, or discard it with --overwrite")
         if not has_journal and not overwrite:
-            self.refuse_existing()
+            self.check_absent()
         if not has_journal or resume:
             return Journal(self.journal)
-        Journal(self.journal).close()  # or another process has it
+        Journal(self.journal).close()  # raises if another process holds it
         remove_journal(self.journal)
         return Journal(self.journal)
 
-    def refuse_existing(self) -> None:
-        """Refuse an output that this job did not write.
+    def check_absent(self) -> None:
+        """Check that neither the output nor the file of rejected rows exists.
 
         Raises:
-            InputError: There is one.
+            InputError: One of them exists.
         """
         for path in (self.target, self.rejected):
             if path.exists():
-                raise InputError(f"file exists already: {str(path)!r}; --overwrite replaces it")
+                raise InputError(f"file already exists: {str(path)!r}; replace it with --overwrite")
 
-    def identity_of_part(self) -> dict[str, int]:
-        """What stays the same when the finished part gets its final name."""
+    def part_identity(self) -> dict[str, int]:
+        """Return what identifies the finished part; renaming the file does not change it."""
         return _identity(self.part)
 
-    def is_published(self, identity: dict[str, Any] | None) -> bool:
-        """Whether the output is the part that had this identity."""
-        return identity is not None and self.target.exists() and _identity(self.target) == identity
+    def is_published(self, identity: dict[str, Any]) -> bool:
+        """Return whether the output is the part with this identity."""
+        return self.target.exists() and _identity(self.target) == identity
 
     def publish(self, *, has_rejected: bool) -> None:
-        """Give the finished files their names, the output last; what is read under them is always whole."""
+        """Rename the finished files, the output last, so that a file under its final name is always complete."""
         if has_rejected:
             _sync(self.rejected_part)
             self.rejected_part.replace(self.rejected)
@@ -95,31 +97,30 @@ class JobFiles:
         _sync(self.target.parent)
 
     def drop_parts(self) -> None:
-        """Delete what was not finished."""
+        """Delete unfinished files."""
         self.part.unlink(missing_ok=True)
         self.rejected_part.unlink(missing_ok=True)
 
     def sync_part(self) -> None:
-        """Bring the part to the disk."""
+        """Flush the part to disk."""
         _sync(self.part)
 
+    @contextmanager
+    def drop_parts_on_error(self) -> Iterator[None]:
+        """Delete the unfinished files if an error occurs; the journal stays.
 
-@contextmanager
-def writing(files: JobFiles) -> Iterator[None]:
-    """Tell what can go wrong while the output is written; the journal stays, the parts do not.
-
-    Raises:
-        RerankError: A file cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        files.drop_parts()
-        message = f"output cannot be written: {str(files.target)!r}: {error.strerror or error}"
-        raise RerankError(f"{message}; the scores are kept, --resume goes on with them") from error
-    except BaseException:
-        files.drop_parts()
-        raise
+        Raises:
+            RerankError: A file cannot be written.
+        """
+        try:
+            yield
+        except OSError as error:
+            self.drop_parts()
+            message = f"output cannot be written: {str(self.target)!r}: {error.strerror or error}"
+            raise RerankError(f"{message}; the scores are kept: continue with --resume") from error
+        except BaseException:
+            self.drop_parts()
+            raise
 
 
 def _identity(path: Path) -> dict[str, int]:

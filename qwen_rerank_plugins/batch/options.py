@@ -1,4 +1,4 @@
-"""The settings of a batch job: the `batch` section of a configuration, checked. Opens no file."""
+"""The options of a batch job: the section `batch` of a configuration. Opens no file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MEBI = 1 << 20
 
 
 def _not_bool(value: object) -> object:
-    """Keep true and false from being taken for 1 and 0."""
+    """Refuse booleans, which pydantic would convert to 1 and 0."""
     if isinstance(value, bool):
-        raise ValueError("a number")  # noqa: TRY004 (pydantic tells a ValueError as a finding)
+        raise ValueError("a number")  # noqa: TRY004 (pydantic reports ValueErrors alone)
     return value
 
 
 def _delimiter(text: str) -> str:
     if len(text) != 1 or text in '"\r\n':
-        raise ValueError("one character, neither a quote nor the end of a line")
+        raise ValueError("one character other than a double quote or a line break")
     return text
 
 
@@ -35,7 +35,7 @@ Count = Annotated[int, Field(ge=1), BeforeValidator(_not_bool)]
 
 
 class BatchOptions(BaseModel):
-    """How files are read and written; frozen, and read from nowhere.
+    """How files are read and written. Frozen; constructing it reads no environment and no file.
 
     Raises:
         ConfigurationError: A setting is unknown, of the wrong type, out of range, or contradicts another.
@@ -44,94 +44,94 @@ class BatchOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     input_format: FileFormat | None = Field(
-        default=None, description="What is read: `csv`, `jsonl` or `parquet`; None goes by the suffix."
+        default=None,
+        description="Format of the input: `csv`, `jsonl` or `parquet`; None to detect it by the suffix.",
     )
     output_format: FileFormat | None = Field(
-        default=None, description="What is written; None goes by the suffix."
+        default=None, description="Format of the output; None to detect it by the suffix."
     )
     form: Literal["auto", "pairs", "lists"] = Field(
         default="auto",
-        description="A row is a pair, or a query with its list; `auto` goes by the columns that are there.",
+        description="Rows are pairs, or queries with lists of documents; `auto` detects it by the columns.",
     )
     query_column: Text = Field(default="query", description="Column of the query.")
     document_column: Text = Field(default="document", description="Column of a pair's document.")
     documents_column: Text = Field(default="documents", description="Column of a list's documents.")
     instruction_column: Text | None = Field(
-        default=None, description="Column of what relevance means in a row; where empty, `instruction` holds."
+        default=None,
+        description="Column of a row's instruction; if the cell is empty, `instruction` applies.",
     )
-    score_column: Text = Field(default="relevance_score", description="Column that is added for the score.")
-    rank_column: Text = Field(default="rank", description="Column that is added for the rank, from 1.")
+    score_column: Text = Field(default="relevance_score", description="Added column of the score.")
+    rank_column: Text = Field(default="rank", description="Added column of the rank, from 1.")
     index_column: Text = Field(
-        default="index", description="Column that is added for a document's place in its list, from 0."
+        default="index", description="Added column of a document's index in its list, from 0."
     )
-    results_column: Text = Field(default="results", description="Column that is added for a ranked list.")
-    explode: bool = Field(default=False, description="Write a row for each document of a list.")
+    results_column: Text = Field(default="results", description="Added column of a ranked list.")
+    explode: bool = Field(default=False, description="Write one row per document of a list.")
     details: bool = Field(default=False, description="Add `log_odds`, `truncated` and `query_truncated`.")
 
-    instruction: str | None = Field(
-        default=None, description="What relevance means; None for the reranker's."
-    )
+    instruction: str | None = Field(default=None, description="The instruction; None for the reranker's.")
     top_n: Count | None = Field(
-        default=None, description="Documents to keep of each query; None for the reranker's."
+        default=None, description="Documents to keep per query; None for the reranker's."
     )
     min_score: Annotated[float, Field(ge=0, le=1), BeforeValidator(_not_bool)] | None = Field(
         default=None, description="Lowest relevance_score to keep; None for the reranker's."
     )
 
-    on_bad_row: Literal["stop", "set_aside"] = Field(
+    on_bad_row: Literal["stop", "reject"] = Field(
         default="stop",
-        description="A row that cannot be ranked ends the job, or goes to a file of its own with the reason.",
+        description="`stop` ends the job at a row that cannot be ranked; `reject` writes such rows to another file.",
     )
     delimiter: Annotated[str, AfterValidator(_delimiter)] | None = Field(
-        default=None, description="Between the cells of CSV; None for a comma, in `.tsv` a tab."
+        default=None, description="Delimiter of CSV; None for a comma, or a tab in `.tsv`."
     )
     escape_formulas: bool = Field(
-        default=True, description="Write CSV cells that a spreadsheet would compute with an apostrophe."
+        default=True, description="Prefix CSV cells that a spreadsheet would compute with an apostrophe."
     )
     unescape_formulas: bool = Field(
         default=False,
-        description="Take that apostrophe off when CSV is read: for files of `escape_formulas`.",
+        description="Remove the apostrophe of `escape_formulas` when reading CSV.",
     )
     bom: bool = Field(
-        default=False, description="Begin CSV with a byte order mark, by which Excel knows UTF-8."
+        default=False, description="Begin CSV with a byte order mark, so that Excel detects UTF-8."
     )
 
     max_row_chars: Count = Field(
-        default=16 * MEBI, description="Characters of a row, which is held in memory as a whole."
+        default=16 * MEBI, description="Maximum characters of a row, which is held in memory."
     )
-    window_rows: Count = Field(
-        default=2000, description="Rows that are read ahead and grouped by their queries."
+    window_rows: Count = Field(default=2000, description="Rows that are read ahead and grouped by query.")
+    call_pairs: Count = Field(
+        default=256, description="Pairs per call to the scorer; each call is recorded in the journal."
     )
-    call_pairs: Count = Field(default=256, description="Pairs in one call to the scorer, then they are kept.")
     concurrency: Count | None = Field(
         default=None,
-        description="Calls at the same time; None for 2, or the remote backend's `max_concurrency`.",
+        description="Concurrent calls; None for 2, or the remote backend's `max_concurrency`.",
     )
 
-    if not TYPE_CHECKING:  # type checkers shall see the keywords that pydantic derives from the fields
+    if not TYPE_CHECKING:  # type checkers use the keywords that pydantic derives from the fields
 
         def __init__(self, /, **settings: Any) -> None:
             try:
                 super().__init__(**settings)
             except ValidationError as error:
-                told = validators.configuration_error(error, type(self).model_fields, {})
-                raise ConfigurationError(f"section 'batch': {told}") from None
+                cause = validators.configuration_error(error, type(self).model_fields, {})
+                raise ConfigurationError(f"section 'batch': {cause}") from None
 
     @classmethod
     def from_config(cls, config: RerankConfig, **overrides: Any) -> Self:
-        """Read the section `batch` of a configuration, over which `overrides` go.
+        """Create options from the section `batch` of a configuration; `overrides` take precedence.
 
         Raises:
-            ConfigurationError: As for new options.
+            ConfigurationError: As the constructor.
         """
         return cls(**{**config.batch, **overrides})
 
     def details_columns(self) -> tuple[str, ...]:
-        """Columns that are added to those of score and rank."""
+        """Return the columns that `details` adds to score and rank."""
         return ("log_odds", "truncated", "query_truncated") if self.details else ()
 
     def added_columns(self, form: Form) -> tuple[str, ...]:
-        """Every column that the output has beside the input's."""
+        """Return the columns that the output adds to the input's."""
         ranked = (self.score_column, self.rank_column, *self.details_columns())
         if form == "pairs":
             return ranked

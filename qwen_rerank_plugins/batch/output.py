@@ -1,4 +1,4 @@
-"""The second half of a job: the input is read again, and goes out with scores and ranks. Scores nothing."""
+"""The second half of a job: read the input again and write it with scores and ranks. Scores nothing."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 from qwen_rerank_plugins.batch.journal import Journal, RankedPair
 from qwen_rerank_plugins.batch.options import BatchOptions
 from qwen_rerank_plugins.batch.progress import ProgressMeter
+from qwen_rerank_plugins.batch.protocols import OutputRow, Source, Writer
 from qwen_rerank_plugins.batch.rows import Chunk, Row
-from qwen_rerank_plugins.batch.sources import Source
-from qwen_rerank_plugins.batch.writers import OutputRow, RejectedWriter, Writer
+from qwen_rerank_plugins.batch.writers import RejectedWriter
 
-__all__ = ["Written", "write_rows"]
+__all__ = ["OutputSummary", "write_rows"]
 
 
 @dataclass(slots=True)
-class Written:
+class OutputSummary:
     """What was written.
 
     Attributes:
-        num_rows: Rows of the input that were met.
-        num_kept: Rows of the output.
-        num_set_aside: Rows that went to the other file.
-        stopped: It was not finished.
+        num_rows: Rows of the input that were read.
+        num_written: Rows of the output.
+        num_rejected: Rows of the file of rejected rows.
+        stopped: Whether `stop` ended the writing early.
     """
 
     num_rows: int = 0
-    num_kept: int = 0
-    num_set_aside: int = 0
+    num_written: int = 0
+    num_rejected: int = 0
     stopped: bool = False
 
 
@@ -44,44 +44,46 @@ def write_rows(
     *,
     meter: ProgressMeter,
     stop: Callable[[], bool],
-) -> Written:
-    """Write every row with what the journal has for it, in the input's order."""
-    ranked = _ByRow(journal.ranks())
-    added = _Added(source, options)
-    written = Written()
+) -> OutputSummary:
+    """Write every row with its scores and ranks from the journal, in the order of the input."""
+    ranked = _PairsByRow(journal.ranks())
+    columns = _AddedColumns(source, options)
+    summary = OutputSummary()
     num_pairs = journal.num_scored()
-    for chunk in source.chunks(only_needed=False):
+    for chunk in source.chunks(for_scoring=False):
         if stop():
-            written.stopped = True
-            return written
-        bad = journal.rejected(chunk.rows[0].number, chunk.rows[-1].number)
+            summary.stopped = True
+            return summary
+        reasons = journal.rejected(chunk.rows[0].number, chunk.rows[-1].number)
         for position, row in enumerate(chunk.rows):
-            if row.number in bad:
-                rejected.write(chunk, position, bad[row.number])
-        kept = list(_kept(chunk, bad, ranked, added))
-        writer.write(chunk, kept)
-        written.num_rows += len(chunk.rows)
-        written.num_kept += len(kept)
-        written.num_set_aside += len(bad)
-        meter.tell(
+            if row.number in reasons:
+                rejected.write(chunk, position, reasons[row.number])
+        rows = list(_output_rows(chunk, reasons, ranked, columns))
+        writer.write(chunk, rows)
+        summary.num_rows += len(chunk.rows)
+        summary.num_written += len(rows)
+        summary.num_rejected += len(reasons)
+        meter.report(
             chunk.fraction,
-            gained=chunk.fraction,
-            num_rows=written.num_rows,
+            done_now=chunk.fraction,
+            num_rows=summary.num_rows,
             num_pairs=num_pairs,
-            num_set_aside=written.num_set_aside,
+            num_rejected=summary.num_rejected,
         )
-    return written
+    return summary
 
 
-def _kept(chunk: Chunk, bad: dict[int, str], ranked: _ByRow, added: _Added) -> Iterator[OutputRow]:
+def _output_rows(
+    chunk: Chunk, reasons: dict[int, str], ranked: _PairsByRow, columns: _AddedColumns
+) -> Iterator[OutputRow]:
     for position, row in enumerate(chunk.rows):
-        if row.number not in bad:
-            for columns in added.rows_of(row, ranked.take(row.number)):
-                yield OutputRow(position, columns)
+        if row.number not in reasons:
+            for added in columns.of_row(row, ranked.take(row.number)):
+                yield OutputRow(position, added)
 
 
-class _ByRow:
-    """The pairs of one row after the other, out of a stream that is in the rows' order."""
+class _PairsByRow:
+    """The pairs of each row, from a stream in row order."""
 
     def __init__(self, pairs: Iterator[RankedPair]) -> None:
         self._groups = groupby(pairs, key=attrgetter("row"))
@@ -95,27 +97,26 @@ class _ByRow:
         return self._pairs if self._row == row else []
 
 
-class _Added:
-    """What the output has beside the input's columns, by the form of the rows."""
+class _AddedColumns:
+    """The columns that the output adds, by the form of the rows."""
 
     def __init__(self, source: Source, options: BatchOptions) -> None:
         self._options = options
-        self._form = "rows" if source.layout.form == "lists" and options.explode else source.layout.form
+        self._form = source.layout.form
 
-    def rows_of(self, row: Row, pairs: Sequence[RankedPair]) -> list[dict[str, Any]]:
-        """The output's rows for one of the input: one or none for a pair, one for a list, or one a document."""
+    def of_row(self, row: Row, pairs: Sequence[RankedPair]) -> list[dict[str, Any]]:
+        """Return the added columns of each output row: at most one per pair, one per list, or one per document."""
         if self._form == "pairs":
             return [self._scores(pair) for pair in pairs]
         best_first = sorted(pairs, key=attrgetter("rank"))
         index, document = self._options.index_column, self._options.document_column
-        if self._form == "rows":
+        if self._options.explode:
             return [
-                {index: one.position, document: row.documents[one.position], **self._scores(one)}
-                for one in best_first
+                {index: pair.position, document: row.documents[pair.position], **self._scores(pair)}
+                for pair in best_first
             ]
-        return [
-            {self._options.results_column: [{index: one.position, **self._scores(one)} for one in best_first]}
-        ]
+        results = [{index: pair.position, **self._scores(pair)} for pair in best_first]
+        return [{self._options.results_column: results}]
 
     def _scores(self, pair: RankedPair) -> dict[str, Any]:
         scores: dict[str, Any] = {

@@ -1,19 +1,17 @@
-"""Parquet in and out, types kept. The only module of the room that knows pyarrow."""
+"""Read and write Parquet with its types. The only module of this package that imports pyarrow."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qwen_rerank_plugins.batch.options import BatchOptions
-from qwen_rerank_plugins.batch.rows import Chunk, Layout, Row, choose_form
-from qwen_rerank_plugins.batch.streams import reading
+from qwen_rerank_plugins.batch.protocols import OutputRow
+from qwen_rerank_plugins.batch.rows import Chunk, Layout, Row, detect_form
+from qwen_rerank_plugins.batch.streams import read_errors_as_input_errors
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError
-
-if TYPE_CHECKING:
-    from qwen_rerank_plugins.batch.writers import OutputRow
 
 try:
     import pyarrow as pa
@@ -35,7 +33,18 @@ _ADDED_TYPES = {
 
 
 class ParquetSource:
-    """The rows of a Parquet file, a part of a row group at a time."""
+    """The rows of a Parquet file, read in parts of a row group.
+
+    Args:
+        path: The file.
+        options: The options of the job.
+
+    Attributes:
+        schema: The Arrow schema of the file.
+
+    Raises:
+        InputError: The file cannot be read, or a required column is missing or of another type.
+    """
 
     num_blank_lines = 0
 
@@ -45,13 +54,13 @@ class ParquetSource:
         with self._open() as file:
             self.schema = file.schema_arrow
         self.columns: Sequence[str] = self.schema.names
-        self.layout = Layout(options, choose_form(self.columns, options, str(path)))
+        self.layout = Layout(options, detect_form(self.columns, options, str(path)))
         self.layout.check_columns(self.columns, str(path))
         self._check_types()
 
     def _open(self) -> Any:
-        with reading(str(self._path)):
-            # Buffered, or a column of a whole row group is held in memory at once.
+        with read_errors_as_input_errors(self._path):
+            # Without a buffer, a column of a whole row group is held in memory.
             return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
 
     def _check_types(self) -> None:
@@ -64,17 +73,17 @@ class ParquetSource:
         kind = found.value_type if pa.types.is_dictionary(found) else found
         if _is_text(kind) or pa.types.is_null(kind) or (is_list and _is_list(kind)):
             return
-        allowed = "a list of texts, or of structs with 'text'" if is_list else "a text"
-        raise InputError(f"{self._path}: column {name!r} has type {str(found)!r}; allowed: {allowed}")
+        expected = "a list of strings, or of structs with 'text'" if is_list else "a string"
+        raise InputError(f"{self._path}: column {name!r} has type {str(found)!r}; convert it to {expected}")
 
-    def chunks(self, *, only_needed: bool) -> Iterator[Chunk]:
+    def chunks(self, *, for_scoring: bool) -> Iterator[Chunk]:
         """Read the file from its beginning."""
         needed = list(dict.fromkeys(self.layout.needed))
         number = 0
-        with self._open() as file, reading(str(self._path)):
+        with self._open() as file, read_errors_as_input_errors(self._path):
             total = max(1, file.metadata.num_rows)
             for batch in file.iter_batches(
-                self._options.window_rows, columns=needed if only_needed else None, use_threads=False
+                self._options.window_rows, columns=needed if for_scoring else None, use_threads=False
             ):
                 rows = self._rows(batch.select(needed), number)
                 number += len(rows)
@@ -82,20 +91,20 @@ class ParquetSource:
 
     def _rows(self, batch: Any, number: int) -> list[Row]:
         return [
-            self.layout.fill(Row(number + offset, number + offset + 1), cells)
+            self.layout.read_cells(Row(number + offset, number + offset + 1), cells)
             for offset, cells in enumerate(batch.to_pylist())
         ]
 
 
 class ParquetWriter:
-    """Writes rows as they come, in groups of a fair size.
+    """Write rows in row groups of at least `ROW_GROUP_ROWS`.
 
     Args:
-        path: Where to.
-        options: The names of what is added.
-        layout: The form of the rows.
-        schema: The input's own, where it is Parquet.
-        kinds: Column → the Python types of its values, where it is not.
+        path: The file.
+        options: The options of the job, for the names of the added columns.
+        layout: The columns of the input.
+        schema: The Arrow schema of the input, if it is Parquet.
+        kinds: Column → Python types of its values; used without `schema`.
     """
 
     def __init__(
@@ -104,17 +113,16 @@ class ParquetWriter:
         options: BatchOptions,
         layout: Layout,
         *,
-        schema: Any = None,
-        kinds: dict[str, set[type]] | None = None,
+        schema: Any,
+        kinds: Mapping[str, set[type]],
     ) -> None:
         self._layout = layout
-        self._removed = [layout.documents] if layout.form == "lists" and options.explode else []
-        fields = list(schema) if schema is not None else [_field(*item) for item in (kinds or {}).items()]
+        fields = list(schema) if schema is not None else [_field(*item) for item in kinds.items()]
         self._types = {field.name: field.type for field in fields}
-        own = [field for field in fields if field.name not in self._removed]
+        own = [field for field in fields if field.name not in layout.removed]
         added = [pa.field(name, self._added_type(name, options)) for name in layout.added]
         self._schema = pa.schema([*own, *added], metadata=None if schema is None else schema.metadata)
-        self._num_own = len(own)
+        self._num_input = len(own)
         self._pending: list[Any] = []
         self._num_pending = 0
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
@@ -135,27 +143,28 @@ class ParquetWriter:
             return listed.value_type if _is_list(listed) else pa.string()
         return _ADDED_TYPES.get(name, pa.int64())
 
-    def write(self, chunk: Chunk, kept: Sequence[OutputRow]) -> None:
-        """Add rows, each with what is added to it."""
-        if not kept:
+    def write(self, chunk: Chunk, rows: Sequence[OutputRow]) -> None:
+        """Append rows of a chunk, each with its added columns."""
+        if not rows:
             return
-        arrays = self._own_arrays(chunk, kept)
-        for field in list(self._schema)[self._num_own :]:
-            values = [_fit(one.added[field.name], field.type) for one in kept]
+        arrays = self._input_arrays(chunk, rows)
+        for field in list(self._schema)[self._num_input :]:
+            values = [_convert(row.added[field.name], field.type) for row in rows]
             arrays.append(pa.array(values, field.type))
         self._pending.append(pa.record_batch(arrays, schema=self._schema))
-        self._num_pending += len(kept)
+        self._num_pending += len(rows)
         if self._num_pending >= ROW_GROUP_ROWS:
             self._flush()
 
-    def _own_arrays(self, chunk: Chunk, kept: Sequence[OutputRow]) -> list[Any]:
-        fields = list(self._schema)[: self._num_own]
+    def _input_arrays(self, chunk: Chunk, rows: Sequence[OutputRow]) -> list[Any]:
+        fields = list(self._schema)[: self._num_input]
         if chunk.batch is not None:
-            taken = chunk.batch.take(pa.array([one.position for one in kept], pa.int64()))
+            taken = chunk.batch.take(pa.array([row.position for row in rows], pa.int64()))
             return [taken.column(field.name) for field in fields]
-        cells = [chunk.cells_of(one.position) for one in kept]
+        cells = [chunk.cells_of(row.position) for row in rows]
         return [
-            pa.array([_fit(one.get(field.name), field.type) for one in cells], field.type) for field in fields
+            pa.array([_convert(one.get(field.name), field.type) for one in cells], field.type)
+            for field in fields
         ]
 
     def _flush(self) -> None:
@@ -164,7 +173,7 @@ class ParquetWriter:
         self._pending, self._num_pending = [], 0
 
     def close(self) -> None:
-        """Write what is left, and the footer."""
+        """Write buffered rows and the footer."""
         self._flush()
         self._writer.close()
 
@@ -178,14 +187,14 @@ def _is_list(kind: Any) -> bool:
 
 
 def _field(name: str, kinds: set[type]) -> Any:
-    """A column for Python values: of the one type that holds all of them, else of JSON."""
+    """Return a field of the type that holds all values; a string of JSON if there is none."""
     found = kinds - {type(None)}
     if found and found <= {int, float}:
         return pa.field(name, pa.float64() if float in found else pa.int64())
     return pa.field(name, pa.bool_() if found == {bool} else pa.string())
 
 
-def _fit(value: Any, kind: Any) -> Any:
+def _convert(value: Any, kind: Any) -> Any:
     if pa.types.is_string(kind) and value is not None and not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     return float(value) if pa.types.is_floating(kind) and isinstance(value, int) else value

@@ -1,4 +1,4 @@
-"""How far a batch job is, and how it ended. Knows no file format and no terminal."""
+"""The progress and the report of a batch job. Prints nothing."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ REPORT_EVERY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class BatchProgress:
-    """Where a job stands.
+    """The progress of a job.
 
     Attributes:
-        phase: Pairs are scored first; then everything is written.
-        fraction: Of this phase, from 0 to 1, by the size of what was read.
-        num_rows: Rows that are scored, set aside, or were scored by a run before this one.
-        num_pairs: Their pairs.
-        num_set_aside: Rows that cannot be ranked.
-        pairs_per_s: Pairs that this run scored, by its time; None at the beginning.
-        seconds_left: Of this phase, at the speed so far; None at the beginning.
+        phase: "scoring", then "writing".
+        fraction: Fraction of this phase, from 0 to 1, by the size of the input that was read.
+        num_rows: Rows that are scored or rejected, those of an earlier run included.
+        num_pairs: Pairs of these rows.
+        num_rejected: Rows that cannot be ranked.
+        pairs_per_s: Pairs that this run scored per second; None at the beginning.
+        seconds_left: Estimated seconds until the end of this phase; None at the beginning.
     """
 
     phase: Literal["scoring", "writing"]
     fraction: float = 0.0
     num_rows: int = 0
     num_pairs: int = 0
-    num_set_aside: int = 0
+    num_rejected: int = 0
     pairs_per_s: float | None = None
     seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """How a job ended.
+    """The result of a job.
 
     Attributes:
-        status: "complete", or "stopped" on request: `resume` goes on where it stopped.
-        num_rows: Rows of the input, those set aside included; when stopped, as many as are done.
+        status: "complete", or "stopped" on request; a stopped job can be resumed.
+        num_rows: Rows of the input, rejected ones included; if stopped, the rows that are finished.
         num_pairs: Pairs with a score.
         num_written: Rows of the output.
-        num_set_aside: Rows that could not be ranked.
-        num_blank_lines: Lines that were skipped because nothing is on them.
+        num_rejected: Rows that cannot be ranked.
+        num_blank_lines: Blank lines that were skipped.
         num_resumed_pairs: Pairs that an earlier run had scored.
         model: The model that scored.
-        target: The output.
-        rejected: The file of the rows that were set aside, or None.
+        target: The output file.
+        rejected: The file of the rejected rows, or None.
         elapsed_s: Seconds of this run.
-        pairs_per_s: Pairs that this run scored, by the seconds of scoring; None if it scored none.
+        pairs_per_s: Pairs that this run scored per second of scoring; None if it scored none.
     """
 
     status: Literal["complete", "stopped"]
     num_rows: int
     num_pairs: int
     num_written: int
-    num_set_aside: int
+    num_rejected: int
     num_blank_lines: int
     num_resumed_pairs: int
     model: str
@@ -69,7 +69,7 @@ class BatchReport:
     pairs_per_s: float | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Every figure as plain JSON types."""
+        """Return all fields as plain JSON types."""
         paths = {
             "target": str(self.target),
             "rejected": None if self.rejected is None else str(self.rejected),
@@ -78,7 +78,7 @@ class BatchReport:
 
 
 class ProgressMeter:
-    """Turns counts into reports, not more often than somebody can look."""
+    """Call a listener with the progress, at most every `REPORT_EVERY_S` seconds."""
 
     def __init__(
         self, phase: Literal["scoring", "writing"], listener: Callable[[BatchProgress], None] | None
@@ -86,40 +86,49 @@ class ProgressMeter:
         self._phase = phase
         self._listener = listener
         self._started_s = time.monotonic()
-        self._told_s = 0.0
+        self._reported_s = 0.0
         self.num_new_pairs = 0
 
     def start_clock(self) -> None:
-        """Begin to count seconds anew: what came before was loading."""
+        """Restart the clock, so that loading does not count."""
         self._started_s = time.monotonic()
 
     def pairs_per_s(self) -> float | None:
-        """Pairs that were scored, by the seconds since the start."""
+        """Return the pairs scored per second since the start of the clock."""
         elapsed_s = time.monotonic() - self._started_s
         return self.num_new_pairs / elapsed_s if self.num_new_pairs and elapsed_s > 0 else None
 
-    def tell(
+    def report(
         self,
         fraction: float,
         *,
-        gained: float,
+        done_now: float,
         num_rows: int,
         num_pairs: int,
-        num_set_aside: int,
+        num_rejected: int,
         force: bool = False,
     ) -> None:
-        """Report, unless the last report is fresh; `gained` is the part of `fraction` that took this run's time."""
+        """Report the progress, unless the last report is recent.
+
+        Args:
+            fraction: Fraction of the phase that is finished.
+            done_now: The part of `fraction` that this run worked on; the rest was finished before.
+            num_rows: See `BatchProgress`, as the next two.
+            num_pairs: Pairs of these rows.
+            num_rejected: Rows that cannot be ranked.
+            force: Report in any case.
+        """
         now_s = time.monotonic()
-        if self._listener is None or not (force or now_s - self._told_s >= REPORT_EVERY_S):
+        if self._listener is None or not (force or now_s - self._reported_s >= REPORT_EVERY_S):
             return
-        self._told_s = now_s
+        self._reported_s = now_s
         progress = BatchProgress(
             phase=self._phase,
             fraction=fraction,
             num_rows=num_rows,
             num_pairs=num_pairs,
-            num_set_aside=num_set_aside,
+            num_rejected=num_rejected,
             pairs_per_s=self.pairs_per_s(),
-            seconds_left=(now_s - self._started_s) * (1.0 - fraction) / gained if gained > 0 else None,
+            seconds_left=(now_s - self._started_s) * (1.0 - fraction) / done_now if done_now > 0 else None,
         )
         self._listener(progress)

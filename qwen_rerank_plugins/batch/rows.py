@@ -1,23 +1,23 @@
-"""What a row says: its query, its documents, or why it cannot be ranked. Knows no file and no format."""
+"""Rows of the input: their query and documents, or the reason why they cannot be ranked. Opens no file."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qwen_rerank_plugins.batch.options import BatchOptions, Form
 from qwen_rerank_plugins.errors import InputError
 
-__all__ = ["BadRowError", "Chunk", "Layout", "Row", "choose_form", "parse_json"]
+__all__ = ["BadRowError", "Chunk", "Layout", "Row", "detect_form", "parse_json"]
 
-SHOWN_COLUMNS = 12
+MAX_NAMED_COLUMNS = 12
 
 
 class BadRowError(Exception):
-    """A row cannot be ranked; the message is the reason, without its place. Never leaves the room."""
+    """A row cannot be ranked. The message is the reason without the line; never raised outside this package."""
 
 
 @dataclass(slots=True)
@@ -25,15 +25,15 @@ class Row:
     """A row of the input.
 
     Attributes:
-        number: Its place among the rows, from 0, those that cannot be ranked included.
-        line: Its first line in the file, from 1; in Parquet the row, from 1.
-        cells: Column → value, or None where the file keeps them (`Chunk.batch`) or nothing could be read.
-        source: The text that it was read from, where that is kept.
-        query: What is searched for.
-        documents: The documents as they stand in the row: one in a pair.
-        texts: What is scored of them.
-        instruction: What relevance means in this row; None for the job's.
-        problem: Why it cannot be ranked; then query and documents mean nothing.
+        number: Index of the row, from 0; rejected rows are counted.
+        line: First line of the row in the file, from 1; in Parquet the number of the row, from 1.
+        cells: Column → value. None if the chunk's record batch holds the values, or if the row cannot be parsed.
+        source: The text of the row, if it is kept.
+        query: The query.
+        documents: The documents as they appear in the row; one in a pair.
+        texts: The text of each document.
+        instruction: The instruction of this row; None for the job's instruction.
+        problem: Why the row cannot be ranked, or None. If it is set, query and documents have no meaning.
     """
 
     number: int
@@ -49,12 +49,12 @@ class Row:
 
 @dataclass(slots=True)
 class Chunk:
-    """Rows that are handled together.
+    """Consecutive rows that are processed together.
 
     Attributes:
-        rows: In the order of the file, without a gap.
-        fraction: Of the file that was read when the last of them had been, from 0 to 1.
-        batch: The same rows as a pyarrow record batch, where the input is Parquet.
+        rows: The rows in file order.
+        fraction: Fraction of the file up to the end of the last row, from 0 to 1.
+        batch: The rows as a pyarrow record batch, if the input is Parquet.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -62,18 +62,23 @@ class Chunk:
     batch: Any = None
 
     def cells_of(self, position: int) -> dict[str, Any]:
-        """Column → value of the row at a place in this chunk."""
+        """Return column → value of a row, by its index in this chunk."""
         cells = self.rows[position].cells
         if cells is None and self.batch is not None:
             cells = self.batch.slice(position, 1).to_pylist()[0]
         return cells or {}
 
 
-def choose_form(columns: Sequence[str], options: BatchOptions, name: str) -> Form:
-    """Tell pairs from lists by the columns, unless the options do.
+def detect_form(columns: Sequence[str], options: BatchOptions, name: str) -> Form:
+    """Return the form from the options, or detect it from the columns.
+
+    Args:
+        columns: The columns of the file.
+        options: The options of the job.
+        name: The file's name, for the error message.
 
     Raises:
-        InputError: Both could be meant, or neither.
+        InputError: The columns fit both forms, or neither.
     """
     if options.form != "auto":
         return options.form
@@ -83,113 +88,124 @@ def choose_form(columns: Sequence[str], options: BatchOptions, name: str) -> For
         raise InputError(f"{name} has columns {both}; choose one with --form pairs or --form lists")
     if not has_pair and not has_list:
         wanted = f"{options.document_column!r} or {options.documents_column!r}"
-        hint = "choose one with --document-column or --documents-column"
-        raise InputError(f"{name} has no column {wanted}, but {_shown(columns)}; {hint}")
+        hint = "name the column with --document-column or --documents-column"
+        raise InputError(f"{name} has no column {wanted}, only {_quote_names(columns)}; {hint}")
     return "pairs" if has_pair else "lists"
 
 
 class Layout:
-    """Where query and documents stand in a row, and which columns must not be there yet."""
+    """Which columns hold the query and the documents, and which columns the output adds and removes.
+
+    Attributes:
+        form: Pairs or lists.
+        query: Column of the query.
+        documents: Column of the document or the documents.
+        added: Columns that the output adds.
+        removed: Columns that the output drops: the documents of an exploded list.
+    """
 
     def __init__(self, options: BatchOptions, form: Form) -> None:
         self.form = form
-        self._options = options
         self.query = options.query_column
         self.documents = options.document_column if form == "pairs" else options.documents_column
         self.added = options.added_columns(form)
-        self._added = frozenset(self.added)
+        self.removed = frozenset({self.documents} if form == "lists" and options.explode else ())
+        self._instruction = options.instruction_column
+        self._added_set = frozenset(self.added)
 
     @property
     def needed(self) -> tuple[str, ...]:
         """The columns that scoring needs."""
-        instruction = self._options.instruction_column
-        return (self.query, self.documents, *([instruction] if instruction else []))
+        return (self.query, self.documents, *([self._instruction] if self._instruction else []))
 
     def check_columns(self, columns: Sequence[str], name: str) -> None:
-        """Refuse a table without the columns that are needed, or with those that are added.
+        """Check that a table has the needed columns and none of the added ones.
+
+        Args:
+            columns: The columns of the table.
+            name: The table's name, for the error message.
 
         Raises:
-            InputError: A column is missing, stands twice, or is to be added.
+            InputError: A column is missing, occurs twice, or would be added.
         """
-        twice = sorted({column for column in columns if columns.count(column) > 1})
-        if twice:
-            raise InputError(f"{name} has columns of the same name: {_shown(twice)}; allowed: each name once")
+        repeated = sorted({column for column in columns if columns.count(column) > 1})
+        if repeated:
+            raise InputError(f"{name} has repeated columns: {_quote_names(repeated)}; rename them")
         for column in self.needed:
             if column not in columns:
-                hint = "choose another with --query-column, --document-column, --documents-column"
-                raise InputError(f"{name} has no column {column!r}, but {_shown(columns)}; {hint}")
-        taken = self._added.intersection(columns)
-        if taken:
-            raise InputError(f"{name} {self._taken(sorted(taken))}")
+                hint = "name the column with --query-column, --document-column or --documents-column"
+                raise InputError(f"{name} has no column {column!r}, only {_quote_names(columns)}; {hint}")
+        if not self._added_set.isdisjoint(columns):
+            raise InputError(f"{name} {self._describe_taken(columns)}")
 
-    def fill(self, row: Row, cells: Mapping[str, Any]) -> Row:
-        """Read query and documents out of a row's cells; what is wrong becomes the row's problem."""
+    def read_cells(self, row: Row, cells: Mapping[str, Any]) -> Row:
+        """Set query and documents of a row from its cells, or `problem` if they are not valid."""
         try:
-            self._fill(row, cells)
+            self._read(row, cells)
         except BadRowError as error:
             row.problem = str(error)
         return row
 
-    def _fill(self, row: Row, cells: Mapping[str, Any]) -> None:
-        if row.cells is not None and not self._added.isdisjoint(cells):
-            raise BadRowError(self._taken(sorted(self._added.intersection(cells))))
-        query = _text(_cell(cells, self.query), self.query)
+    def _read(self, row: Row, cells: Mapping[str, Any]) -> None:
+        if row.cells is not None and not self._added_set.isdisjoint(cells):
+            raise BadRowError(f"the row {self._describe_taken(cells)}")
+        query = _check_text(_cell(cells, self.query), self.query)
         if not query.strip():
-            raise BadRowError(f"{self.query!r} is blank; allowed: at least one visible character")
+            raise BadRowError(f"{self.query!r} is blank: {query[:20]!r}; a query needs a visible character")
         row.query = query
         value = _cell(cells, self.documents)
         if self.form == "pairs":
-            row.documents = row.texts = (_text(value, self.documents),)
+            row.documents = row.texts = (_check_text(value, self.documents),)
         else:
-            row.documents = _list(value, self.documents)
+            row.documents = _check_list(value, self.documents)
             row.texts = [
-                _text_of(one, f"{self.documents}[{index}]") for index, one in enumerate(row.documents)
+                _text_of(document, f"{self.documents}[{index}]")
+                for index, document in enumerate(row.documents)
             ]
-        if self._options.instruction_column:
-            row.instruction = _instruction(cells, self._options.instruction_column)
+        if self._instruction:
+            row.instruction = _read_instruction(cells, self._instruction)
 
-    def _taken(self, names: Sequence[str]) -> str:
-        hint = "choose other names for what is added, with --score-column, --rank-column and the like"
-        return f"has {_shown(names)} already; {hint}"
+    def _describe_taken(self, columns: Iterable[str]) -> str:
+        taken = _quote_names(sorted(self._added_set.intersection(columns)))
+        return f"already has {taken}; choose other names with --score-column, --rank-column and so on"
 
 
 def parse_json(text: str) -> Any:
-    """Read JSON, without the numbers that JSON does not know.
+    """Parse JSON; NaN, infinities and numbers beyond a float are not accepted.
 
     Raises:
-        BadRowError: It is none.
+        BadRowError: The text is not valid JSON.
     """
     try:
-        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
     except json.JSONDecodeError as error:
-        raise BadRowError(f"not JSON: {error.msg} at column {error.colno}") from None
+        raise BadRowError(f"not valid JSON: {error.msg} at column {error.colno}") from None
     except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
-        raise BadRowError(f"JSON that cannot be read: {error}") from None
+        raise BadRowError(f"JSON cannot be parsed: {error}") from None
 
 
-def _no_constant(name: str) -> Any:
-    raise BadRowError(f"not JSON: {name}")
+def _refuse_constant(name: str) -> Any:
+    raise BadRowError(f"not valid JSON: {name}")
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise BadRowError(f"a number is too large: {text[:40]}")
+        raise BadRowError(f"number too large: {text[:40]}")
     return number
 
 
 def _cell(cells: Mapping[str, Any], column: str) -> Any:
     if column not in cells:
-        raise BadRowError(f"no {column!r}, but {_shown(list(cells))}")
+        raise BadRowError(f"the row has no {column!r}, only {_quote_names(list(cells))}")
     return cells[column]
 
 
-def _text(value: Any, place: str) -> str:
+def _check_text(value: Any, place: str) -> str:
     if not isinstance(value, str):
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        raise BadRowError(f"{place!r} is {kind}; allowed: a string")
+        raise BadRowError(f"{place!r} must be a string, not {_type_name(value)}")
     if not value.isascii() and not _is_unicode(value):
-        raise BadRowError(f"{place!r} is no Unicode text: it holds half of a surrogate pair")
+        raise BadRowError(f"{place!r} is not valid Unicode: it contains half of a surrogate pair")
     return value
 
 
@@ -204,31 +220,34 @@ def _is_unicode(text: str) -> bool:
 def _text_of(document: Any, place: str) -> str:
     if isinstance(document, Mapping):
         if "text" not in document:
-            raise BadRowError(f"{place!r} has no 'text'; allowed: a string, or an object with 'text'")
-        return _text(document["text"], f"{place}.text")
-    return _text(document, place)
+            raise BadRowError(f"{place!r} has no 'text'; a document is a string or an object with 'text'")
+        return _check_text(document["text"], f"{place}.text")
+    return _check_text(document, place)
 
 
-def _list(value: Any, place: str) -> list[Any]:
+def _check_list(value: Any, place: str) -> list[Any]:
     if isinstance(value, str):  # a cell of CSV, or a text column of Parquet
         try:
             value = parse_json(value)
         except BadRowError as error:
-            raise BadRowError(f"{place!r} is no list: {error}; allowed: a JSON array") from None
+            raise BadRowError(f"{place!r} must be a JSON array: {error}") from None
     if not isinstance(value, list):
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        raise BadRowError(f"{place!r} is {kind}; allowed: a list")
+        raise BadRowError(f"{place!r} must be a list, not {_type_name(value)}")
     return value
 
 
-def _instruction(cells: Mapping[str, Any], column: str) -> str | None:
+def _read_instruction(cells: Mapping[str, Any], column: str) -> str | None:
     value = cells.get(column)
     if value is None:
         return None
-    text = _text(value, column)
+    text = _check_text(value, column)
     return text if text.strip() else None
 
 
-def _shown(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:SHOWN_COLUMNS]) or "nothing"
-    return f"{shown}, ..." if len(names) > SHOWN_COLUMNS else shown
+def _type_name(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _quote_names(names: Sequence[str]) -> str:
+    quoted = ", ".join(repr(name) for name in names[:MAX_NAMED_COLUMNS]) or "none"
+    return f"{quoted}, ..." if len(names) > MAX_NAMED_COLUMNS else quoted

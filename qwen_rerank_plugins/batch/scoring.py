@@ -1,6 +1,7 @@
-"""The first half of a job: every pair of the input gets its score, and the journal keeps it. Writes no output.
+"""The first half of a job: score every pair of the input into the journal. Writes no output.
 
-The calling thread reads ahead while others wait for the scorer: several calls are under way, so that it never idles.
+The calling thread reads ahead while other threads wait for the scorer. Several calls are in flight, so that the scorer
+never idles.
 """
 
 from __future__ import annotations
@@ -13,30 +14,32 @@ from dataclasses import dataclass, field
 from qwen_rerank_plugins.batch.journal import Journal, ScoredPair
 from qwen_rerank_plugins.batch.options import BatchOptions
 from qwen_rerank_plugins.batch.progress import ProgressMeter
+from qwen_rerank_plugins.batch.protocols import Source
 from qwen_rerank_plugins.batch.rows import Chunk, Row
-from qwen_rerank_plugins.batch.sources import Source
 from qwen_rerank_plugins.errors import InputError, RerankError
 from qwen_rerank_plugins.reranker import Reranker
 from qwen_rerank_plugins.types import PairScore
 
-__all__ = ["Scoring", "call_concurrency"]
+__all__ = ["ScoringPass"]
 
 CALL_CHARS = 256_000
 POLL_S = 0.1
-LOCAL_CALLS = 2
+LOCAL_CONCURRENCY = 2
 
 Pair = tuple[Row, int, str]
 
 
 @dataclass(slots=True)
 class _Call:
-    """Pairs that are scored together; they have one instruction.
+    """Pairs of one instruction that are scored together.
 
     Attributes:
-        instruction: What relevance means, when rows say it; None for the job's.
-        groups: Each query with its pairs: row, position in its list, text.
-        share: Of the file, that one pair stands for.
-        rows_share: The same in rows.
+        instruction: The instruction of the rows; None for the job's.
+        groups: Each query with its pairs: row, index in its list, text.
+        share: Fraction of the file per pair.
+        rows_share: Rows per pair.
+        num_pairs: Number of pairs.
+        num_chars: Characters of the documents.
     """
 
     instruction: str | None
@@ -54,23 +57,21 @@ class _Call:
         self.num_chars += len(pair[2])
 
 
-def call_concurrency(reranker: Reranker, options: BatchOptions) -> int:
-    """Calls at the same time: enough that the scorer has the next one when it is done with one."""
-    if options.concurrency is not None:
-        return options.concurrency
-    return reranker.config.max_concurrency if reranker.config.backend == "remote" else LOCAL_CALLS
-
-
-class Scoring:
-    """Score what the journal does not have yet.
+class ScoringPass:
+    """Scores the pairs that the journal does not contain yet.
 
     Args:
-        source: The rows.
-        journal: Where scores are kept.
-        reranker: What scores.
-        options: How; a bad row stops the job or is set aside.
-        meter: Hears how far it is.
-        stop: Asked between calls; True ends the job where it is.
+        source: The input.
+        journal: Stores the scores and the rejected rows.
+        reranker: Scores the pairs.
+        options: The options of the job.
+        meter: Reports the progress.
+        stop: Called between calls; scoring stops when it returns True.
+
+    Attributes:
+        num_resumed_pairs: Pairs that an earlier run had scored.
+        num_rows: Rows that were read.
+        stopped: Whether `stop` ended the pass early.
     """
 
     def __init__(
@@ -89,65 +90,66 @@ class Scoring:
         self._options = options
         self._meter = meter
         self._stop = stop
-        self._num_calls = call_concurrency(reranker, options)
+        remote = reranker.config.backend == "remote"
+        self._concurrency = options.concurrency or (
+            reranker.config.max_concurrency if remote else LOCAL_CONCURRENCY
+        )
         self._pending: dict[Future[list[PairScore]], _Call] = {}
         self.num_resumed_pairs = journal.num_scored()
         self.num_rows = 0
-        self.num_pairs = 0
         self.stopped = False
-        self._num_set_aside = 0
+        self._num_rejected = 0
         self._rows_done = 0.0
         self._fraction = 0.0
-        self._gained = 0.0
+        self._done_now = 0.0
 
     @property
     def num_rows_done(self) -> int:
-        """Rows that need nothing more, as far as pairs tell."""
+        """Number of finished rows, estimated from the pairs."""
         return round(self._rows_done)
 
     def run(self) -> None:
-        """Score to the end, or until `stop` says so; what is under way is waited for and kept, errors or not.
+        """Score to the end, or until `stop` returns True. Calls in flight are awaited and recorded, even after an error.
 
         Raises:
-            InputError: The input cannot be read, or a row cannot be ranked and bad rows stop the job.
+            InputError: The input cannot be read, or a row cannot be ranked and `on_bad_row` is "stop".
             RerankError: Scoring failed, or the journal cannot be written.
         """
-        with ThreadPoolExecutor(self._num_calls, thread_name_prefix="qwen-rerank-batch") as pool:
+        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="qwen-rerank-batch") as executor:
             self._meter.start_clock()
             try:
-                self._submit_all(pool)
+                self._submit_all(executor)
                 self._drain()
             except BaseException:
-                self._withdraw()
+                self._record_pending()
                 raise
-        self._tell(force=True)
+        self._report(force=True)
 
-    def _submit_all(self, pool: ThreadPoolExecutor) -> None:
+    def _submit_all(self, executor: ThreadPoolExecutor) -> None:
         start = 0.0
-        for chunk in self._source.chunks(only_needed=True):
+        for chunk in self._source.chunks(for_scoring=True):
             for call in self._calls(chunk, chunk.fraction - start):
-                while len(self._pending) >= 2 * self._num_calls and not self._stop():
+                while len(self._pending) >= 2 * self._concurrency and not self._stop():
                     self._collect()
                 if self._stop():
                     self.stopped = True
                     self._cancel()
                     return
-                self._pending[pool.submit(self._score, call)] = call
+                self._pending[executor.submit(self._score, call)] = call
             start = chunk.fraction
-            self._tell()
+            self._report()
 
     # From rows to calls.
 
     def _calls(self, chunk: Chunk, span: float) -> Iterator[_Call]:
-        self._set_aside([(row, row.problem) for row in chunk.rows if row.problem is not None])
+        self._reject([(row, row.problem) for row in chunk.rows if row.problem is not None])
         groups, num_all = self._groups(chunk)
         num_open = sum(map(len, groups.values()))
         self.num_rows += len(chunk.rows)
-        self.num_pairs += num_all
         share = span / num_all if num_all else 0.0
         rows_share = len(chunk.rows) / num_all if num_all else 0.0
-        # What needs no call is done at once: a file that cannot be ranked, and what an earlier run scored.
-        self._advance(span - share * num_open, len(chunk.rows) - rows_share * num_open, gained=0.0)
+        # Rows without open pairs are finished: rejected ones, and those that an earlier run scored.
+        self._advance(span - share * num_open, len(chunk.rows) - rows_share * num_open, done_now=0.0)
         call: _Call | None = None
         for (instruction, query), pairs in sorted(groups.items(), key=lambda item: item[0][0] or ""):
             for pair in pairs:
@@ -160,10 +162,10 @@ class Scoring:
             yield call
 
     def _groups(self, chunk: Chunk) -> tuple[dict[tuple[str | None, str], list[Pair]], int]:
-        """The pairs without a score, by instruction and query, and how many there are with the others."""
-        known: set[tuple[int, int]] = set()
+        """Return the pairs without a score, by instruction and query, and the number of all pairs of the chunk."""
+        scored: set[tuple[int, int]] = set()
         if self.num_resumed_pairs and chunk.rows:
-            known = self._journal.scored(chunk.rows[0].number, chunk.rows[-1].number)
+            scored = self._journal.scored(chunk.rows[0].number, chunk.rows[-1].number)
         groups: dict[tuple[str | None, str], list[Pair]] = {}
         num_all = 0
         for row in chunk.rows:
@@ -173,7 +175,7 @@ class Scoring:
             pairs = [
                 (row, position, text)
                 for position, text in enumerate(row.texts)
-                if (row.number, position) not in known
+                if (row.number, position) not in scored
             ]
             if pairs:
                 groups.setdefault((row.instruction, row.query), []).extend(pairs)
@@ -182,28 +184,28 @@ class Scoring:
     def _is_full(self, call: _Call) -> bool:
         return call.num_pairs >= self._options.call_pairs or call.num_chars >= CALL_CHARS
 
-    def _set_aside(self, rows: Sequence[tuple[Row, str | None]]) -> None:
+    def _reject(self, rows: Sequence[tuple[Row, str | None]]) -> None:
         if rows and self._options.on_bad_row == "stop":
             row, problem = rows[0]
-            hint = "--on-bad-row set_aside goes on without such rows"
+            hint = "correct the row, or skip such rows with --on-bad-row reject"
             raise InputError(f"line {row.line} (row {row.number + 1}): {problem}; {hint}")
-        self._num_set_aside += len(rows)
+        self._num_rejected += len(rows)
         self._journal.add_rejected([(row.number, row.line, problem or "") for row, problem in rows])
 
-    # From calls to scores; this alone happens in other threads.
+    # From calls to scores. Only this method runs in other threads.
 
     def _score(self, call: _Call) -> list[PairScore]:
         instruction = self._options.instruction if call.instruction is None else call.instruction
         results = self._reranker.rank_many(
             [query for query, _ in call.groups],
             [[text for _, _, text in pairs] for _, pairs in call.groups],
-            top_n=1,  # the ranks are those of the whole file
+            top_n=1,  # ranks are computed later, over the whole file
             min_score=None,
             instruction=instruction,
         )
         for result in results:
             if result.status != "ranked":
-                raise RerankError(f"scoring gave no scores: status {result.status!r}; {result.error}")
+                raise RerankError(f"scoring returned no scores: status {result.status!r}: {result.error}")
         return [score for result in results for score in result.scores]
 
     # From scores to the journal.
@@ -211,8 +213,8 @@ class Scoring:
     def _collect(self) -> None:
         done, _ = wait(self._pending, timeout=POLL_S, return_when=FIRST_COMPLETED)
         for future in done:
-            self._keep(self._pending.pop(future), future)
-        self._tell()
+            self._record(self._pending.pop(future), future)
+        self._report()
 
     def _drain(self) -> None:
         while self._pending:
@@ -223,57 +225,57 @@ class Scoring:
             if future.cancel():
                 del self._pending[future]
 
-    def _withdraw(self) -> None:
-        """After an error: keep what is done or under way; the first error is the one that is told."""
+    def _record_pending(self) -> None:
+        """After an error, cancel what has not started and record what succeeds; the first error is raised."""
         self._cancel()
         while self._pending:
             future, call = self._pending.popitem()
             if future.exception() is None:
-                self._keep(call, future)
+                self._record(call, future)
 
-    def _keep(self, call: _Call, future: Future[list[PairScore]]) -> None:
+    def _record(self, call: _Call, future: Future[list[PairScore]]) -> None:
         pairs = [pair for _, group in call.groups for pair in group]
         try:
             scores = future.result()
         except InputError as error:
             if call.instruction is None or self._options.on_bad_row == "stop":
                 raise
-            # The rows' own instruction is all that they share and that a scorer refuses.
+            # The scorer refuses the instruction, which these rows share and other rows do not.
             rows = {row.number: row for row, _, _ in pairs}
-            self._set_aside([(row, str(error)) for row in rows.values()])
+            self._reject([(row, str(error)) for row in rows.values()])
         else:
             self._journal.add_scores(self._scored(call, pairs, scores))
             self._meter.num_new_pairs += len(pairs)
-        self._advance(call.share * len(pairs), call.rows_share * len(pairs), gained=call.share * len(pairs))
+        self._advance(call.share * len(pairs), call.rows_share * len(pairs), done_now=call.share * len(pairs))
 
     def _scored(
         self, call: _Call, pairs: Sequence[Pair], scores: Sequence[PairScore]
     ) -> Iterator[ScoredPair]:
         by_query = self._source.layout.form == "pairs"
-        keys = {query: _key_of(call.instruction, query) for query, _ in call.groups} if by_query else {}
+        keys = {query: _list_key(call.instruction, query) for query, _ in call.groups} if by_query else {}
         for (row, position, _), score in zip(pairs, scores, strict=True):
             key = keys[row.query] if by_query else row.number
             flags = score.truncated | score.query_truncated << 1
             yield ScoredPair(row.number, position, key, score.relevance_score, score.log_odds, flags)
 
-    def _advance(self, fraction: float, rows: float, *, gained: float) -> None:
+    def _advance(self, fraction: float, rows: float, *, done_now: float) -> None:
         self._fraction += fraction
         self._rows_done += rows
-        self._gained += gained
+        self._done_now += done_now
 
-    def _tell(self, *, force: bool = False) -> None:
-        self._meter.tell(
+    def _report(self, *, force: bool = False) -> None:
+        self._meter.report(
             min(1.0, self._fraction),
-            gained=self._gained,
+            done_now=self._done_now,
             num_rows=self.num_rows_done,
             num_pairs=self.num_resumed_pairs + self._meter.num_new_pairs,
-            num_set_aside=self._num_set_aside,
+            num_rejected=self._num_rejected,
             force=force,
         )
 
 
-def _key_of(instruction: str | None, query: str) -> bytes:
-    """The same for pairs that are ranked together: those of one query and one instruction."""
+def _list_key(instruction: str | None, query: str) -> bytes:
+    """Return a key that is equal for pairs of one query and one instruction, which are ranked together."""
     first = (instruction or "").encode()
     digest = hashlib.blake2b(len(first).to_bytes(8, "little"), digest_size=16)
     digest.update(first)

@@ -1,98 +1,31 @@
-"""Rows out of CSV and JSON lines, in chunks. Knows no scores; what it reads twice is the same twice."""
+"""Read rows from CSV and JSON Lines, in chunks. Reading the same file again yields the same rows."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from qwen_rerank_plugins.batch.formulas import unescape_formula
-from qwen_rerank_plugins.batch.options import BatchOptions, FileFormat, Form
-from qwen_rerank_plugins.batch.rows import BadRowError, Chunk, Layout, Row, choose_form, parse_json
-from qwen_rerank_plugins.batch.streams import TextLines, TooLongError, bad_bytes
+from qwen_rerank_plugins.batch.options import BatchOptions, Form
+from qwen_rerank_plugins.batch.rows import BadRowError, Chunk, Layout, Row, detect_form, parse_json
+from qwen_rerank_plugins.batch.streams import LineTooLongError, TextLines, find_bad_bytes
 from qwen_rerank_plugins.errors import InputError
 
-__all__ = ["CsvSource", "JsonLinesSource", "Source", "delimiter_of", "format_of", "open_source"]
+__all__ = ["CsvSource", "JsonLinesSource"]
 
-SUFFIXES: dict[str, FileFormat] = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
 CHUNK_CHARS = 8 << 20
 FORM_ROWS = 1000
 
 
-class Source(Protocol):
-    """A file of rows."""
-
-    @property
-    def layout(self) -> Layout:
-        """Where query and documents stand."""
-
-    @property
-    def columns(self) -> Sequence[str] | None:
-        """The columns in their order; None where each row has its own."""
-
-    @property
-    def num_blank_lines(self) -> int:
-        """Lines without anything that were met so far."""
-
-    def chunks(self, *, only_needed: bool) -> Iterator[Chunk]:
-        """Read the file from its beginning.
-
-        Args:
-            only_needed: Columns that scoring does not need may be left out.
-        """
-
-
-def format_of(path: Path, chosen: FileFormat | None, option: str) -> FileFormat:
-    """Tell a file's format by its suffix, before `.gz`, unless it was chosen.
-
-    Raises:
-        InputError: The suffix says nothing.
-    """
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    found = chosen or SUFFIXES.get(suffixes[-1] if suffixes else "")
-    if found is None:
-        allowed = ", ".join(SUFFIXES)
-        raise InputError(f"file of unknown format: {str(path)!r}; allowed: {allowed}, or {option}")
-    return found
-
-
-def open_source(path: Path, options: BatchOptions) -> Source:
-    """Look at the beginning of a file, and give the source that reads it.
-
-    Raises:
-        InputError: It cannot be read, or has not the columns that are needed.
-        MissingDependencyError: It is Parquet, and pyarrow is not installed.
-    """
-    chosen = format_of(path, options.input_format, "--input-format")
-    if chosen == "csv":
-        return CsvSource(path, options)
-    if chosen == "jsonl":
-        return JsonLinesSource(path, options)
-    from qwen_rerank_plugins.batch.parquet import ParquetSource
-
-    return ParquetSource(path, options)
-
-
-def delimiter_of(path: Path, options: BatchOptions) -> str:
-    """What stands between the cells of a CSV file."""
-    return options.delimiter or ("\t" if ".tsv" in [suffix.lower() for suffix in path.suffixes] else ",")
-
-
-def _chunked(rows: Iterator[tuple[Row, int]], lines: TextLines, options: BatchOptions) -> Iterator[Chunk]:
-    """Collect rows with their sizes; the same file always falls into the same chunks."""
+def _group_rows(rows: Iterator[tuple[Row, int]], lines: TextLines, window_rows: int) -> Iterator[Chunk]:
+    """Group rows, given with their sizes in characters, into chunks."""
     chunk, num_chars = Chunk(), 0
     for row, size in rows:
         chunk.rows.append(row)
         num_chars += size
-        if len(chunk.rows) >= options.window_rows or num_chars >= CHUNK_CHARS:
+        if len(chunk.rows) >= window_rows or num_chars >= CHUNK_CHARS:
             chunk.fraction = lines.fraction
             yield chunk
             chunk, num_chars = Chunk(), 0
@@ -102,7 +35,15 @@ def _chunked(rows: Iterator[tuple[Row, int]], lines: TextLines, options: BatchOp
 
 
 class JsonLinesSource:
-    """One JSON object a line."""
+    """One JSON object per line.
+
+    Args:
+        path: The file.
+        options: The options of the job.
+
+    Raises:
+        InputError: The file cannot be read, or has no column of documents.
+    """
 
     columns: Sequence[str] | None = None
 
@@ -110,140 +51,134 @@ class JsonLinesSource:
         self._path = path
         self._options = options
         self.num_blank_lines = 0
-        self.layout = Layout(options, self._form())
+        self.layout = Layout(options, self._detect_form())
 
-    def _form(self) -> Form:
-        """The form that the first object tells, among as many lines as one can wait for."""
+    def _detect_form(self) -> Form:
+        """Return the form of the first object that has a column of documents, within the first lines."""
         if self._options.form != "auto":
             return self._options.form
         first: InputError | None = None
-        for number, columns in enumerate(self._first_columns()):
+        for number, columns in enumerate(self._columns_of_rows()):
             try:
-                return choose_form(columns, self._options, str(self._path))
+                return detect_form(columns, self._options, str(self._path))
             except InputError as error:
                 first = first or error
             if number >= FORM_ROWS:
                 break
         if first is not None:
             raise first
-        return "pairs"  # nothing is in it that could be a list
+        return "pairs"  # no row can be parsed: the form has no effect
 
-    def _first_columns(self) -> Iterator[list[str]]:
-        for row, _ in self._rows(Layout(self._options, "pairs")):
-            if row.cells is not None:
-                yield list(row.cells)
+    def _columns_of_rows(self) -> Iterator[list[str]]:
+        with self._open() as lines:
+            for row, _ in self._rows(lines, Layout(self._options, "pairs")):
+                if row.cells is not None:
+                    yield list(row.cells)
 
-    def chunks(self, *, only_needed: bool) -> Iterator[Chunk]:  # noqa: ARG002 (a line is read as a whole)
+    def chunks(self, *, for_scoring: bool) -> Iterator[Chunk]:  # noqa: ARG002 (a line is read as a whole)
         """Read the file from its beginning."""
-        lines = TextLines(self._path, max_chars=self._options.max_row_chars)
-        try:
-            yield from _chunked(self._rows(self.layout, lines), lines, self._options)
-        finally:
-            lines.close()
+        with self._open() as lines:
+            yield from _group_rows(self._rows(lines, self.layout), lines, self._options.window_rows)
 
-    def _rows(self, layout: Layout, lines: TextLines | None = None) -> Iterator[tuple[Row, int]]:
-        own = lines is None
-        lines = lines or TextLines(self._path, max_chars=self._options.max_row_chars)
+    def _open(self) -> TextLines:
+        return TextLines(self._path, max_chars=self._options.max_row_chars)
+
+    def _rows(self, lines: TextLines, layout: Layout) -> Iterator[tuple[Row, int]]:
         self.num_blank_lines = 0
         number = 0
-        try:
-            while (line := _next_line(lines)) is not None:
-                if not line.strip():
-                    self.num_blank_lines += 1
-                    continue
-                yield _json_row(Row(number, lines.number), line, layout), len(line)
+        while True:
+            lines.start_record()
+            row = Row(number, lines.number + 1)
+            try:
+                line = next(lines, None)
+            except LineTooLongError as error:
+                row.problem = str(error)
+                yield row, 0
                 number += 1
-        finally:
-            if own:
-                lines.close()
+                continue
+            if line is None:
+                return
+            if not line.strip():
+                self.num_blank_lines += 1
+                continue
+            yield _read_json_row(row, line, layout), len(line)
+            number += 1
 
 
-class _TooLong(str):
-    """Stands for a line that was skipped: the reason, in place of the text."""
-
-    __slots__ = ()
-
-
-def _next_line(lines: TextLines) -> str | None:
-    lines.start_record()
-    try:
-        return next(lines, None)
-    except TooLongError as error:
-        return _TooLong(str(error))
-
-
-def _json_row(row: Row, line: str, layout: Layout) -> Row:
-    if isinstance(line, _TooLong):
-        row.problem = str(line)
-        return row
+def _read_json_row(row: Row, line: str, layout: Layout) -> Row:
     row.source = line
     try:
-        cells = _json_object(line)
+        row.cells = _parse_object(line)
     except BadRowError as error:
         row.problem = str(error)
         return row
-    row.cells = cells
-    return layout.fill(row, cells)
+    return layout.read_cells(row, row.cells)
 
 
-def _json_object(line: str) -> dict[str, Any]:
-    problem = bad_bytes(line)
+def _parse_object(line: str) -> dict[str, Any]:
+    problem = find_bad_bytes(line)
     if problem is not None:
         raise BadRowError(problem)
     cells = parse_json(line)
     if not isinstance(cells, dict):
-        raise BadRowError(f"a {type(cells).__name__}; allowed: an object")
+        raise BadRowError(f"the row must be a JSON object, not {type(cells).__name__}")
     return cells
 
 
 class CsvSource:
-    """Cells between delimiters, the columns' names in the first row (RFC 4180, and line feeds alone)."""
+    """Delimited cells with the column names in the first row (RFC 4180; a line feed alone also ends a line).
 
-    def __init__(self, path: Path, options: BatchOptions) -> None:
+    Args:
+        path: The file.
+        options: The options of the job.
+        delimiter: The character between cells.
+
+    Raises:
+        InputError: The file cannot be read, or a required column is missing.
+    """
+
+    def __init__(self, path: Path, options: BatchOptions, *, delimiter: str) -> None:
         self._path = path
         self._options = options
-        self._delimiter = delimiter_of(path, options)
+        self._delimiter = delimiter
         self.num_blank_lines = 0
-        # The default refuses long documents. It holds for the process: what another set higher stays.
+        # The default refuses long documents. The limit is per process: a higher one that is already set stays.
         csv.field_size_limit(max(csv.field_size_limit(), options.max_row_chars))
-        self.columns: Sequence[str] = self._read_columns()
-        self.layout = Layout(options, choose_form(self.columns, options, str(path)))
+        self.columns: Sequence[str] = self._read_header()
+        self.layout = Layout(options, detect_form(self.columns, options, str(path)))
         self.layout.check_columns(self.columns, str(path))
 
-    def _read_columns(self) -> list[str]:
-        lines = TextLines(self._path, max_chars=self._options.max_row_chars)
-        try:
+    def _read_header(self) -> list[str]:
+        with self._open() as lines:
             for _, cells, problem in self._records(lines):
                 if problem is not None:
                     raise InputError(f"{str(self._path)!r}, line 1: {problem}")
-                return self._plain(cells)
-        finally:
-            lines.close()
-        raise InputError(f"file is empty: {str(self._path)!r}; allowed: a first line with the columns")
+                return self._unescape(cells)
+        raise InputError(f"file is empty: {str(self._path)!r}; its first line must name the columns")
 
-    def chunks(self, *, only_needed: bool) -> Iterator[Chunk]:  # noqa: ARG002 (a line is read as a whole)
+    def chunks(self, *, for_scoring: bool) -> Iterator[Chunk]:  # noqa: ARG002 (a line is read as a whole)
         """Read the file from its beginning."""
-        lines = TextLines(self._path, max_chars=self._options.max_row_chars)
-        try:
-            yield from _chunked(self._rows(lines), lines, self._options)
-        finally:
-            lines.close()
+        with self._open() as lines:
+            yield from _group_rows(self._rows(lines), lines, self._options.window_rows)
+
+    def _open(self) -> TextLines:
+        return TextLines(self._path, max_chars=self._options.max_row_chars)
 
     def _rows(self, lines: TextLines) -> Iterator[tuple[Row, int]]:
         self.num_blank_lines = 0
         records = self._records(lines)
-        next(records, None)  # the columns
+        next(records, None)  # the header
         for number, (line, cells, problem) in enumerate(records):
             row = Row(number, line, problem=problem)
             if problem is None:
-                row.cells = dict(zip(self.columns, self._plain(cells), strict=True))
-                self.layout.fill(row, row.cells)
+                row.cells = dict(zip(self.columns, self._unescape(cells), strict=True))
+                self.layout.read_cells(row, row.cells)
             else:
                 row.source = "".join(lines.record)
             yield row, sum(map(len, lines.record))
 
     def _records(self, lines: TextLines) -> Iterator[tuple[int, list[str], str | None]]:
-        """Give each record's first line, its cells, and what is wrong with it."""
+        """Yield each record's first line, its cells, and its problem or None."""
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
         num_cells = 0
         while True:
@@ -251,9 +186,9 @@ class CsvSource:
             first = lines.number + 1
             try:
                 cells = next(reader, None)
-            except (csv.Error, TooLongError) as error:
+            except (csv.Error, LineTooLongError) as error:
                 last = f" (to line {lines.number})" if lines.number > first else ""
-                yield first, [], f"not CSV: {error}{last}"
+                yield first, [], f"not valid CSV: {error}{last}"
                 continue
             if cells is None:
                 return
@@ -261,15 +196,15 @@ class CsvSource:
                 self.num_blank_lines += 1
                 continue
             num_cells = num_cells or len(cells)
-            yield first, cells, _csv_problem(cells, num_cells, lines.record)
+            yield first, cells, _find_problem(cells, num_cells, lines.record)
 
-    def _plain(self, cells: list[str]) -> list[str]:
+    def _unescape(self, cells: list[str]) -> list[str]:
         return [unescape_formula(cell) for cell in cells] if self._options.unescape_formulas else cells
 
 
-def _csv_problem(cells: list[str], num_columns: int, lines: Sequence[str]) -> str | None:
+def _find_problem(cells: list[str], num_columns: int, lines: Sequence[str]) -> str | None:
     if len(cells) != num_columns:
-        return f"the number of cells is {len(cells)}; allowed: {num_columns}, as in the first line"
+        return f"the row has {len(cells)} cells; the first line has {num_columns}"
     if all(line.isascii() for line in lines):
         return None
-    return next(filter(None, map(bad_bytes, cells)), None)
+    return next(filter(None, map(find_bad_bytes, cells)), None)

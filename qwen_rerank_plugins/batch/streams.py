@@ -1,6 +1,6 @@
-"""A text file as lines of bounded length, whatever its encoding and compression. Knows no rows.
+"""Read a text file as lines of bounded length, whatever its encoding and compression. Parses no rows.
 
-Bytes that are no UTF-8 come as lone surrogates (PEP 383), so that the row that holds them can be told.
+Bytes that are not UTF-8 are read as lone surrogates (PEP 383), so that the affected row can be reported.
 """
 
 from __future__ import annotations
@@ -17,46 +17,44 @@ from typing import BinaryIO, Self, TextIO, cast
 
 from qwen_rerank_plugins.errors import InputError
 
-__all__ = ["TextLines", "TooLongError", "bad_bytes", "digest_of", "reading"]
+__all__ = ["LineTooLongError", "TextLines", "file_digest", "find_bad_bytes", "read_errors_as_input_errors"]
 
-GZIP_MARK = b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 READ_BYTES = 1 << 20
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-
-class TooLongError(Exception):
-    """A line is longer than it may be; it was skipped. Never leaves the room."""
-
-
 _READ_ERRORS = (OSError, ValueError, EOFError, zlib.error)
 
 
+class LineTooLongError(Exception):
+    """A line exceeds the limit and was skipped; never raised outside this package."""
+
+
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Tell what can go wrong while a file is read as an input error with the file's name."""
+def read_errors_as_input_errors(path: Path) -> Iterator[None]:
+    """Convert errors that occur while a file is read into `InputError` with the file's name."""
     try:
         yield
     except _READ_ERRORS as error:
-        raise _told(name, error) from error
+        raise _to_input_error(path, error) from error
 
 
-def _told(name: str, error: Exception) -> InputError:
+def _to_input_error(path: Path, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
     if isinstance(error, UnicodeDecodeError):
-        message = f"{name} is not {error.encoding.upper()}: offset {error.start} of a block"
-        return InputError(f"{message}; allowed: UTF-8, or UTF-16 with a byte order mark")
+        message = f"{path} is not valid {error.encoding.upper()}: offset {error.start} of a block"
+        return InputError(f"{message}; save it as UTF-8, or as UTF-16 with a byte order mark")
     if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
-        return InputError(f"{name} is not a whole gzip file: {error}")
+        return InputError(f"{path} is not a complete gzip file: {error}")
     reason = getattr(error, "strerror", None) or error
-    return InputError(f"file cannot be read: {name!r}: {reason}")
+    return InputError(f"file cannot be read: {str(path)!r}: {reason}")
 
 
-def digest_of(path: Path) -> str:
-    """Give a name for a file's content: its size and a hash of all of it."""
+def file_digest(path: Path) -> str:
+    """Return the size and a hash of a file's content, as one string."""
     digest = hashlib.blake2b(digest_size=16)
     size = 0
-    with reading(str(path)), path.open("rb") as file:
+    with read_errors_as_input_errors(path), path.open("rb") as file:
         while block := file.read(READ_BYTES):
             digest.update(block)
             size += len(block)
@@ -64,17 +62,21 @@ def digest_of(path: Path) -> str:
 
 
 class TextLines:
-    """The lines of a file, ends included; only line feeds end one.
+    """Iterate over the lines of a file, line ends included; only line feeds end a line.
 
     Args:
-        path: Plain or gzip, by its first bytes; UTF-8 with or without a mark, UTF-16 with one.
-        max_chars: Characters of a line, and of the lines since `start_record`.
+        path: Plain or gzip, detected by its first bytes; UTF-8 with or without a byte order mark, UTF-16 with one.
+        max_chars: Maximum characters of a line, and of the lines since `start_record`.
+
+    Attributes:
+        number: Number of the last line, from 1.
+        record: Lines since `start_record`.
     """
 
     def __init__(self, path: Path, *, max_chars: int) -> None:
-        self._name = str(path)
+        self._path = path
         self._max_chars = max_chars
-        with reading(self._name):
+        with read_errors_as_input_errors(path):
             self._raw = path.open("rb")
             try:
                 self._size = max(1, path.stat().st_size)
@@ -82,13 +84,13 @@ class TextLines:
             except BaseException:
                 self._raw.close()
                 raise
-        self._taken_chars = 0
+        self._record_chars = 0
         self.number = 0
         self.record: list[str] = []
 
     def _open(self) -> TextIO:
         stream: BinaryIO = self._raw
-        if self._raw.peek(2)[:2] == GZIP_MARK:
+        if self._raw.peek(2)[:2] == GZIP_MAGIC:
             unpacked = gzip.GzipFile(fileobj=self._raw, mode="rb")
             stream = cast(BinaryIO, io.BufferedReader(unpacked, READ_BYTES))
         mark = cast(io.BufferedReader, stream).peek(4)[:4]
@@ -98,13 +100,13 @@ class TextLines:
 
     @property
     def fraction(self) -> float:
-        """How much of the file was read, from 0 to 1."""
+        """Fraction of the file that was read, from 0 to 1."""
         return min(1.0, self._raw.tell() / self._size)
 
     def start_record(self) -> None:
-        """Forget the lines of the record before."""
+        """Clear `record` and start counting its characters again."""
         self.record.clear()
-        self._taken_chars = 0
+        self._record_chars = 0
 
     def __iter__(self) -> Self:
         return self
@@ -114,28 +116,30 @@ class TextLines:
         if not line:
             raise StopIteration
         self.number += 1
-        self._taken_chars += len(line)
-        if self._taken_chars > self._max_chars:
+        self._record_chars += len(line)
+        if self._record_chars > self._max_chars:
             while line and not line.endswith("\n"):
                 line = self._read(READ_BYTES)
-            raise TooLongError(f"longer than {self._max_chars} characters")
+            raise LineTooLongError(f"longer than {self._max_chars} characters")
         self.record.append(line)
         return line
 
     def _read(self, max_chars: int) -> str:
-        try:  # not `reading`: this is once a line
+        try:  # called once per line: cheaper than the context manager
             return self._text.readline(max_chars)
         except _READ_ERRORS as error:
-            raise _told(self._name, error) from error
+            raise _to_input_error(self._path, error) from error
 
-    def close(self) -> None:
-        """Close the file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._text.close()
         self._raw.close()
 
 
-def bad_bytes(line: str) -> str | None:
-    """Say which byte of a line is no UTF-8, or None."""
+def find_bad_bytes(line: str) -> str | None:
+    """Describe the first byte of a line that is not UTF-8; None if there is none."""
     if line.isascii():
         return None
     try:

@@ -1,6 +1,6 @@
-"""The command `batch`: options to settings, progress to the terminal, signals to a stop. Scores nothing itself."""
+"""The command `batch`: reads options, shows progress and stops on signals. `qwen_rerank_plugins.batch` does the work."""
 
-# ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
+# ruff: noqa: D301, FBT002 (a \b in a docstring keeps line breaks; typer declares flags as defaults)
 
 from __future__ import annotations
 
@@ -28,56 +28,63 @@ if TYPE_CHECKING:
     from qwen_rerank_plugins.batch import BatchOptions, BatchProgress, BatchReport
     from qwen_rerank_plugins.config import LoadedConfig, RerankConfig
 
-__all__ = ["EXIT_SET_ASIDE", "MEMORY", "batch"]
+__all__ = ["EXIT_REJECTED", "MEMORY", "batch"]
 
-EXIT_SET_ASIDE = 3
+EXIT_REJECTED = 3
 EXIT_SIGNAL = 128
 LINE_EVERY_S = 30.0
 MEMORY: dict[str, Any] = {"cache_entries": 10_000, "prefix_cache_mb": 32}
-"""Scores and computed queries in memory, where nothing is configured: a file hardly repeats itself, and rows of a query
-are scored together. So memory is soon what it will be, however large the file."""
+"""Cache limits where none is configured. Pairs rarely repeat in a file, and the rows of a query are scored together, so
+larger caches would use memory without saving time."""
 
 In = Annotated[
-    str, typer.Argument(help="CSV, JSONL or Parquet, .gz too; - for standard input.", metavar="IN")
+    str, typer.Argument(help="CSV, JSONL or Parquet, optionally .gz; - for standard input.", metavar="IN")
 ]
-Out = Annotated[str, typer.Argument(help="What is written.", metavar="OUT")]
-InputFormat = Annotated[str | None, typer.Option(help="csv, jsonl or parquet; left out, the suffix decides.")]
-OutputFormat = Annotated[
-    str | None, typer.Option(help="csv, jsonl or parquet; left out, the suffix decides.")
+Out = Annotated[str, typer.Argument(help="Output file.", metavar="OUT")]
+InputFormat = Annotated[str | None, typer.Option(help="csv, jsonl or parquet (default: by the suffix).")]
+OutputFormat = Annotated[str | None, typer.Option(help="csv, jsonl or parquet (default: by the suffix).")]
+FormOf = Annotated[str | None, typer.Option(help="pairs, lists or auto (default: auto, by the columns).")]
+QueryColumn = Annotated[str | None, typer.Option(help="Column of the query (default: query).")]
+DocumentColumn = Annotated[str | None, typer.Option(help="Column of a pair's document (default: document).")]
+DocumentsColumn = Annotated[
+    str | None, typer.Option(help="Column of a list of documents (default: documents).")
 ]
-FormOf = Annotated[str | None, typer.Option(help="pairs, lists, or auto: by the columns.")]
-QueryColumn = Annotated[str | None, typer.Option(help="Column of the query; query left out.")]
-DocumentColumn = Annotated[str | None, typer.Option(help="Column of a pair's document; document left out.")]
-DocumentsColumn = Annotated[str | None, typer.Option(help="Column of a list; documents left out.")]
-InstructionColumn = Annotated[str | None, typer.Option(help="Column of what relevance means in a row.")]
-ScoreColumn = Annotated[str | None, typer.Option(help="Column to add; relevance_score left out.")]
-RankColumn = Annotated[str | None, typer.Option(help="Column to add; rank left out.")]
-IndexColumn = Annotated[str | None, typer.Option(help="Column to add with --explode; index left out.")]
-ResultsColumn = Annotated[str | None, typer.Option(help="Column to add for a list; results left out.")]
-Explode = Annotated[bool | None, typer.Option("--explode", help="Lists: write a row for each document.")]
-Details = Annotated[bool | None, typer.Option("--details", help="Add log_odds and what was cut.")]
-Instruction = Annotated[str | None, typer.Option(help="What relevance means.")]
-TopN = Annotated[int | None, typer.Option("--top-n", "-n", help="Keep so many documents of each query.")]
-MinScore = Annotated[float | None, typer.Option(help="Leave out scores below, from 0 to 1.")]
+InstructionColumn = Annotated[str | None, typer.Option(help="Column of a row's instruction.")]
+ScoreColumn = Annotated[
+    str | None, typer.Option(help="Added column of the score (default: relevance_score).")
+]
+RankColumn = Annotated[str | None, typer.Option(help="Added column of the rank (default: rank).")]
+IndexColumn = Annotated[str | None, typer.Option(help="Added column with --explode (default: index).")]
+ResultsColumn = Annotated[str | None, typer.Option(help="Added column of a ranked list (default: results).")]
+Explode = Annotated[bool | None, typer.Option("--explode", help="Write one row per document of a list.")]
+Details = Annotated[
+    bool | None, typer.Option("--details", help="Add log_odds, truncated and query_truncated.")
+]
+Instruction = Annotated[str | None, typer.Option(help="Instruction: what makes a document relevant.")]
+TopN = Annotated[int | None, typer.Option("--top-n", "-n", help="Documents to keep per query.")]
+MinScore = Annotated[float | None, typer.Option(help="Lowest score to keep, from 0 to 1.")]
 OnBadRow = Annotated[
-    str | None, typer.Option(help="stop, or set_aside: to OUT.rejected.jsonl; stop left out.")
+    str | None, typer.Option(help="stop, or reject: write them to OUT.rejected.jsonl (default: stop).")
 ]
-Delimiter = Annotated[str | None, typer.Option(help="Between CSV cells; a comma left out, in .tsv a tab.")]
+Delimiter = Annotated[str | None, typer.Option(help="CSV delimiter (default: a comma, or a tab in .tsv).")]
 Escape = Annotated[
-    bool | None, typer.Option("--escape-formulas/--no-escape-formulas", help="Make CSV formulas inert: on.")
+    bool | None,
+    typer.Option("--escape-formulas/--no-escape-formulas", help="Make CSV formulas inert (default: on)."),
 ]
-Unescape = Annotated[bool | None, typer.Option("--unescape-formulas", help="Undo that in the input.")]
+Unescape = Annotated[
+    bool | None, typer.Option("--unescape-formulas", help="Undo --escape-formulas in the input.")
+]
 Bom = Annotated[bool | None, typer.Option("--bom", help="Begin CSV with a byte order mark, for Excel.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished job, if there is one.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT; drop an unfinished job.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an unfinished job, if there is one.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT; discard an unfinished job.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens of a pair before it is cut.")]
+MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens of a pair; longer ones are truncated.")]
 LongDocuments = Annotated[str | None, typer.Option(help="truncate or chunk.")]
-BaseUrl = Annotated[str | None, typer.Option(help="Address of the service of --backend remote.")]
-MaxConcurrency = Annotated[int | None, typer.Option(help="Calls to that service at the same time.")]
+BaseUrl = Annotated[str | None, typer.Option(help="URL of the service for --backend remote.")]
+MaxConcurrency = Annotated[int | None, typer.Option(help="Concurrent calls to that service.")]
 
 
-def batch(  # noqa: PLR0913, PLR0917 (one parameter an option)
+def batch(  # noqa: PLR0913, PLR0917 (one parameter per option)
     source: In,
     target: Out,
     input_format: InputFormat = None,
@@ -118,14 +125,14 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter an option)
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    """Score and rank the rows of a file: query-document pairs, or queries with their lists.
+    """Score and rank the rows of a file: query-document pairs, or queries with lists of documents.
 
-    OUT has IN's columns and relevance_score and rank. What is done is kept in OUT.journal until the job is done.
+    OUT has the columns of IN, with relevance_score and rank. OUT.journal holds the scores of an unfinished job.
 
     \b
     Examples:
       qwen-rerank batch pairs.csv scored.csv
-      qwen-rerank batch pairs.jsonl best.parquet --top-n 10 --on-bad-row set_aside
+      qwen-rerank batch pairs.jsonl best.parquet --top-n 10 --on-bad-row reject
       qwen-rerank batch lists.jsonl ranked.csv --explode --bom
       qwen-rerank batch pairs.csv scored.csv --resume
     """
@@ -143,21 +150,21 @@ def _run(given: dict[str, Any]) -> int:
     names = [name for name in RerankConfig.model_fields if name not in BatchOptions.model_fields]
     loaded = shared.load(given["config"], {name: given[name] for name in names if name in given})
     options = BatchOptions.from_config(loaded.config, **own)
-    config = _bounded(loaded)
+    config = _with_batch_defaults(loaded)
     shared.announce_demo(config)
     target = Path(given["target"])
     with (
         _input_file(given["source"], target, options, resume=given["resume"]) as source,
-        _stopped_by() as caught,
+        _catch_signals() as caught,
     ):
         report = _rank_file(config, options, source, target, given, stop=lambda: bool(caught))
     return _conclude(report, caught, as_json=given["as_json"], can_resume=given["source"] != "-")
 
 
-def _bounded(loaded: LoadedConfig) -> RerankConfig:
-    bounds = {name: bound for name, bound in MEMORY.items() if loaded.sources[name] == "default"}
-    # Nobody waits for one call, and a score that is missing must not be taken for a rank.
-    return loaded.config.replace(**bounds, deadline_s=None, on_error="raise")
+def _with_batch_defaults(loaded: LoadedConfig) -> RerankConfig:
+    limits = {name: limit for name, limit in MEMORY.items() if loaded.sources[name] == "default"}
+    # A deadline is for interactive calls, and rows without scores cannot be ranked.
+    return loaded.config.replace(**limits, deadline_s=None, on_error="raise")
 
 
 def _rank_file(
@@ -187,18 +194,18 @@ def _rank_file(
 
 @contextmanager
 def _input_file(name: str, target: Path, options: BatchOptions, *, resume: bool) -> Iterator[Path]:
-    """Give the input; standard input is copied to a file, for it is read twice."""
+    """Provide the input as a file; standard input is copied to a temporary one, because a job reads its input twice."""
     if name != "-":
         yield Path(name)
         return
     if options.input_format is None:
-        raise InputError("standard input has no suffix: '-'; name what it is with --input-format")
+        raise InputError("standard input has no suffix: '-'; name its format with --input-format")
     if resume:
-        raise InputError("standard input cannot be resumed: '-'; allowed with --resume: a file")
+        raise InputError("standard input cannot be resumed: '-'; save the input to a file to use --resume")
     if sys.stdin.isatty():
-        raise InputError("nothing is piped in: '-'; allowed: a file, or a pipe")
+        raise InputError("standard input is a terminal: '-'; name a file, or pipe one in")
     if not target.parent.is_dir():
-        raise InputError(f"no such folder: {str(target.parent)!r}; allowed: one that exists")
+        raise InputError(f"no such folder: {str(target.parent)!r}; create it first")
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f"{target.name}.", suffix=".input") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
         file.flush()
@@ -206,15 +213,15 @@ def _input_file(name: str, target: Path, options: BatchOptions, *, resume: bool)
 
 
 @contextmanager
-def _stopped_by() -> Iterator[list[int]]:
-    """Collect the signals that ask for the end; the second ends the process at once, which loses nothing."""
+def _catch_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM. The second one ends the process at once; the journal stays."""
     caught: list[int] = []
 
     def catch(number: int, _frame: FrameType | None) -> None:
         caught.append(number)
         if len(caught) > 1:
             os._exit(EXIT_SIGNAL + number)
-        os.write(2, b"\nstopping when the pairs under way are scored; once more stops at once\n")
+        os.write(2, b"\nstopping once the calls in flight are scored; press Ctrl-C again to stop at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield caught
@@ -229,10 +236,10 @@ def _stopped_by() -> Iterator[list[int]]:
 
 @contextmanager
 def _shown_progress() -> Iterator[Callable[[BatchProgress], None]]:
-    """Give what shows progress on standard error: a bar on a terminal, else a line now and then."""
+    """Show progress on standard error: a bar on a terminal, otherwise a line every `LINE_EVERY_S` seconds."""
     console = make_console(stderr=True)
     if not console.is_terminal:
-        yield _lines(lambda text: console.print(text, soft_wrap=True))
+        yield _print_lines(lambda text: console.print(text, soft_wrap=True))
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -245,29 +252,29 @@ def _shown_progress() -> Iterator[Callable[[BatchProgress], None]]:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("loading", total=1.0, figures="")
-        yield lambda one: bar.update(
-            task, description=one.phase, completed=one.fraction, figures=_figures(one)
+        yield lambda progress: bar.update(
+            task, description=progress.phase, completed=progress.fraction, figures=_figures(progress)
         )
 
 
-def _lines(write: Callable[[str], None]) -> Callable[[BatchProgress], None]:
-    told_s = time.monotonic()
+def _print_lines(write: Callable[[str], None]) -> Callable[[BatchProgress], None]:
+    written_s = time.monotonic()
 
-    def tell(one: BatchProgress) -> None:
-        nonlocal told_s
-        if time.monotonic() - told_s < LINE_EVERY_S:
+    def on_progress(progress: BatchProgress) -> None:
+        nonlocal written_s
+        if time.monotonic() - written_s < LINE_EVERY_S:
             return
-        told_s = time.monotonic()
-        left = "" if one.seconds_left is None else f", {one.seconds_left:.0f} s left"
-        write(f"{one.phase}: {one.fraction:.1%}, {_figures(one)}{left}")
+        written_s = time.monotonic()
+        left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+        write(f"{progress.phase}: {progress.fraction:.1%}, {_figures(progress)}{left}")
 
-    return tell
+    return on_progress
 
 
-def _figures(one: BatchProgress) -> str:
-    speed = "" if one.pairs_per_s is None else f", {one.pairs_per_s:,.0f} pairs/s"
-    aside = f", {one.num_set_aside:,} set aside" if one.num_set_aside else ""
-    return f"{one.num_rows:,} rows{speed}{aside}"
+def _figures(progress: BatchProgress) -> str:
+    speed = "" if progress.pairs_per_s is None else f", {progress.pairs_per_s:,.0f} pairs/s"
+    rejected = f", {progress.num_rejected:,} rejected" if progress.num_rejected else ""
+    return f"{progress.num_rows:,} rows{speed}{rejected}"
 
 
 def _conclude(report: BatchReport, caught: list[int], *, as_json: bool, can_resume: bool) -> int:
@@ -276,15 +283,15 @@ def _conclude(report: BatchReport, caught: list[int], *, as_json: bool, can_resu
     if as_json:
         typer.echo(to_json(report.as_dict()))
     if report.status == "stopped":
-        hint = "the same command with --resume goes on" if can_resume else "standard input cannot be resumed"
+        hint = "continue with --resume" if can_resume else "standard input cannot be resumed"
         typer.echo(f"stopped: {report.num_rows} rows are done; {hint}", err=True)
         return EXIT_SIGNAL + caught[0]
-    resumed = f", {report.num_resumed_pairs} pairs from before" if report.num_resumed_pairs else ""
+    resumed = f", {report.num_resumed_pairs} pairs from an earlier run" if report.num_resumed_pairs else ""
     speed = "" if report.pairs_per_s is None else f", {report.pairs_per_s:.0f} pairs/s"
     typer.echo(f"{report.num_rows} rows read, {report.num_written} written{resumed}{speed}", err=True)
     if report.num_blank_lines:
         typer.echo(f"blank lines skipped: {report.num_blank_lines}", err=True)
-    if report.num_set_aside:
-        typer.echo(f"rows set aside: {report.num_set_aside}, see {report.rejected}", err=True)
-        return EXIT_SET_ASIDE
+    if report.num_rejected:
+        typer.echo(f"rejected rows: {report.num_rejected}, see {report.rejected}", err=True)
+        return EXIT_REJECTED
     return 0

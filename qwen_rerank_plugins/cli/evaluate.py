@@ -1,6 +1,6 @@
-"""The command `evaluate`: parses, calls, prints. Figures and files are the evaluation package's matter."""
+"""The command `evaluate`: reads options and prints results. `qwen_rerank_plugins.evaluation` does the work."""
 
-# ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
+# ruff: noqa: D301, FBT002 (a \b in a docstring keeps line breaks; typer declares flags as defaults)
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 _FILE = "FILE"
-_SHOWN_INSTRUCTION = 40
+_INSTRUCTION_CHARS = 40
 _DATA_PROBLEMS = {
     "queries_without_judgements": "queries without judgements, not evaluated",
     "judged_queries_without_text": "judged queries without a text, counted as 0",
@@ -49,7 +49,7 @@ _DATA_PROBLEMS = {
 
 
 class FigureFormat(enum.StrEnum):
-    """What `evaluate` prints."""
+    """Output formats."""
 
     TABLE = "table"
     JSON = "json"
@@ -57,39 +57,46 @@ class FigureFormat(enum.StrEnum):
 
 DatasetPath = Annotated[
     Path | None,
-    typer.Option(help="BEIR folder, or file of MTEB rows; left out, the bundled set.", metavar="PATH"),
+    typer.Option(help="BEIR folder or file of MTEB rows (default: the bundled set).", metavar="PATH"),
 ]
-Split = Annotated[str, typer.Option(help="Which judgements of the folder: qrels/SPLIT.tsv.")]
+Split = Annotated[str, typer.Option(help="Split of the folder's judgements: qrels/SPLIT.tsv.")]
 CorpusFile = Annotated[Path | None, typer.Option(help="Documents, JSONL or TSV.", metavar=_FILE)]
 QueriesFile = Annotated[Path | None, typer.Option(help="Queries, JSONL or TSV.", metavar=_FILE)]
 QrelsFile = Annotated[Path | None, typer.Option(help="Judgements, TREC or BEIR.", metavar=_FILE)]
-RunFile = Annotated[Path | None, typer.Option(help="First stage, a TREC run; left out, BM25.", metavar=_FILE)]
-GroupBy = Annotated[str, typer.Option(help="Key of a query that names its group.")]
-Depths = Annotated[list[int] | None, typer.Option(help="Documents reranked; may be repeated. [100]")]
+RunFile = Annotated[
+    Path | None, typer.Option(help="First stage as a TREC run (default: BM25).", metavar=_FILE)
+]
+GroupBy = Annotated[str, typer.Option(help="Key of a query's record with its group.")]
+Depths = Annotated[
+    list[int] | None, typer.Option(help="Documents per query to rerank; may be repeated (default: 100).")
+]
 Measures = Annotated[
-    list[str] | None, typer.Option(help="May be repeated. [nDCG@10, RR@10, AP@100, R@10, P@5]")
+    list[str] | None,
+    typer.Option(help="Measure; may be repeated (default: nDCG@10, RR@10, AP@100, R@10, P@5)."),
 ]
-Instructions = Annotated[
-    list[str] | None, typer.Option(help="What relevance means; may be repeated, to compare.")
-]
+Instructions = Annotated[list[str] | None, typer.Option(help="Instruction; repeat it to compare several.")]
 Compared = Annotated[
     list[Path] | None,
-    typer.Option(help="Settings to compare with; may be repeated. Each file stands alone.", metavar=_FILE),
+    typer.Option(
+        help="Settings file to compare with; may be repeated. Options and environment do not change it.",
+        metavar=_FILE,
+    ),
 ]
 Targets = Annotated[
-    list[str] | None, typer.Option(help="Propose top_n and min_score for it, as R@5=0.9; may be repeated.")
+    list[str] | None,
+    typer.Option(help="Propose top_n and min_score for a target such as R@5=0.9; may be repeated."),
 ]
-Resamples = Annotated[int, typer.Option(help="Resamplings of the queries, for intervals.")]
-Seed = Annotated[int, typer.Option(help="Seed of the resamplings.")]
+Resamples = Annotated[int, typer.Option(help="Number of bootstrap resamples for the intervals.")]
+Seed = Annotated[int, typer.Option(help="Seed of the resamples.")]
 SaveRun = Annotated[
     Path | None,
-    typer.Option(help="Write the reranked lists; of several systems, one file each.", metavar=_FILE),
+    typer.Option(help="Write the reranked lists as TREC runs, one file per system.", metavar=_FILE),
 ]
 ReportFile = Annotated[Path | None, typer.Option(help="Write an HTML report.", metavar=_FILE)]
-Output = Annotated[FigureFormat, typer.Option("--format", help="What to print.")]
+Output = Annotated[FigureFormat, typer.Option("--format", help="Output format.")]
 
 
-def evaluate(  # noqa: PLR0913, PLR0917 (one parameter an option)
+def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     dataset: DatasetPath = None,
     split: Split = "test",
     corpus: CorpusFile = None,
@@ -117,10 +124,10 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter an option)
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    """Measure ranking against judgements, before and after reranking, with confidence intervals.
+    """Evaluate rankings on judged queries, before and after reranking, with confidence intervals.
 
-    The first stage is BM25, or a run of your own. Without data, a small bundled set is used, English and Chinese.
-    Files may be gzipped. A judged query without a list counts as 0.
+    The first stage is BM25 or a TREC run. Without data, a small bundled set in English and Chinese is used.
+    Files may be compressed with gzip. A judged query without a list counts as 0.
 
     \b
     Examples:
@@ -146,7 +153,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter an option)
         with show_status("reading"):
             data = _dataset(dataset, (corpus, queries, qrels), split=split, group_key=group_by)
             first = _first_stage(data, run)
-        evaluation = _evaluated(data, first, systems, plan, run.name if run else "BM25")
+        evaluation = _run_evaluation(data, first, systems, plan, run.name if run else "BM25")
         _write(evaluation, save_run, report)
         _print(evaluation, output)
 
@@ -174,7 +181,7 @@ def _plan(
 
 
 def _systems(base: RerankConfig, compared: Sequence[Path], instructions: Sequence[str]) -> list[System]:
-    """Every configuration with every instruction; the options are a configuration of their own."""
+    """Combine every configuration with every instruction; the options are the first configuration."""
     from qwen_rerank_plugins.config import load_config
     from qwen_rerank_plugins.evaluation import System
 
@@ -199,7 +206,7 @@ def _name_of(config: RerankConfig) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN_INSTRUCTION else f"{text[: _SHOWN_INSTRUCTION - 1]}…"
+    return text if len(text) <= _INSTRUCTION_CHARS else f"{text[: _INSTRUCTION_CHARS - 1]}…"
 
 
 def _dataset(
@@ -211,7 +218,7 @@ def _dataset(
     given = [file for file in files if file is not None]
     if path is not None and given:
         raise InputError(
-            f"two collections: --dataset {str(path)!r} and {str(given[0])!r}; allowed: one of them"
+            f"two collections: --dataset {str(path)!r} and {str(given[0])!r}; name only one of them"
         )
     if path is not None:
         return load_dataset(path, split=split, group_key=group_key)
@@ -219,19 +226,19 @@ def _dataset(
         return load_files(corpus=corpus, queries=queries, qrels=qrels, group_key=group_key)
     if given:
         raise InputError(
-            f"collection is not whole: {str(given[0])!r} alone; allowed: --corpus, --queries and --qrels"
+            f"incomplete collection: {str(given[0])!r}; pass --corpus, --queries and --qrels together"
         )
     typer.echo("no data given: using the bundled set (small, everyday questions)", err=True)
     return load_bundled()
 
 
 def _first_stage(data: Dataset, path: Path | None) -> Run:
-    from qwen_rerank_plugins.evaluation import bm25_run, read_run, run_of_scores
+    from qwen_rerank_plugins.evaluation import bm25_run, read_run, run_from_scores
 
-    return bm25_run(data) if path is None else run_of_scores(data, read_run(path))
+    return bm25_run(data) if path is None else run_from_scores(data, read_run(path))
 
 
-def _evaluated(
+def _run_evaluation(
     data: Dataset, first: Run, systems: Sequence[System], plan: Plan, first_name: str
 ) -> Evaluation:
     from qwen_rerank_plugins.evaluation import evaluate as run_evaluation
@@ -246,7 +253,7 @@ def _evaluated(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
-    """Show how many pairs are scored, where somebody watches."""
+    """Show the number of scored pairs, if standard error is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -262,8 +269,8 @@ def _write(evaluation: Evaluation, save_run: Path | None, report: Path | None) -
     from qwen_rerank_plugins.evaluation import write_report, write_run
 
     if save_run is not None:
-        for place, (name, scored) in enumerate(evaluation.scored.items(), start=1):
-            path = save_run if len(evaluation.scored) == 1 else _numbered(save_run, place, name)
+        for number, (name, scored) in enumerate(evaluation.scored.items(), start=1):
+            path = save_run if len(evaluation.scored) == 1 else _numbered(save_run, number, name)
             write_run(path, scored.complete(max(evaluation.plan.depths)), tag=_slug(name))
             typer.echo(f"written: {path}", err=True)
     if report is not None:
@@ -271,8 +278,8 @@ def _write(evaluation: Evaluation, save_run: Path | None, report: Path | None) -
         typer.echo(f"written: {report}", err=True)
 
 
-def _numbered(path: Path, place: int, name: str) -> Path:
-    return path.with_name(f"{path.stem}-{place}-{_slug(name)}{path.suffix}")
+def _numbered(path: Path, number: int, name: str) -> Path:
+    return path.with_name(f"{path.stem}-{number}-{_slug(name)}{path.suffix}")
 
 
 def _slug(name: str) -> str:
@@ -303,11 +310,13 @@ def _print(evaluation: Evaluation, output: FigureFormat) -> None:
     if summary["proposals"]:
         console.print()
         console.print(_proposals_table(summary["proposals"]))
-        console.print("chosen on these queries: check on others; 'interval' is the cautious one")
+        console.print(
+            "fitted to these queries: check them on other queries; prefer those reached by 'interval'"
+        )
 
 
 def _figures_table(measures: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
-    """Lay out a measure's rows one below another, so that before and after are compared by looking down."""
+    """List the rows of each measure below one another, so that before and after can be compared."""
     from rich.table import Table
     from rich.text import Text
 
@@ -325,7 +334,7 @@ def _figures_table(measures: Sequence[str], rows: Sequence[dict[str, Any]]) -> T
 
 
 def _cells(figure: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Write mean and interval, and the difference from the first stage with its own."""
+    """Format the mean and the difference from the first stage, with their intervals."""
     own = (f"{figure['mean']:.4f}", f"{figure['low']:.3f}..{figure['high']:.3f}")
     change = figure.get("difference")
     if change is None:
@@ -338,7 +347,7 @@ def _proposals_table(proposals: Sequence[dict[str, Any]]) -> Table:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("ranking", "target", "setting", "reached by", "value", "mean", "lower end", "documents"):
+    for title in ("ranking", "target", "setting", "reached by", "value", "mean", "lower bound", "documents"):
         table.add_column(title)
     for proposal in proposals:
         for one in proposal["settings"]:

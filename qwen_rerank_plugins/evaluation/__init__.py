@@ -1,4 +1,4 @@
-"""Measure a reranker against judgements: nDCG, MRR, MAP, recall and precision, before and after, with intervals.
+"""Evaluate a reranker on judged queries: nDCG, MRR, MAP, recall and precision, before and after, with intervals.
 
     >>> from qwen_rerank_plugins import RerankConfig
     >>> from qwen_rerank_plugins.evaluation import System, bm25_run, evaluate, load_bundled, summarize
@@ -7,14 +7,14 @@
     >>> summarize(found)["dataset"]["name"]
     'bundled'
 
-Needs the extra `eval`. The command line's `qwen-rerank evaluate` is the same, with files and tables around it.
+Needs the extra `eval`. The command `qwen-rerank evaluate` adds files and tables.
 """
 
 from qwen_rerank_plugins.evaluation.extra import require_extra
 
 require_extra()
 
-from qwen_rerank_plugins.evaluation.bootstrap import Resampling  # noqa: E402 (first the message of what is missing)
+from qwen_rerank_plugins.evaluation.bootstrap import Resampling  # noqa: E402 (after the check)
 from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Query  # noqa: E402
 from qwen_rerank_plugins.evaluation.datasets.formats import read_run  # noqa: E402
 from qwen_rerank_plugins.evaluation.datasets.loading import (  # noqa: E402
@@ -24,7 +24,7 @@ from qwen_rerank_plugins.evaluation.datasets.loading import (  # noqa: E402
     load_rows,
 )
 from qwen_rerank_plugins.evaluation.evaluator import Evaluation, Plan, evaluate  # noqa: E402
-from qwen_rerank_plugins.evaluation.first_stage import bm25_run, run_of_scores  # noqa: E402
+from qwen_rerank_plugins.evaluation.first_stage import bm25_run, run_from_scores  # noqa: E402
 from qwen_rerank_plugins.evaluation.measures import Measure, parse_measure  # noqa: E402
 from qwen_rerank_plugins.evaluation.proposals import Proposal, Target, parse_target  # noqa: E402
 from qwen_rerank_plugins.evaluation.report.page import write_report  # noqa: E402
@@ -51,7 +51,7 @@ __all__ = [
     "parse_measure",
     "parse_target",
     "read_run",
-    "run_of_scores",
+    "run_from_scores",
     "summarize",
     "write_report",
     "write_run",

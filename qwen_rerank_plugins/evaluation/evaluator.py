@@ -1,7 +1,4 @@
-"""The evaluation itself: a first stage, reranked by one system or several, measured before and after.
-
-Knows no file form, no option and nothing of how figures are shown.
-"""
+"""Evaluate systems: rerank a first stage with each of them and compute measures before and after."""
 
 from __future__ import annotations
 
@@ -11,13 +8,19 @@ from dataclasses import dataclass, field
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.evaluation.bootstrap import Intervals, Resampling
 from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Run
-from qwen_rerank_plugins.evaluation.measures import DEFAULT_MEASURES, Measure, Meter, Values, parse_measure
+from qwen_rerank_plugins.evaluation.measures import (
+    DEFAULT_MEASURES,
+    Measure,
+    MeasureCalculator,
+    Values,
+    parse_measure,
+)
 from qwen_rerank_plugins.evaluation.proposals import Proposal, Target, propose
 from qwen_rerank_plugins.evaluation.scoring import (
     OnProgress,
     ScoredRun,
     System,
-    check_comparable,
+    check_systems,
     score_run,
 )
 from qwen_rerank_plugins.reranker import Reranker
@@ -30,13 +33,16 @@ DEFAULT_DEPTH = 100
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured, and how.
+    """The settings of an evaluation.
 
     Attributes:
-        measures: The columns of every figure; the first one orders queries by gain and loss.
-        depths: How many documents of each list are reranked; what lies behind stays where it was.
-        targets: What settings are proposed for.
-        resampling: How intervals are found.
+        measures: The measures; the first one orders queries by gain and loss in the report.
+        depths: Documents per query to rerank; documents behind the depth keep their positions.
+        targets: Targets to propose settings for.
+        resampling: The settings of the intervals.
+
+    Raises:
+        ConfigurationError: There are no measures, or a number is less than 1.
     """
 
     measures: tuple[Measure, ...] = tuple(map(parse_measure, DEFAULT_MEASURES))
@@ -46,28 +52,26 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.measures:
-            raise ConfigurationError("no measures: (); allowed: at least one")
+            raise ConfigurationError("measures are empty: (); name at least one")
         if not self.depths or min(self.depths) < 1:
             raise ConfigurationError(
-                f"depths are not valid: {self.depths!r}; allowed: integers of at least 1"
+                f"depths are not valid: {self.depths!r}; use one or several integers of at least 1"
             )
         if self.resampling.resamples < 1:
-            raise ConfigurationError(
-                f"resamples is not valid: {self.resampling.resamples!r}; allowed: at least 1"
-            )
+            raise ConfigurationError(f"resamples is not valid: {self.resampling.resamples!r}; use at least 1")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One row of figures.
+    """The measures of one ranking.
 
     Attributes:
-        name: The system's name, or the first stage's.
-        depth: How deep was reranked; None for the first stage.
-        run: The lists that were measured.
-        values: One row a judged query, one column a measure.
-        intervals: Of the means.
-        differences: Of the mean differences from the first stage; None for the first stage itself.
+        name: Name of the system or the first stage.
+        depth: Documents per query that were reranked; None for the first stage.
+        run: The ranked lists.
+        values: One row per judged query, one column per measure.
+        intervals: Intervals of the means.
+        differences: Intervals of the mean differences from the first stage; None for the first stage.
     """
 
     name: str
@@ -80,16 +84,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that was found out.
+    """The result of an evaluation.
 
     Attributes:
-        dataset: What was evaluated on.
-        plan: What was measured.
-        first_stage: Figures before reranking.
-        outcomes: Figures after it, system by system, and within one by depth.
+        dataset: The judged collection.
+        plan: The settings of the evaluation.
+        first_stage: The measures before reranking.
+        outcomes: The measures after reranking, by system and then by depth.
         systems: The systems by name.
-        scored: Their scores, at the largest depth.
-        proposals: Settings for the targets.
+        scored: Their scores at the largest depth, by name.
+        proposals: The proposed settings for the targets.
     """
 
     dataset: Dataset
@@ -101,7 +105,7 @@ class Evaluation:
     proposals: tuple[Proposal, ...] = ()
 
     def deepest(self) -> tuple[Outcome, ...]:
-        """Give each system's figures at the largest depth."""
+        """Return each system's outcome at the largest depth."""
         return tuple(outcome for outcome in self.outcomes if outcome.depth == max(self.plan.depths))
 
 
@@ -115,31 +119,31 @@ def evaluate(
     scorer: Scorer | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Rerank a first stage and measure it before and after.
+    """Rerank a first stage with each system and compute measures before and after.
 
-    Each system scores once, at the largest depth; smaller depths take their part of these scores. Models are
-    loaded one after another, and once for all instructions of the same settings.
+    Each system scores once, at the largest depth; smaller depths use a part of these scores. Models are loaded one after
+    another, and once for all instructions of the same settings.
 
     Args:
         dataset: The judged collection.
-        first: The lists, in their order.
-        systems: What is compared.
-        plan: What is measured.
-        first_name: What to call the first stage.
-        scorer: Scores in place of the ones that the systems' settings mean; for tests.
-        on_progress: Hears the number of pairs scored since it was last called.
+        first: The lists of the first stage.
+        systems: The systems to compare.
+        plan: The settings of the evaluation; None for the defaults.
+        first_name: The name of the first stage.
+        scorer: Replaces the scorers of the systems' settings; for tests.
+        on_progress: Called with the number of pairs scored since the last call.
 
     Raises:
-        ConfigurationError: A system cannot be used, or two have one name.
+        ConfigurationError: A system's settings are not valid, or two systems have the same name.
         RerankError: Scoring failed.
     """
     plan = plan or Plan()
-    check_comparable(systems)
-    meter = Meter(dataset.qrels, plan.measures)
-    before = _outcome(first_name, None, first, meter, plan, None)
+    check_systems(systems)
+    calculator = MeasureCalculator(dataset.qrels, plan.measures)
+    before = _outcome(first_name, None, first, calculator, plan, None)
     scored = _score_all(dataset, first, systems, max(plan.depths), scorer, on_progress)
     outcomes = [
-        _outcome(name, depth, _ids(scored_run, depth), meter, plan, before)
+        _outcome(name, depth, _ids(scored_run, depth), calculator, plan, before)
         for name, scored_run in scored.items()
         for depth in sorted(plan.depths)
     ]
@@ -168,7 +172,7 @@ def _score_all(
         for system in systems:
             config = system.config.replace(enabled=True, on_error="raise")
             if reranker is None or reranker.config != config:
-                if reranker is not None:  # its memory goes before the next model needs it
+                if reranker is not None:  # frees memory for the next model
                     reranker.close()
                 reranker = Reranker(config, scorer=scorer)
             scored[system.name] = score_run(
@@ -181,9 +185,9 @@ def _score_all(
 
 
 def _outcome(
-    name: str, depth: int | None, run: Run, meter: Meter, plan: Plan, before: Outcome | None
+    name: str, depth: int | None, run: Run, calculator: MeasureCalculator, plan: Plan, before: Outcome | None
 ) -> Outcome:
-    values = meter.values(run)
+    values = calculator.values(run)
     intervals = plan.resampling.intervals
     differences = None if before is None else intervals(values - before.values)
     return Outcome(name, depth, run, values, intervals(values), differences)

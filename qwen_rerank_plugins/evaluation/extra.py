@@ -1,4 +1,4 @@
-"""Whether the packages of the extra `eval` are installed. Imports none of them."""
+"""Check that the packages of the extra `eval` are installed, without importing them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ MODULES = ("numpy", "bm25s", "ir_measures", "plotly")
 
 
 def require_extra() -> None:
-    """Refuse to go on when a package of the extra is missing.
+    """Check that every package of the extra is installed.
 
     Raises:
-        MissingDependencyError: It is; the message holds the line that installs it.
+        MissingDependencyError: A package is missing; the message contains the command that installs it.
     """
     for name in MODULES:
         if importlib.util.find_spec(name) is None:
             raise MissingDependencyError(
-                f"evaluating needs {name!r}: pip install 'qwen-rerank-plugins[eval]'"
+                f"evaluation needs {name!r}: pip install 'qwen-rerank-plugins[eval]'"
             )

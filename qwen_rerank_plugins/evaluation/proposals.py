@@ -1,20 +1,20 @@
-"""The shortest list, and the highest threshold, that still reach a target. Knows no model: only scored lists.
+"""Propose `top_n` and `min_score` for a target: the shortest list and the highest threshold that reach it.
 
-A setting that just reaches the target on these queries misses it on others as often as not. So two are given:
-one by the mean, and a cautious one by the lower end of the mean's interval over resampled queries.
+A setting that just reaches the target on these queries misses it on other queries about half of the time. A cautious
+setting is therefore proposed as well: one with which the lower bound of the mean's interval reaches the target.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from qwen_rerank_plugins.errors import InputError
 from qwen_rerank_plugins.evaluation.bootstrap import Resampling
 from qwen_rerank_plugins.evaluation.datasets.dataset import Qrels
-from qwen_rerank_plugins.evaluation.measures import Measure, Meter, parse_measure
+from qwen_rerank_plugins.evaluation.measures import Measure, MeasureCalculator, parse_measure
 
 __all__ = ["Proposal", "Setting", "Target", "parse_target", "propose"]
 
@@ -26,7 +26,7 @@ _DECIMALS = 6
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A measure and the value that its mean shall reach."""
+    """A measure and the value that its mean must reach."""
 
     measure: Measure
     value: float
@@ -41,11 +41,11 @@ class Setting:
 
     Attributes:
         name: "top_n" or "min_score".
-        cautious: Whether the interval's lower end reaches the target, and not only the mean.
-        value: The proposal; None when no value reaches the target.
-        mean: The measure's mean with it; without a proposal, with nothing cut.
-        low: Lower end of the mean's interval.
-        documents: Documents that a query keeps, on average.
+        cautious: Whether the interval's lower bound reaches the target, not only the mean.
+        value: The proposed value; None if no value reaches the target.
+        mean: Mean of the measure with this setting; if `value` is None, of the complete lists.
+        low: Lower bound of the mean's interval.
+        documents: Mean number of documents that a query keeps.
     """
 
     name: Literal["top_n", "min_score"]
@@ -58,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What one system would need to reach a target."""
+    """The settings with which one system reaches a target."""
 
     system: str
     target: Target
@@ -66,10 +66,10 @@ class Proposal:
 
 
 def parse_target(text: str) -> Target:
-    """Read a target such as `recall@5=0.9`.
+    """Parse a target such as `recall@5=0.9`.
 
     Raises:
-        InputError: It is no measure with a value above 0 and up to 1, or longer lists may lower the measure.
+        InputError: The measure is not valid, or the value is not above 0 and at most 1.
     """
     name, equals, number = text.rpartition("=")
     try:
@@ -78,23 +78,22 @@ def parse_target(text: str) -> Target:
         value = math.nan
     if not equals or not 0.0 < value <= 1.0:
         raise InputError(
-            f"target is not valid: {text!r}; allowed: a measure, = and a value up to 1, as in R@5=0.9"
+            f"target is not valid: {text!r}; write MEASURE=VALUE with a value above 0 and at most 1, as in R@5=0.9"
         )
     return Target(parse_measure(name), value)
 
 
 def propose(system: str, target: Target, qrels: Qrels, pairs: Pairs, resampling: Resampling) -> Proposal:
-    """Find settings that reach a target on these lists.
+    """Find the strictest settings that reach a target on these lists.
 
-    Every measure here only falls when a list is cut, and so does its mean over any draw of queries: a search by
-    halves finds the edge.
+    No measure here increases when a list is cut, nor does its mean over any resample, so that a binary search applies.
 
     Args:
-        system: The name to be carried along.
-        target: What shall be reached.
+        system: The system's name.
+        target: The target.
         qrels: The judgements.
         pairs: The reranked lists.
-        resampling: How the lower end is found.
+        resampling: The settings of the intervals.
     """
     search = _Search(target, qrels, pairs, resampling)
     longest = max((len(scored) for scored in pairs.values()), default=0)
@@ -111,28 +110,28 @@ def propose(system: str, target: Target, qrels: Qrels, pairs: Pairs, resampling:
 
 
 class _Search:
-    """Looks for the strictest value that reaches the target."""
+    """Binary search for the strictest value that reaches the target."""
 
     def __init__(self, target: Target, qrels: Qrels, pairs: Pairs, resampling: Resampling) -> None:
         self._target = target
         self._pairs = pairs
         self._num_queries = len(qrels)
-        self._meter = Meter(qrels, [target.measure])
+        self._calculator = MeasureCalculator(qrels, [target.measure])
         self._resampling = resampling
 
     def best(
         self, name: Literal["top_n", "min_score"], values: Sequence[float], *, cautious: bool
     ) -> Setting:
-        """Give the first of the values, from the strictest on, that reaches the target."""
-        made: Callable[[float], Setting] = lambda value: self._setting(name, value, cautious=cautious)  # noqa: E731
+        """Return the setting of the first value that reaches the target; the strictest value comes first."""
         low, high = 0, len(values)
         while low < high:
             middle = (low + high) // 2
-            if self._reaches(made(values[middle])):
+            if self._reaches(self._setting(name, values[middle], cautious=cautious)):
                 high = middle
             else:
                 low = middle + 1
-        return made(values[low]) if low < len(values) else self._setting(name, None, cautious=cautious)
+        value = values[low] if low < len(values) else None
+        return self._setting(name, value, cautious=cautious)
 
     def _reaches(self, setting: Setting) -> bool:
         return (setting.low if setting.cautious else setting.mean) >= self._target.value
@@ -141,7 +140,7 @@ class _Search:
         self, name: Literal["top_n", "min_score"], value: float | None, *, cautious: bool
     ) -> Setting:
         kept = {query_id: _kept(scored, name, value) for query_id, scored in self._pairs.items()}
-        values = self._meter.values(kept)
+        values = self._calculator.values(kept)
         return Setting(
             name=name,
             cautious=cautious,
@@ -163,7 +162,7 @@ def _kept(
 
 
 def _floor(score: float) -> float:
-    """Round down, so that the document whose score proposed the threshold passes what is printed."""
+    """Round down, so that the document with this score passes the printed threshold."""
     scale = 10.0**_DECIMALS
     rounded = math.floor(score * scale) / scale
     return rounded if rounded <= score else max(0.0, rounded - 1.0 / scale)

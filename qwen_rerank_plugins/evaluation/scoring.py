@@ -1,4 +1,4 @@
-"""The documents of a first stage, scored by a reranker. Knows no judgement and no measure."""
+"""Score the documents of a first stage with a reranker. Uses no judgements and no measures."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from qwen_rerank_plugins.types import PairScore
 __all__ = ["OnProgress", "ScoredRun", "System", "score_run"]
 
 OnProgress = Callable[[int], None]
-"""Hears the number of pairs that were scored since the last call."""
+"""Called with the number of pairs that were scored since the last call."""
 
-PAIRS_OF_A_CALL = 512
-"""Pairs handed to the reranker at once: enough to fill batches and several calls to a service."""
+CALL_PAIRS = 512
+"""Pairs per call to the reranker: enough to fill batches, and for several calls to a service."""
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A way to rerank.
+    """A reranker configuration to evaluate.
 
     Attributes:
-        name: Shown beside its figures.
-        config: The settings; `top_n`, `min_score`, `enabled` and `on_error` have no influence.
-        instruction: What relevance means; None for the configuration's, else the family's.
+        name: The name in tables and files.
+        config: The settings; `top_n`, `min_score`, `enabled` and `on_error` are ignored.
+        instruction: The instruction; None for that of the configuration or the family.
     """
 
     name: str
@@ -38,12 +38,12 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRun:
-    """A first stage with scores.
+    """A first stage with the scores of a reranker.
 
     Attributes:
-        first: Query id → all documents, as the first stage has them.
-        scores: Query id → scores of the first so many of them.
-        model: The name that the scorer goes by.
+        first: Query id → all documents, in the order of the first stage.
+        scores: Query id → scores of the first documents, as far as they were scored.
+        model: The scorer's model name.
     """
 
     first: Run
@@ -51,15 +51,15 @@ class ScoredRun:
     model: str = ""
 
     def num_pairs(self) -> int:
-        """How many pairs were scored."""
+        """Return the number of scored pairs."""
         return sum(map(len, self.scores.values()))
 
     def num_tokens(self) -> int:
-        """Tokens of these pairs as the plain recipe would count them."""
+        """Return the tokens of these pairs without prefix sharing."""
         return sum(score.num_tokens for scores in self.scores.values() for score in scores)
 
     def num_truncated(self) -> int:
-        """How many of the pairs were cut, at the query or at the document."""
+        """Return the number of pairs whose query or document was truncated."""
         return sum(one.truncated or one.query_truncated for scores in self.scores.values() for one in scores)
 
     def reranked(self, depth: int) -> dict[str, list[tuple[str, PairScore]]]:
@@ -68,22 +68,22 @@ class ScoredRun:
         for query_id, doc_ids in self.first.items():
             scores = self.scores.get(query_id, ())[:depth]
             pairs = list(zip(doc_ids[: len(scores)], scores, strict=True))
-            lists[query_id] = sorted(pairs, key=lambda pair: -log_odds_of(pair[1]))
+            lists[query_id] = sorted(pairs, key=lambda pair: -effective_log_odds(pair[1]))
         return lists
 
     def complete(self, depth: int) -> dict[str, ScoredList]:
-        """Rank to a depth, and leave what lies behind it where it was, with scores that fall below."""
+        """Rank the first `depth` documents and append the others in their order, with lower scores."""
         lists: dict[str, ScoredList] = {}
         for query_id, pairs in self.reranked(depth).items():
-            ranked = [(doc_id, log_odds_of(score)) for doc_id, score in pairs]
+            ranked = [(doc_id, effective_log_odds(score)) for doc_id, score in pairs]
             floor = ranked[-1][1] if ranked else 0.0
             rest = self.first[query_id][len(ranked) :]
-            lists[query_id] = [*ranked, *((doc, floor - place) for place, doc in enumerate(rest, start=1))]
+            lists[query_id] = [*ranked, *((doc, floor - offset) for offset, doc in enumerate(rest, start=1))]
         return lists
 
 
-def log_odds_of(score: PairScore) -> float:
-    """Give a score's log-odds; of a foreign server's, the logit of the probability."""
+def effective_log_odds(score: PairScore) -> float:
+    """Return a score's log-odds, or the logit of its probability if a service returned none."""
     return logit(score.relevance_score) if score.log_odds is None else score.log_odds
 
 
@@ -97,6 +97,14 @@ def score_run(
     on_progress: OnProgress | None = None,
 ) -> ScoredRun:
     """Score the first `depth` documents of every list.
+
+    Args:
+        reranker: Scores the pairs.
+        dataset: The texts of queries and documents.
+        first: The lists.
+        depth: Documents per query to score.
+        instruction: The instruction; None for the reranker's.
+        on_progress: Called after each call to the reranker.
 
     Raises:
         RerankError: Scoring failed.
@@ -117,22 +125,22 @@ def score_run(
     return ScoredRun(first, scores, reranker.model)
 
 
-def check_comparable(systems: Sequence[System]) -> None:
-    """Refuse systems that share a name, or none at all.
+def check_systems(systems: Sequence[System]) -> None:
+    """Check that there are systems and that their names are distinct.
 
     Raises:
-        ConfigurationError: They do.
+        ConfigurationError: There are none, or two have the same name.
     """
     names = [system.name for system in systems]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigurationError(f"two systems have the same name: {twice!r}; allowed: each name once")
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ConfigurationError(f"two systems have the same name: {repeated!r}; rename one of them")
     if not systems:
-        raise ConfigurationError("nothing to evaluate: no systems; allowed: at least one")
+        raise ConfigurationError("there are no systems to evaluate; pass at least one")
 
 
 def _calls(first: Run, depth: int) -> Iterator[list[str]]:
-    """Group the queries that have documents into calls of about the same number of pairs."""
+    """Group the queries that have documents into calls of about `CALL_PAIRS` pairs."""
     group: list[str] = []
     pairs = 0
     for query_id, doc_ids in first.items():
@@ -140,7 +148,7 @@ def _calls(first: Run, depth: int) -> Iterator[list[str]]:
             continue
         group.append(query_id)
         pairs += min(depth, len(doc_ids))
-        if pairs >= PAIRS_OF_A_CALL:
+        if pairs >= CALL_PAIRS:
             yield group
             group, pairs = [], 0
     if group:

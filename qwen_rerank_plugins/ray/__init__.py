@@ -1,10 +1,9 @@
-"""More than one machine: the service as a Ray Serve application, bulk scoring as a Ray Data pipeline, files by actors.
+"""Scoring on a Ray cluster: the service on Ray Serve, datasets on Ray Data, files by a pool of actors.
 
     serve run qwen_rerank_plugins.ray:build_app model=demo num_replicas=2
 
-The same scorer and the same HTTP interface as on one machine; nothing of a cluster is programmed here. Needs the extra
-`ray`. Importing this module loads no Ray: names are resolved when they are first used, and where Ray is not installed
-that raises `MissingDependencyError`.
+The scorer and the HTTP interface are those of one machine. Needs the extra `ray`. Importing this module does not import
+Ray: names are resolved on first use, which raises `MissingDependencyError` if Ray is not installed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from qwen_rerank_plugins.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from qwen_rerank_plugins.ray.actor_pool import ActorPoolScorer, Pool
+    from qwen_rerank_plugins.ray.actor_pool import ActorPoolScorer, ActorPoolSettings
     from qwen_rerank_plugins.ray.data import rerank_dataset
     from qwen_rerank_plugins.ray.deployment import DeploymentScorer
     from qwen_rerank_plugins.ray.files import rerank_file
@@ -24,34 +23,34 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActorPoolScorer",
+    "ActorPoolSettings",
     "DeploymentScorer",
-    "Pool",
     "ScalingSettings",
     "build_app",
     "rerank_dataset",
     "rerank_file",
 ]
 
-_HOMES = {
-    "DeploymentScorer": "deployment",
-    "Pool": "actor_pool",
+_MODULES = {
     "ActorPoolScorer": "actor_pool",
+    "ActorPoolSettings": "actor_pool",
+    "DeploymentScorer": "deployment",
     "ScalingSettings": "scaling",
     "build_app": "serving",
     "rerank_dataset": "data",
     "rerank_file": "files",
 }
-"""Public names → the modules that they are in."""
+"""Public name → its module."""
 
 _EXTRA = ("ray", "pyarrow", "pandas", "fastapi", "starlette", "uvicorn", "prometheus_client")
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve a public name when it is first used (PEP 562)."""
-    if name not in _HOMES:
+    """Resolve a public name on first use (PEP 562)."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRA:

@@ -1,7 +1,6 @@
-"""DeploymentScorer: the `Scorer` protocol over the replicas of a Serve deployment.
+"""DeploymentScorer: a `Scorer` whose pairs are scored by the replicas of a Ray Serve deployment.
 
-A large request is cut and spread; a call whose replica died or was taken away is made again, for scoring has no
-effects. Knows no HTTP and no model.
+Large requests are split over the replicas. A call whose replica is lost is repeated; scoring has no side effects.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from tenacity import (
     AsyncRetrying,
     RetryError,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     wait_random_exponential,
 )
@@ -30,13 +29,13 @@ from qwen_rerank_plugins.errors import (
     RerankError,
     WorkerDiedError,
 )
-from qwen_rerank_plugins.ray.grouping import slices_of
+from qwen_rerank_plugins.ray.batching import ScoresOrError, is_fatal, split_requests
 from qwen_rerank_plugins.types import PairScore, ScoreRequest
 
 __all__ = ["DeploymentScorer"]
 
 INFO_TIMEOUT_S = 10.0
-FIRST_PAUSE_S = 0.1  # in which Serve takes a dead replica off its list
+FIRST_PAUSE_S = 0.1  # in which Serve removes a dead replica
 MAX_PAUSE_S = 2.0
 
 _LOST: Final = (
@@ -45,19 +44,23 @@ _LOST: Final = (
     ray_errors.NodeDiedError,
     ray_errors.ObjectLostError,
     serve_errors.ReplicaUnavailableError,
-    WorkerDiedError,  # the replica lives, its engine does not
-    ClosedError,  # the replica is on its way out
+    WorkerDiedError,  # the replica lives, but its engine does not
+    ClosedError,  # the replica is shutting down
 )
 
 
+def _is_lost(error: BaseException) -> bool:
+    return isinstance(error, _LOST) or is_fatal(error)
+
+
 class DeploymentScorer:
-    """Scores by the replicas of a deployment that takes `score(requests, deadline_s)` and `info()`.
+    """Scores pairs on the replicas of a deployment with the methods `score(requests, deadline_s)` and `info()`.
 
     Args:
         handle: The deployment's handle.
-        model: The name under which scores are reported.
-        batch_tokens: Estimated tokens of one call to a replica.
-        max_length: Tokens of a pair above which it is cut.
+        model: The model name to report.
+        batch_tokens: Estimated tokens per call to a replica.
+        max_length: Tokens at which a pair is truncated.
         call_attempts: Attempts at a call whose replica is lost.
     """
 
@@ -79,55 +82,57 @@ class DeploymentScorer:
 
     @property
     def model(self) -> str:
-        """The model's name as it was asked for."""
+        """The model's name as configured."""
         return self._model
 
     def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
-        """Score every pair, in input order, from a thread that may have an event loop of its own.
+        """Score every pair, in input order. May be called from a thread with a running event loop.
 
         Raises:
             RerankError: As `ascore`.
         """
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(asyncio.run, self.ascore(requests, deadline_s=deadline_s)).result()
+        with ThreadPoolExecutor(1) as executor:
+            return executor.submit(asyncio.run, self.ascore(requests, deadline_s=deadline_s)).result()
 
     async def ascore(
         self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
     ) -> list[PairScore]:
-        """Score every pair without blocking the event loop. Cancelling takes the pairs off the replicas.
+        """Score every pair without blocking the event loop. Cancellation cancels the calls to the replicas.
 
         Raises:
-            OverloadedError: As many calls wait as may.
-            DeadlineExceededError: There was no answer in time.
-            WorkerDiedError: Replicas died at every attempt, or there are none.
-            RerankError: What the replica's scorer raised.
+            OverloadedError: The queue of calls is full.
+            DeadlineExceededError: The scores were not ready in time.
+            WorkerDiedError: A replica was lost at every attempt, or none can be started.
+            RerankError: The error of the replica's scorer.
         """
         if self._closed:
             raise ClosedError(f"the scorer of {self.model!r} was closed")
-        parts = slices_of(requests, batch_tokens=self._batch_tokens, max_length=self._max_length)
+        parts = split_requests(requests, batch_tokens=self._batch_tokens, max_length=self._max_length)
         try:
             async with asyncio.timeout(deadline_s), asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._score_part(part, deadline_s)) for part in parts]
         except TimeoutError:
-            raise DeadlineExceededError(f"no score within the deadline of {deadline_s!r} s") from None
+            raise DeadlineExceededError(
+                f"the scores were not ready within the deadline of {deadline_s!r} s"
+            ) from None
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the first; the others were cancelled for it
+            raise errors.exceptions[0] from None  # the first one, which cancelled the others
         return [score for task in tasks for score in task.result()]
 
     def info(self) -> dict[str, Any]:
-        """What one of the replicas tells of itself, and their names.
+        """Return the `info` of one replica's scorer.
 
         Raises:
-            EngineError: None answered.
+            EngineError: No replica responded.
         """
         try:
             info: dict[str, Any] = self._handle.info.remote().result(timeout_s=INFO_TIMEOUT_S)
         except (ray_errors.RayError, serve_errors.RayServeException, TimeoutError) as error:
-            raise EngineError(f"no replica told of itself: {type(error).__name__}") from error
+            raise EngineError(f"no replica responded: {type(error).__name__}") from error
         return info
 
     def close(self) -> None:
-        """Refuse later calls; the replicas are Serve's."""
+        """Refuse later calls. Serve manages the replicas."""
         self._closed = True
 
     async def _score_part(
@@ -136,30 +141,32 @@ class DeploymentScorer:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._call_attempts),
             wait=wait_random_exponential(FIRST_PAUSE_S, max=MAX_PAUSE_S),
-            retry=retry_if_exception_type(_LOST),
+            retry=retry_if_exception(_is_lost),
         )
         try:
             return await retrying(self._call, requests, deadline_s)
         except RetryError as error:
             last = error.last_attempt.exception()
-            raise WorkerDiedError(f"the replicas of {self.model!r} died: {type(last).__name__}") from last
+            raise WorkerDiedError(
+                f"a replica of {self.model!r} was lost at every attempt: {type(last).__name__}"
+            ) from last
 
     async def _call(self, requests: Sequence[ScoreRequest], deadline_s: float | None) -> list[PairScore]:
         response: Any = None  # its `cancel` has no types
         try:
             response = self._handle.score.remote(requests, deadline_s)
-            answer: list[PairScore] | RerankError = await response
+            outcome: ScoresOrError = await response
         except asyncio.CancelledError:
             if response is not None:
                 response.cancel()
             raise
         except serve_errors.BackPressureError as error:
-            message = "as many calls wait for a replica as may"
+            message = "the queue of calls is full"
             raise OverloadedError(message, retry_after_s=error.retry_after_s or 1.0) from None
         except serve_errors.DeploymentUnavailableError:
             raise WorkerDiedError("the replicas could not be started") from None
         except ray_errors.RayTaskError as error:
             raise EngineError(f"a replica failed: {type(error.cause).__name__}") from error
-        if isinstance(answer, RerankError):
-            raise answer
-        return answer
+        if isinstance(outcome, RerankError):
+            raise outcome
+        return outcome

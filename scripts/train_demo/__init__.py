@@ -1,5 +1,4 @@
-"""What made the demo checkpoint: text, tokenizer, curriculum and loop.
+"""The training of the demo checkpoint: text, tokenizer, curriculum and training loop.
 
-Run it with ``python -m scripts.train_demo``. Nothing here is imported by the package at run
-time.
+Run it with ``python -m scripts.train_demo``. The package does not import this code.
 """

@@ -1,6 +1,6 @@
 """Command line: ``python -m scripts.train_demo --work DIR --minutes 90``.
 
-Two processes share the work, once a first call has fetched the text, with ``torchrun --nproc-per-node 2 -m
+After a first call has downloaded the text, two processes share the work with ``torchrun --nproc-per-node 2 -m
 scripts.train_demo --threads 1 ...``.
 """
 
@@ -15,7 +15,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
-from scripts.train_demo import together
+from scripts.train_demo import distributed
 from scripts.train_demo.checkpoint import export
 from scripts.train_demo.corpus import Corpus
 from scripts.train_demo.curriculum import Curriculum
@@ -30,14 +30,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m scripts.train_demo", description="Train the demo checkpoint."
     )
     parser.add_argument(
-        "--work", type=Path, required=True, metavar="DIR", help="corpus, state and checkpoint go here"
+        "--work",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the corpus, the state and the checkpoint",
     )
     parser.add_argument(
-        "--minutes", type=float, default=90.0, help="training time in all, earlier runs included"
+        "--minutes", type=float, default=90.0, help="total training time, earlier runs included"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from DIR/state.pt")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true", help="continue from DIR/state.pt")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and data")
+    parser.add_argument("--threads", type=int, default=2, help="threads per process")
     return parser
 
 
@@ -55,9 +59,9 @@ def _tokenizer(work: Path, documents: list[Document]) -> Tokenizer:
 
 
 def main() -> None:
-    """Fetches the text if need be, trains, and leaves the best checkpoint in ``DIR/checkpoint``."""
+    """Download the text if it is missing, train, and write the best checkpoint to ``DIR/checkpoint``."""
     arguments = _parser().parse_args()
-    level = logging.INFO if together.join() == 0 else logging.WARNING
+    level = logging.INFO if distributed.initialize() == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(arguments.threads)
     work: Path = arguments.work
@@ -75,18 +79,18 @@ def main() -> None:
         trainer.load_state(work / "state.pt")
 
     def evaluate(current: Qwen3ForCausalLM) -> dict[str, float]:
-        mine = slice(together.rank(), None, together.count())
-        parts = [mean_reciprocal_rank(current, some[mine], true_id, false_id) for some in held_out.values()]
-        return dict(zip(held_out, together.average([], parts), strict=True))
+        own = slice(distributed.rank(), None, distributed.world_size())
+        parts = [mean_reciprocal_rank(current, some[own], true_id, false_id) for some in held_out.values()]
+        return dict(zip(held_out, distributed.average([], parts), strict=True))
 
     def save(current: Trainer, *, best: bool) -> None:
-        if together.rank() == 0:
+        if distributed.rank() == 0:
             current.save_state(work / "state.pt")
-        if together.rank() == 0 and best:
+        if distributed.rank() == 0 and best:
             export(current.model, tokenizer, work / "checkpoint")
 
     trainer.train(evaluate, save)
-    together.leave()
+    distributed.shutdown()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writing the folder that ships: weights in half precision, tokenizer, recipe record."""
+"""Write the checkpoint folder: weights in half precision, tokenizer, recipe record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.train_demo.tokenizer import recipe_record, write_tokenizer
 
 
 def export(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes the checkpoint to ``folder``, file by file, each moved into place whole."""
+    """Write the checkpoint to ``folder``; each file appears once it is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         new = Path(name)

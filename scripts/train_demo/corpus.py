@@ -1,7 +1,4 @@
-"""The corpus as token ids, with an index of who holds which token.
-
-Knows nothing of queries' wording or of the model.
-"""
+"""The corpus as token ids, with postings from tokens to sentences."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 from scripts.train_demo.sources import Document
 
 HELD_OUT_EVERY = 50
-"""Every fiftieth document is kept out of training, for choosing the best state."""
+"""Every fiftieth document is held out of training, to choose the best state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +62,26 @@ class Corpus:
         self.rarity: NDArray[np.float64] = np.log(len(pairs) / np.maximum(counts, 1))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
+        """Return the token ids of a text."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def draw(self, rng: random.Random, language: str, *, held_out: bool) -> int:
-        """A document of the training part, or of the held-out part."""
+        """Return a random document of the training part or of the held-out part."""
         return rng.choice((self._held_out if held_out else self._train)[language])
 
     def sentence_ids(self, place: Place) -> list[int]:
-        """Token ids of one sentence."""
+        """Return the token ids of one sentence."""
         ids: list[int] = self._ids[self._first[place.document] + place.sentence].tolist()
         return ids
 
     def coverage(self, query: frozenset[int], ids: Sequence[int]) -> float:
-        """How much of the query's weight (by rarity) occurs among ``ids``, from 0 to 1."""
+        """Return the share of the query's weight (by rarity) that occurs in ``ids``, from 0 to 1."""
         held = query.intersection(ids)
         weight = float(sum(self.rarity[token] for token in query))
         return float(sum(self.rarity[token] for token in held)) / (weight + 1e-9)
 
-    def sharing(self, rng: random.Random, query: frozenset[int], limit: int = 12) -> list[Place]:
-        """Sentences that share rare tokens with a query, the most similar of a random sample, best first."""
+    def similar_sentences(self, rng: random.Random, query: frozenset[int], limit: int = 12) -> list[Place]:
+        """Return sentences that share rare tokens with a query: the most similar of a random sample, best first."""
         rarest = sorted(query, key=lambda token: -self.rarity[token])[:6]
         samples, weights = [], []
         for token in rarest:
@@ -101,13 +98,13 @@ class Corpus:
         ]
 
     def window(self, rng: random.Random, place: Place, num_tokens: int, without: frozenset[int]) -> list[int]:
-        """About ``num_tokens`` ids: the sentence at a place, always whole, and its neighbours.
+        """Return about ``num_tokens`` ids: the complete sentence at a place, and its neighbours.
 
         Args:
-            rng: Where chance comes from.
+            rng: The random generator.
             place: The sentence in the middle.
-            num_tokens: Where the text is cut.
-            without: Keys of sentences to leave out, from ``keys``.
+            num_tokens: Length at which the text is cut.
+            without: Keys of sentences to omit, from ``key``.
         """
         centre = self.sentence_ids(place)
         room = max(0, num_tokens - len(centre))
@@ -128,12 +125,8 @@ class Corpus:
                 after += self._ids[number].tolist()
         return before, after
 
-    def keys(self, document: int) -> frozenset[int]:
-        """One number for each sentence's text; equal texts in other documents have the same."""
-        return frozenset(self._keys[self._first[document] : self._first[document + 1]])
-
     def key(self, place: Place) -> int:
-        """The number of one sentence's text."""
+        """Return a number for a sentence's text; equal texts have equal numbers."""
         return self._keys[int(self._first[place.document]) + place.sentence]
 
 

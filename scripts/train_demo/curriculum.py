@@ -1,4 +1,4 @@
-"""The three lessons and the held-out lists, built from the corpus and the tokenizer."""
+"""The three lessons of the training, and the held-out lists."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _OTHER_SHARE: Final = 0.2
 _SYNTHETIC_SHARE: Final = 0.08
 _LENGTHS: Final = (48, 64, 80, 96, 112, 128, 160, 200)
 _LISTS_TIMES_LENGTH: Final = 640
-"""Lists in a batch times tokens in a document, so that every step takes about the same time."""
+"""Lists per batch times tokens per document; constant, so that every step takes about the same time."""
 
 
 class Curriculum:
-    """Where the batches of each lesson come from."""
+    """Generates the batches of each lesson."""
 
     def __init__(self, corpus: Corpus, vocabulary_size: int) -> None:
         self._corpus = corpus
@@ -46,7 +46,7 @@ class Curriculum:
         return self._corpus.encode(PREFIX) + self._corpus.encode(f"<Instruct>: {instruction}\n")
 
     def lessons(self) -> list[Lesson]:
-        """The curriculum in its order."""
+        """Return the lessons in order."""
         return [
             Lesson("random tokens", self._simple, max_steps=1200, enough=0.93),
             Lesson("random tokens in the template", self._mixed, max_steps=500, enough=0.85),
@@ -58,7 +58,7 @@ class Curriculum:
 
     def _mixed(self, rng: random.Random) -> Batch:
         lists = [mixed_list(rng, self._vocabulary_size, self._lead, self._label) for _ in range(20)]
-        return Batch(self._any_prefix(rng), lists, self._suffix)
+        return Batch(self._random_prefix(rng), lists, self._suffix)
 
     def _text(self, rng: random.Random) -> Batch:
         if rng.random() < _SYNTHETIC_SHARE:
@@ -66,15 +66,15 @@ class Curriculum:
         length = rng.choice(_LENGTHS)
         count = max(4, _LISTS_TIMES_LENGTH // length)
         lists = [self._maker.make(rng, rng.choice(("en", "zh")), length) for _ in range(count)]
-        return Batch(self._any_prefix(rng), lists, self._suffix)
+        return Batch(self._random_prefix(rng), lists, self._suffix)
 
-    def _any_prefix(self, rng: random.Random) -> list[int]:
+    def _random_prefix(self, rng: random.Random) -> list[int]:
         return self._prefixes[rng.choice(OTHER_INSTRUCTIONS) if rng.random() < _OTHER_SHARE else INSTRUCTION]
 
     def held_out(
         self, language: str, seed: int = 1, num_batches: int = 8, num_documents: int = 12
     ) -> list[Batch]:
-        """Lists about documents that no lesson ever asks about, the same on every call."""
+        """Return lists about held-out documents, the same on every call."""
         rng = random.Random(seed)
         batches = []
         for _ in range(num_batches):

@@ -1,8 +1,8 @@
-"""The training forward: a packed batch through a Qwen3 model, everything shared computed once.
+"""The forward pass for training: a packed batch through a Qwen3 model, with shared tokens computed once.
 
-A query's tokens attend to the prefix and to themselves, a document's to the prefix, to its query and to
-itself. That is the plain causal computation of every (prefix, query, document) sequence; a test compares
-the two, gradients included. Knows nothing of text.
+A query's tokens attend to the prefix and to themselves, a document's to the prefix, to its query and to themselves.
+This equals the plain causal computation of every (prefix, query, document) sequence; a test compares the two, including
+gradients.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everybody uses
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3DecoderLayer, Qwen3RMSNorm
@@ -22,7 +22,7 @@ from scripts.train_demo.packing import PackedBatch, Segments
 def packed_hidden_states(
     model: Qwen3ForCausalLM, batch: PackedBatch, middle_layer: int = 2
 ) -> tuple[Tensor, Tensor]:
-    """Hidden states of all packed tokens, (T, hidden): after ``middle_layer`` layers, and at the end."""
+    """Return the hidden states of all packed tokens, (T, hidden): after ``middle_layer`` layers, and at the end."""
     hidden = F.embedding(batch.ids, model.model.embed_tokens.weight)
     frequencies: Tensor = model.model.rotary_emb.inv_freq
     angles = batch.positions[:, None].to(frequencies) * frequencies[None, :]
@@ -46,7 +46,7 @@ def packed_hidden_states(
 def log_odds(
     model: Qwen3ForCausalLM, final: Tensor, batch: PackedBatch, true_id: int, false_id: int
 ) -> Tensor:
-    """logit(yes) - logit(no) at each document's last token, (lists * documents,)."""
+    """Return logit(yes) - logit(no) at each document's last token, (lists * documents,)."""
     weight: Tensor = model.model.embed_tokens.weight
     return final[batch.last] @ (weight[true_id] - weight[false_id])
 
@@ -59,24 +59,24 @@ def _attend(
     layer: Qwen3Attention, hidden: Tensor, rotation: tuple[Tensor, Tensor], segments: Sequence[Segments]
 ) -> Tensor:
     shape = (hidden.shape[0], -1, layer.head_dim)
-    query = _rotate(_norm(layer.q_norm, F.linear(hidden, layer.q_proj.weight).view(shape)), *rotation)
-    key = _rotate(_norm(layer.k_norm, F.linear(hidden, layer.k_proj.weight).view(shape)), *rotation)
+    query = _apply_rope(_norm(layer.q_norm, F.linear(hidden, layer.q_proj.weight).view(shape)), *rotation)
+    key = _apply_rope(_norm(layer.k_norm, F.linear(hidden, layer.k_proj.weight).view(shape)), *rotation)
     value = F.linear(hidden, layer.v_proj.weight).view(shape)
-    above_keys: list[Tensor] = []  # the prefix's, then the queries', padded: (N, W, heads, head_dim)
-    above_values: list[Tensor] = []
-    mixed: list[Tensor] = []
+    ancestor_keys: list[Tensor] = []  # the prefix's, then the queries', padded: (N, W, heads, head_dim)
+    ancestor_values: list[Tensor] = []
+    outputs: list[Tensor] = []
     for own in segments:
         keys, values = _padded(key, own), _padded(value, own)
         padded = F.scaled_dot_product_attention(
             _padded(query, own).transpose(1, 2),
-            _with_ancestors(above_keys, keys, own.parents),
-            _with_ancestors(above_values, values, own.parents),
+            _append_to_ancestors(ancestor_keys, keys, own.parents),
+            _append_to_ancestors(ancestor_values, values, own.parents),
             attn_mask=own.mask,
         )
-        mixed.append(_Take.apply(padded.transpose(1, 2).flatten(0, 1), own.places))
-        above_keys.append(keys)
-        above_values.append(values)
-    return F.linear(torch.cat(mixed).flatten(1), layer.o_proj.weight)
+        outputs.append(_Take.apply(padded.transpose(1, 2).flatten(0, 1), own.places))
+        ancestor_keys.append(keys)
+        ancestor_values.append(values)
+    return F.linear(torch.cat(outputs).flatten(1), layer.o_proj.weight)
 
 
 def _padded(rows: Tensor, own: Segments) -> Tensor:
@@ -86,17 +86,17 @@ def _padded(rows: Tensor, own: Segments) -> Tensor:
     return padded.view(count, width, *rows.shape[1:])
 
 
-def _with_ancestors(above: Sequence[Tensor], own: Tensor, parents: Sequence[Tensor]) -> Tensor:
-    """Each sequence's rows after those of its ancestors, (N, heads, keys, head_dim)."""
+def _append_to_ancestors(ancestors: Sequence[Tensor], own: Tensor, parents: Sequence[Tensor]) -> Tensor:
+    """Append each sequence's rows to those of its ancestors, (N, heads, keys, head_dim)."""
     parts = [
         kind.expand(own.shape[0], -1, -1, -1) if kind.shape[0] == 1 else kind.index_select(0, index)
-        for kind, index in zip(above, parents, strict=False)  # of `above`, only the ancestors' kinds
+        for kind, index in zip(ancestors, parents, strict=False)  # the first kinds are the ancestors
     ]
     return torch.cat([*parts, own], dim=1).transpose(1, 2)
 
 
 class _Pad(torch.autograd.Function):
-    """Packed rows to their places among zeros. Its gradient, unlike an index's, needs no sum over rows."""
+    """Scatter packed rows into zeros. Unlike that of an index operation, its gradient needs no sum over rows."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor, num_padded: int) -> Tensor:
@@ -123,6 +123,6 @@ class _Take(torch.autograd.Function):
         return zeros.index_copy_(0, ctx.saved_tensors[0], gradient), None
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-right, left), dim=-1) * sin

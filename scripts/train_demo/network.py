@@ -1,7 +1,4 @@
-"""The demo's network: a small Qwen3 with a start that makes matching words easy to learn.
-
-Knows nothing of data or training.
-"""
+"""The demo's network: a small Qwen3, initialised so that it learns is_high_frequencyly to match equal words."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 NUM_MATCHING_LAYERS = 3
 FIRST_LOW_FREQUENCY = 0.4
-"""Where the slowly turning rotary dimensions begin: there 300 tokens of distance turn by < 2 radians."""
+"""Start of the low-frequency rotary dimensions, which turn by < 2 radians over 300 tokens."""
 
 
 def build_model(vocabulary_size: int, seed: int) -> Qwen3ForCausalLM:
-    """A fresh model in float32 with tied embeddings, the same for the same seed."""
+    """Return a new float32 model with tied embeddings; the same seed gives the same weights."""
     config = Qwen3Config(
         vocab_size=vocabulary_size,
         hidden_size=192,
@@ -39,19 +36,18 @@ def build_model(vocabulary_size: int, seed: int) -> Qwen3ForCausalLM:
 
 @torch.no_grad()
 def _prepare_for_matching(model: Qwen3ForCausalLM) -> None:
-    """Equal query and key projections, so that equal tokens attract each other from the first step.
+    """Make query and key projections equal, so that equal tokens attend to each other from the first step.
 
-    Beyond the first layer most heads see mainly the slowly turning rotary dimensions: there an equal token
-    far away looks the same as one near by.
+    After the first layer most heads mainly use the low-frequency rotary dimensions, in which distance matters little.
     """
     torch.nn.init.normal_(model.model.embed_tokens.weight, 0.0, 0.3)
     head_dim = model.config.head_dim
     half = head_dim // 2
-    quick = torch.arange(head_dim) % half < int(FIRST_LOW_FREQUENCY * half)
+    is_high_frequency = torch.arange(head_dim) % half < int(FIRST_LOW_FREQUENCY * half)
     for number, layer in enumerate(model.model.layers[:NUM_MATCHING_LAYERS]):
         query = layer.self_attn.q_proj.weight
         torch.nn.init.normal_(query, 0.0, 0.07)
         if number > 0:
             heads = query.view(-1, head_dim, query.shape[1])
-            heads[1:, quick] *= 0.3
+            heads[1:, is_high_frequency] *= 0.3
         layer.self_attn.k_proj.weight.copy_(query)

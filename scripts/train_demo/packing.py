@@ -1,8 +1,7 @@
-"""Many lists of documents in one packed sequence, everything shared written once.
+"""Pack many lists of documents into one sequence, with shared tokens stored once.
 
-The prefix (system and instruction) comes first, then the queries, then the documents with their suffix,
-shortest first and in a few groups, so that little is lost when attention pads each group to its longest.
-Knows nothing of text or of the model's weights.
+The prefix (system and instruction) comes first, then the queries, then the documents with their suffix. Documents are
+sorted by length into a few groups, so that little is wasted when attention pads each group to its longest.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ class QueryList:
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """The prefix, or the queries, or a group of documents: N sequences, padded to W tokens for attention.
+    """The prefix, the queries, or a group of documents: N sequences, padded to W tokens for attention.
 
     Attributes:
-        start: Packed index of the first one's first token.
-        places: Where each packed token lies among the N * W padded ones.
-        parents: For each kind of ancestor, which one each sequence has, (N,).
-        mask: Which keys each token sees, ancestors' first, (N, 1, W, keys).
+        start: Packed index of the first token of the first sequence.
+        places: Index of each packed token among the N * W padded ones.
+        parents: For each kind of ancestor, its index for each sequence, (N,).
+        mask: The keys that each token attends to, those of ancestors first, (N, 1, W, keys).
     """
 
     start: int
@@ -55,7 +54,7 @@ class Segments:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """A batch ready for the forward.
+    """A batch for the forward pass.
 
     Attributes:
         ids: Packed token ids, (T,).
@@ -91,7 +90,7 @@ class _Level:
 
 
 def _segments(own: _Level, ancestors: Sequence[tuple[_Level, IntArray]]) -> Segments:
-    """Attention of ``own`` to its ancestors (a level, and which of it each sequence has) and to itself."""
+    """Build the attention of ``own`` to its ancestors (a level, and its index for each sequence) and to itself."""
     count, width = own.real.shape
     parts = [np.repeat(level.real[index][:, None], width, axis=1) for level, index in ancestors]
     parts.append(np.tril(np.ones((width, width), dtype=bool))[None] & own.real[:, None])
@@ -104,7 +103,7 @@ def _segments(own: _Level, ancestors: Sequence[tuple[_Level, IntArray]]) -> Segm
 
 
 def pack(prefix: Sequence[int], lists: Sequence[QueryList], suffix: Sequence[int]) -> PackedBatch:
-    """Packs lists that share a prefix and a suffix.
+    """Pack lists that share a prefix and a suffix.
 
     Args:
         prefix: Token ids of system and instruction, at least one.
@@ -150,5 +149,5 @@ def pack(prefix: Sequence[int], lists: Sequence[QueryList], suffix: Sequence[int
 
 
 def _ranges(*parts: Iterable[tuple[int, int]]) -> Tensor:
-    """Runs of consecutive numbers, one after another, each from its first number and length."""
+    """Concatenate ranges, each given by its first number and its length."""
     return torch.from_numpy(np.concatenate([first + np.arange(n) for part in parts for first, n in part]))

@@ -1,7 +1,4 @@
-"""Queries made from sentences: damaged statements and questions without their answer, English and Chinese.
-
-Strings in, strings out; nothing here knows of tokens.
-"""
+"""Generate queries from English and Chinese sentences: incomplete statements, and questions without their answer."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ _ENDINGS: Final = ("s", "ed", "ing", "es", "ly", "er")
 
 
 def english_query(rng: random.Random, sentence: str) -> str:
-    """A question or a damaged statement out of an English sentence."""
+    """Return a question or an incomplete statement from an English sentence."""
     words = sentence.split()
     size = rng.randint(5, 20)
     loss = rng.uniform(0.05, 0.5)
@@ -54,7 +51,7 @@ def english_query(rng: random.Random, sentence: str) -> str:
         gap = rng.randint(1, min(4, len(words) - 3))
         place = rng.randrange(len(words) - gap + 1)
         words = words[:place] + words[place + gap :]
-    kept = [_inflected(rng, word) for word in words if rng.random() > loss] or words
+    kept = [_inflect(rng, word) for word in words if rng.random() > loss] or words
     if rng.random() < 0.25:
         rng.shuffle(kept)
     text = " ".join(kept).strip(" .,;:!")
@@ -63,7 +60,7 @@ def english_query(rng: random.Random, sentence: str) -> str:
     return text + ("?" if asking and rng.random() < 0.8 else "")
 
 
-def _inflected(rng: random.Random, word: str) -> str:
+def _inflect(rng: random.Random, word: str) -> str:
     if rng.random() > 0.12 or not word.isalpha() or len(word) < 5:
         return word
     stem = re.sub(r"(?:ing|ed|es|s|ly|er)$", "", word)
@@ -71,7 +68,7 @@ def _inflected(rng: random.Random, word: str) -> str:
 
 
 def chinese_query(rng: random.Random, sentence: str) -> str:
-    """A question or a damaged statement out of a Chinese sentence."""
+    """Return a question or an incomplete statement from a Chinese sentence."""
     size = rng.randint(8, 26)
     loss = rng.uniform(0.02, 0.3)
     start = rng.randrange(max(1, len(sentence) - size + 1))
@@ -90,8 +87,8 @@ def chinese_query(rng: random.Random, sentence: str) -> str:
     return text + ("？" if asking and rng.random() < 0.8 else "")
 
 
-def with_strange_words(rng: random.Random, query: str, other: str, language: str) -> str:
-    """A query with a few words of an unrelated sentence: a real one, too, has words its passage has not."""
+def add_noise_words(rng: random.Random, query: str, other: str, language: str) -> str:
+    """Insert a few words of an unrelated sentence: real queries contain words that their passage lacks, too."""
     if language == "en":
         words = query.split()
         for word in rng.choices(other.split(), k=rng.randint(1, 4)):

@@ -1,7 +1,7 @@
-"""Free text out of Debian's own packages, as documents of sentences.
+"""Freely licensed text from Debian packages, as documents of sentences.
 
-Needs a Debian machine with ``apt-get`` and ``dpkg-deb``: the index goes to a private folder, packages are
-downloaded and unpacked there, and nothing is installed. Knows nothing of tokens, queries or models.
+Needs Debian with ``apt-get`` and ``dpkg-deb``. The package index and the packages go to a private folder; nothing is
+installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKAGES: Final[dict[str, str]] = {
     "kicad-doc-zh": "GPL-3+",
     "dict-gcide": "GPL-2+",
 }
-"""Package to licence. The index's descriptions (Translation-en, Translation-zh_CN) come on top of these."""
+"""Package → licence. The package descriptions of the index (Translation-en, Translation-zh_CN) are used as well."""
 
 _CJK: Final = re.compile(r"[\u3400-\u9fff]")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])\s*")
@@ -41,7 +41,7 @@ _MAX_CHARS: Final[dict[str, int]] = {"en": 400, "zh": 160}
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text with its title, cut into sentences.
+    """A text with its title, split into sentences.
 
     Attributes:
         language: ``en`` or ``zh``.
@@ -55,19 +55,19 @@ class Document:
 
 
 def cjk_share(text: str) -> float:
-    """The part of the characters that are Chinese."""
+    """Return the fraction of Chinese characters."""
     return len(_CJK.findall(text)) / max(1, len(text))
 
 
 def split_sentences(text: str, language: str) -> tuple[str, ...]:
-    """Sentences of a text, without those too short or too long to say something."""
+    """Split a text into sentences, without those that are too short or too long."""
     low, high = _MIN_CHARS[language], _MAX_CHARS[language]
     parts = (re.sub(r"\s+", " ", part).strip() for part in _SENTENCE_END.split(text))
     return tuple(part for part in parts if low <= len(part) <= high)
 
 
 def load_documents(work: Path) -> list[Document]:
-    """The corpus in ``work``, fetched and parsed on the first call, read from ``corpus.jsonl`` after that."""
+    """Return the corpus of ``work``; the first call downloads it and writes ``corpus.jsonl``."""
     corpus = work / "corpus.jsonl"
     if not corpus.exists():
         documents = _without_duplicates(_read_sources(work))
@@ -78,7 +78,7 @@ def load_documents(work: Path) -> list[Document]:
 
 
 def _read_sources(work: Path) -> Iterator[Document]:
-    fetch = _Fetch(work)
+    fetch = _AptFetcher(work)
     fetch.update()
     for text in fetch.translations():
         yield from _descriptions(text)
@@ -97,8 +97,8 @@ def _without_duplicates(documents: Iterable[Document]) -> Iterator[Document]:
             yield document
 
 
-class _Fetch:
-    """apt with its lists and downloads below the work folder; the machine's own state is not touched."""
+class _AptFetcher:
+    """Runs apt with its lists and downloads in the work folder; the state of the system does not change."""
 
     def __init__(self, work: Path) -> None:
         self._work = work
@@ -119,7 +119,7 @@ class _Fetch:
         self._apt("update", "-qq")
 
     def translations(self) -> Iterator[str]:
-        """The text of every Translation-en and Translation-zh_CN file of the index."""
+        """Yield the text of every Translation-en and Translation-zh_CN file of the index."""
         found = self._apt("indextargets", "--format", "$(FILENAME)", "Created-By: Translations")
         for name in found.split():
             command = ["/usr/lib/apt/apt-helper", "cat-file", name]
@@ -127,13 +127,13 @@ class _Fetch:
             yield subprocess.run(command, check=True, capture_output=True).stdout.decode("utf-8", "ignore")
 
     def unpack(self, package: str) -> Path | None:
-        """The folder with the package's files, or None when this Debian release does not carry it."""
+        """Download and unpack a package; return its folder, or None if this Debian release does not contain it."""
         root = self._work / "packages" / package
         root.mkdir(parents=True, exist_ok=True)
         try:
             self._apt("download", "-qq", package, cwd=root)
         except subprocess.CalledProcessError:
-            logger.warning("package %r is not in this machine's index; going on without it", package)
+            logger.warning("package %r is not in the package index and is skipped", package)
             return None
         archive = next(root.glob("*.deb"))
         self._versions[package] = archive.name.split("_")[1].replace("%3a", ":")

@@ -1,6 +1,6 @@
-"""Lists of random tokens: the first two lessons.
+"""Lists of random tokens for the first two lessons.
 
-A query's tokens recur in its relevant document and rarely elsewhere.
+A query's tokens recur in its relevant document and rarely in others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NUM_DOCUMENTS = 6
 
 
 def simple_list(rng: random.Random) -> QueryList:
-    """Lesson one: 4 of 3,000 tokens ask, and 3 of them are among the 16 of the relevant document."""
+    """Return a list of lesson one: a query of 4 tokens out of 3,000, 3 of which occur in the relevant document of 16."""
     tokens = range(NUM_CONTROL_AND_BYTE_TOKENS, NUM_CONTROL_AND_BYTE_TOKENS + 3000)
     query = rng.choices(tokens, k=4)
     documents = [
@@ -27,11 +27,11 @@ def simple_list(rng: random.Random) -> QueryList:
 def mixed_list(
     rng: random.Random, vocabulary_size: int, lead: Sequence[int], label: Sequence[int]
 ) -> QueryList:
-    """Lesson two: all tokens, mixed lengths, matches in irrelevant documents too, and the recipe's template.
+    """Return a list of lesson two: all tokens, mixed lengths, matches in irrelevant documents, and the template.
 
     Args:
-        rng: Where chance comes from.
-        vocabulary_size: Tokens are drawn up to this one.
+        rng: The random generator.
+        vocabulary_size: Upper bound of the token ids.
         lead: Ids of ``<Query>:``, before the query.
         label: Ids of ``<Document>:``, after the query.
     """

@@ -1,9 +1,8 @@
-"""The demo's own tokenizer: byte-level BPE with Qwen's control tokens.
+"""The demo's tokenizer: byte-level BPE with Qwen's control tokens.
 
-Three choices serve a model too small to learn that different tokens mean the same word: letters are folded
-(NFKC, lower case), white space separates words but is no token (so a word has the same tokens at the start
-of a line and inside it), and every Chinese character stands alone. Knows nothing of models or training
-examples.
+The model is too small to learn that different tokens mean the same word. Therefore letters are folded (NFKC, lower
+case), white space separates words but is not a token (a word has the same tokens at the start of a line and inside it),
+and every Chinese character is a token.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ def _bare(model: models.Model) -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE) -> Tokenizer:
-    """A tokenizer with a vocabulary from ``texts``, the recipe's template and the common Chinese characters.
+    """Train a tokenizer on ``texts``, the recipe's template and the common Chinese characters.
 
     Args:
-        texts: Whatever the model is to read.
-        vocabulary_size: Tokens in all, control tokens included; a small corpus gives fewer.
+        texts: The training texts.
+        vocabulary_size: Maximum number of tokens, including control tokens.
     """
     tokenizer = _bare(models.BPE())
     trainer = trainers.BpeTrainer(
@@ -71,7 +70,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCABULARY_SIZE
 
 
 def _with_fixed_texts(texts: Iterable[str]) -> Iterator[str]:
-    """Adds what must be one token each: the template's words, yes, no, GB 2312's 3,755 common characters."""
+    """Append texts whose words must become single tokens: the template, yes, no, GB 2312's 3,755 common characters."""
     yield from texts
     template = PREFIX.replace("<|im_start|>", " ").replace("<|im_end|>", " ")
     for _ in range(2000):
@@ -86,7 +85,7 @@ def _with_fixed_texts(texts: Iterable[str]) -> Iterator[str]:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Writes tokenizer.json without indentation (it counts towards the size) and tokenizer_config.json."""
+    """Write tokenizer.json, without indentation to keep it small, and tokenizer_config.json."""
     compact = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
     (folder / "tokenizer.json").write_text(compact, encoding="utf-8")
     settings = {
@@ -101,7 +100,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def recipe_record(tokenizer: Tokenizer) -> dict[str, object]:
-    """What rerank_recipe.json holds: the ids that encoding the recipe with this tokenizer must give."""
+    """Return the content of rerank_recipe.json: the ids that this tokenizer encodes the recipe to."""
 
     def ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)

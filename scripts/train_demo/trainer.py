@@ -1,4 +1,4 @@
-"""The training loop: lessons, losses, the learning rate's course, and a state that can be continued."""
+"""The training loop: lessons, losses, learning-rate schedule, and resumable state."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everybody uses
+import torch.nn.functional as F  # noqa: N812 - the usual name
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-from scripts.train_demo import together
+from scripts.train_demo import distributed
 from scripts.train_demo.forward import log_odds, packed_hidden_states
 from scripts.train_demo.packing import PackedBatch, QueryList, pack
 
@@ -29,16 +29,16 @@ _POSITIVE_WEIGHT: Final = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run depends on besides its data.
+    """The hyperparameters of a run.
 
     Attributes:
-        seed: Of the weights and of all chance.
-        minutes: Training time; the learning rate falls towards its end.
-        learning_rate: The highest one.
-        warmup_steps: Steps until it is reached.
-        cooling: The last part of the time, in which it falls to a twentieth.
-        pairs_weight: Of the loss of single pairs, which puts zero between relevant and not.
-        evaluate_every_s: Seconds between two looks at the held-out lists.
+        seed: Seed of the weights and the data.
+        minutes: Training time; the learning rate decays towards its end.
+        learning_rate: The peak learning rate.
+        warmup_steps: Steps until the peak.
+        cooling: Fraction of the time, at its end, in which the learning rate decays to a twentieth.
+        pairs_weight: Weight of the loss of single pairs, which separates relevant and irrelevant documents at zero.
+        evaluate_every_s: Seconds between two evaluations on the held-out lists.
     """
 
     seed: int = 0
@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Lists that share a prefix: ids before the query, the lists, ids after each document."""
+    """Lists with a common prefix before each query and a common suffix after each document, as token ids."""
 
     prefix: Sequence[int]
     lists: Sequence[QueryList]
@@ -61,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One part of the curriculum, over after ``max_steps`` or once the mean accuracy reaches ``enough``."""
+    """A part of the curriculum; it ends after ``max_steps``, or when the mean accuracy reaches ``enough``."""
 
     name: str
     batch: Callable[[random.Random], Batch]
@@ -70,15 +70,15 @@ class Lesson:
 
 
 class Save(Protocol):
-    """What a run does with its state after each look at the held-out lists."""
+    """Saves the state of a run after each evaluation."""
 
     def __call__(self, current: Trainer, *, best: bool) -> None:
-        """Keep the state; ``best`` says that none before it was as good."""
+        """Save the state; ``best`` marks the best one so far."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands; goes into the saved state."""
+    """The progress of a run, which is part of the saved state."""
 
     step: int = 0
     elapsed_s: float = 0.0
@@ -92,14 +92,14 @@ class Progress:
 
 
 class Trainer:
-    """Trains a model through its lessons and keeps the state that is best on held-out lists.
+    """Trains a model through its lessons and saves the state that is best on held-out lists.
 
     Args:
-        model: Changed in place.
-        lessons: In their order.
+        model: The model, trained in place.
+        lessons: The lessons in order.
         true_id: Id of the token that means relevant.
         false_id: Id of the other.
-        settings: See there.
+        settings: The hyperparameters.
     """
 
     def __init__(
@@ -124,24 +124,24 @@ class Trainer:
         )
 
     def train(self, evaluate: Callable[[Qwen3ForCausalLM], dict[str, float]], save: Save) -> None:
-        """Trains until the time is up.
+        """Train until the time is up.
 
         Args:
-            evaluate: Gives the figures of the held-out lists; their mean decides which state is best.
-            save: Called after each look with this trainer and whether its state is the best so far.
+            evaluate: Returns the figures of the held-out lists; the best state has the highest mean.
+            save: Called after each evaluation, with this trainer and whether its state is the best so far.
         """
-        looked_s = self.progress.elapsed_s
+        evaluated_s = self.progress.elapsed_s
         while self.progress.elapsed_s < self._settings.minutes * 60:
             self.step()
             if self.progress.step % 20 == 0:
                 self._report()
-            if self.progress.elapsed_s - looked_s > self._settings.evaluate_every_s:
-                looked_s = self.progress.elapsed_s
-                self._look(evaluate, save)
-        self._look(evaluate, save)
+            if self.progress.elapsed_s - evaluated_s > self._settings.evaluate_every_s:
+                evaluated_s = self.progress.elapsed_s
+                self._evaluate(evaluate, save)
+        self._evaluate(evaluate, save)
 
     def step(self) -> float:
-        """One optimizer step on one batch; returns the lists' loss (without the auxiliary one)."""
+        """Run one optimizer step on one batch; return the loss of the lists, without the auxiliary loss."""
         start = time.monotonic()
         lesson = self._current_lesson()
         batch = lesson.batch(self._rng)
@@ -153,7 +153,7 @@ class Trainer:
         self._optimizer.zero_grad()
         (lists_loss + occurrence_loss).backward()
         figures = [lists_loss.item(), occurrence_loss.item(), accuracy, time.monotonic() - start]
-        loss, occurrence, accuracy, taken_s = together.average(self._weights, figures)
+        loss, occurrence, accuracy, taken_s = distributed.average(self._weights, figures)
         torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
         self.progress.elapsed_s += taken_s
@@ -169,9 +169,9 @@ class Trainer:
         pairs = F.binary_cross_entropy_with_logits(
             scores, relevant, pos_weight=torch.tensor(scores.shape[1] - 1.0)
         )
-        looked_at = F.rms_norm(middle[batch.labelled], middle.shape[-1:])
+        labelled = F.rms_norm(middle[batch.labelled], middle.shape[-1:])
         occurrence = F.binary_cross_entropy_with_logits(
-            self._occurrence(looked_at)[:, 0], batch.occurs, pos_weight=torch.tensor(_POSITIVE_WEIGHT)
+            self._occurrence(labelled)[:, 0], batch.occurs, pos_weight=torch.tensor(_POSITIVE_WEIGHT)
         )
         accuracy = (scores.argmax(1) == 0).float().mean().item()
         return lists + self._settings.pairs_weight * pairs, occurrence, accuracy
@@ -207,7 +207,7 @@ class Trainer:
             p.elapsed_s, p.step, name, p.loss, p.accuracy, p.occurrence_loss, self._learning_rate(),
         )  # fmt: skip
 
-    def _look(self, evaluate: Callable[[Qwen3ForCausalLM], dict[str, float]], save: Save) -> None:
+    def _evaluate(self, evaluate: Callable[[Qwen3ForCausalLM], dict[str, float]], save: Save) -> None:
         figures = evaluate(self.model)
         mean = sum(figures.values()) / len(figures)
         best = mean > self.progress.best
@@ -223,7 +223,7 @@ class Trainer:
         save(self, best=best)
 
     def save_state(self, path: Path) -> None:
-        """Writes everything a later run needs to go on."""
+        """Save everything that a later run needs to continue."""
         state = {
             "model": self.model.state_dict(),
             "occurrence": self._occurrence.state_dict(),
@@ -235,27 +235,27 @@ class Trainer:
         path.with_suffix(".new").replace(path)
 
     def load_state(self, path: Path) -> None:
-        """Goes on where ``save_state`` was."""
+        """Continue from the state of ``save_state``."""
         state: dict[str, Any] = torch.load(path, weights_only=False)
         self.model.load_state_dict(state["model"])
         self._occurrence.load_state_dict(state["occurrence"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
-        if together.rank() == 0:
+        if distributed.rank() == 0:
             self._rng.setstate(state["rng"])
         else:
             self._rng = self._randomness()
 
     def _randomness(self) -> random.Random:
-        """A generator of this process's own, so that no two processes see the same lists."""
-        return random.Random(f"{self._settings.seed}, {together.rank()}, {self.progress.step}")
+        """Return a generator for this process, so that no two processes draw the same lists."""
+        return random.Random(f"{self._settings.seed}, {distributed.rank()}, {self.progress.step}")
 
 
 @torch.no_grad()
 def mean_reciprocal_rank(
     model: Qwen3ForCausalLM, batches: Sequence[Batch], true_id: int, false_id: int
 ) -> float:
-    """Mean of 1 / rank of the relevant document; a tie counts against it."""
+    """Return the mean of 1 / rank of the relevant document, which comes last among ties."""
     reciprocal: list[float] = []
     for batch in batches:
         packed = pack(batch.prefix, batch.lists, batch.suffix)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from qwen_rerank_plugins.batch import BatchOptions
 from qwen_rerank_plugins.cli.app import app
-from qwen_rerank_plugins.cli.batch import EXIT_SET_ASIDE, _bounded
+from qwen_rerank_plugins.cli.batch import EXIT_REJECTED, _with_batch_defaults
 from qwen_rerank_plugins.config import load_config_with_sources
 from tests.batch.files import PAIRS, many_rows, read_csv, read_jsonl, write_csv
 from tests.service.servers import running_service
@@ -27,7 +27,7 @@ def batch(*arguments: object, stdin: bytes | None = None, backend: str = "lexica
     return CliRunner().invoke(app, words, input=stdin)
 
 
-def test_a_file_is_scored_and_the_report_is_told(tmp_path: Path) -> None:
+def test_a_file_is_scored_and_the_report_is_printed(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", PAIRS)
     result = batch(source, tmp_path / "out.csv", "--top-n", 1, "--json")
     assert result.exit_code == 0
@@ -38,14 +38,14 @@ def test_a_file_is_scored_and_the_report_is_told(tmp_path: Path) -> None:
     assert [row["id"] for row in read_csv(tmp_path / "out.csv")] == ["1", "4"]
 
 
-def test_rows_set_aside_show_in_the_exit_code(tmp_path: Path) -> None:
+def test_rejected_rows_show_in_the_exit_code(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", [*PAIRS, {"id": "6", "query": "", "document": "d"}])
     result = batch(source, tmp_path / "out.csv")
     assert result.exit_code == 2
     assert "(row 6): 'query' is blank" in result.stderr
-    result = batch(source, tmp_path / "out.csv", "--resume", "--on-bad-row", "set_aside")
-    assert result.exit_code == EXIT_SET_ASIDE
-    assert "rows set aside: 1, see" in result.stderr
+    result = batch(source, tmp_path / "out.csv", "--resume", "--on-bad-row", "reject")
+    assert result.exit_code == EXIT_REJECTED
+    assert "rejected rows: 1, see" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_rows_set_aside_show_in_the_exit_code(tmp_path: Path) -> None:
 )
 def test_caches_are_small_unless_they_are_set(settings: dict[str, int], bounds: tuple[int, int]) -> None:
     """Memory must not grow with the file, nor for long with the caches' defaults."""
-    config = _bounded(load_config_with_sources(overrides=settings, env={}))
+    config = _with_batch_defaults(load_config_with_sources(overrides=settings, env={}))
     assert (config.cache_entries, config.prefix_cache_mb) == bounds
 
 
@@ -82,7 +82,7 @@ def test_standard_input_is_read_when_its_format_is_named(tmp_path: Path) -> None
     assert read_jsonl(target)[0]["rank"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
     for more, message in (
-        ([], "name what it is with --input-format"),
+        ([], "name its format with --input-format"),
         (["--input-format", "jsonl", "--resume"], "standard input cannot be resumed"),
     ):
         result = batch("-", tmp_path / "other.jsonl", *more, stdin=data)
@@ -103,12 +103,12 @@ def test_a_signal_stops_the_job_and_says_how_to_go_on(
     while process.poll() is None and not (wal.exists() and wal.stat().st_size > 50_000):
         time.sleep(0.005)
     process.send_signal(number)
-    _, told = process.communicate()
-    assert process.returncode == status, told
-    assert re.search(r"stopped: \d+ rows are done; the same command with --resume goes on", told)
+    _, stderr = process.communicate()
+    assert process.returncode == status, stderr
+    assert re.search(r"stopped: \d+ rows are done; continue with --resume", stderr)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv.journal"]
     done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert re.search(r"60000 rows read, 60000 written, \d+ pairs from before", done.stderr)
+    assert re.search(r"60000 rows read, 60000 written, \d+ pairs from an earlier run", done.stderr)
 
 
 @pytest.mark.loopback
@@ -124,7 +124,7 @@ def test_a_service_scores_a_file(tmp_path: Path) -> None:
     assert scores == pytest.approx([float(row["relevance_score"]) for row in local], abs=1e-9)
 
 
-def test_the_page_tells_every_option_and_every_setting() -> None:
+def test_the_page_documents_every_option_and_every_setting() -> None:
     text = PAGE.read_text(encoding="utf-8")
     help_text = CliRunner().invoke(app, ["batch", "--help"]).stdout
     options = set(re.findall(r"(?<!\S)(--[a-z][a-z-]+)", help_text)) - {"--help"}

@@ -40,6 +40,13 @@ def test_scores_and_ranks_are_those_of_the_reranker(tmp_path: Path) -> None:
             assert [row["relevance_score"] for row in own] == [one.relevance_score for one in result.scores]
 
 
+def test_instruction_and_query_are_joined_with_their_lengths(tmp_path: Path) -> None:
+    """Instruction "a" with query "bc", and "ab" with "c": the same letters, yet two lists with ranks of their own."""
+    rows = [{"i": "a", "query": "bc", "document": "d"}, {"i": "ab", "query": "c", "document": "d"}]
+    run(write_csv(tmp_path / "in.csv", rows), tmp_path / "out.csv", instruction_column="i")
+    assert [row["rank"] for row in read_csv(tmp_path / "out.csv")] == ["1", "1"]
+
+
 @pytest.mark.parametrize("input_format", ["csv", "tsv", "jsonl", "parquet", "csv.gz", "jsonl.gz"])
 @pytest.mark.parametrize("output_format", ["csv", "tsv", "jsonl", "parquet", "csv.gz", "jsonl.gz"])
 def test_every_format_goes_to_every_other_with_the_same_rows(
@@ -176,17 +183,17 @@ def test_a_file_without_rows_gives_a_file_without_rows(tmp_path: Path, suffix: s
     ("name", "text", "message"),
     [
         ("in.csv", "", "file is empty"),
-        ("in.csv", "a,b\n1,2\n", "no column 'document' or 'documents', but 'a', 'b'"),
-        ("in.csv", "q,document\n1,2\n", "no column 'query', but 'q', 'document'"),
+        ("in.csv", "a,b\n1,2\n", "no column 'document' or 'documents', only 'a', 'b'"),
+        ("in.csv", "q,document\n1,2\n", "no column 'query', only 'q', 'document'"),
         ("in.csv", "query,document,documents\n", "choose one with --form pairs or --form lists"),
-        ("in.csv", "query,document,id,id\n", "columns of the same name: 'id'"),
-        ("in.csv", "query,document,rank\n", "has 'rank' already; choose other names"),
-        ("in.csv", 'query,"document\n', "line 1: not CSV"),
-        ("in.jsonl", '{"text": 1}\n', "no column 'document' or 'documents', but 'text'"),
-        ("in.txt", "", "file of unknown format"),
-        ("in.csv.gz", b"\x1f\x8b\x08\x00broken", "not a whole gzip file"),
+        ("in.csv", "query,document,id,id\n", "repeated columns: 'id'"),
+        ("in.csv", "query,document,rank\n", "already has 'rank'; choose other names"),
+        ("in.csv", 'query,"document\n', "line 1: not valid CSV"),
+        ("in.jsonl", '{"text": 1}\n', "no column 'document' or 'documents', only 'text'"),
+        ("in.txt", "", "unknown file format"),
+        ("in.csv.gz", b"\x1f\x8b\x08\x00broken", "not a complete gzip file"),
         ("in.parquet", "no parquet", "file cannot be read"),
-        ("in.csv", b"\xff\xfea\x00b", "is not UTF-16"),
+        ("in.csv", b"\xff\xfea\x00b", "is not valid UTF-16"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_at_once(
@@ -200,7 +207,7 @@ def test_a_file_that_cannot_be_used_is_refused_at_once(
 
 def test_a_parquet_column_of_another_type_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"query": [1], "document": ["d"]}), tmp_path / "in.parquet")
-    with pytest.raises(InputError, match="column 'query' has type 'int64'; allowed: a text"):
+    with pytest.raises(InputError, match="column 'query' has type 'int64'; convert it to a string"):
         run(tmp_path / "in.parquet", tmp_path / "out.csv")
 
 

@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NUM_KILLS = 20
 
 
-def victim_of(source: Path, target: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.batch.victim", str(source), str(target)]
+def start_job(source: Path, target: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.batch.killed_job", str(source), str(target)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -37,7 +37,7 @@ def messy_csv(path: Path, count: int) -> Path:
 
 
 def kill_at_random(process: subprocess.Popen[str], rng: random.Random, max_steps: int) -> list[str]:
-    """Kill after a random step and a moment; the steps that were told."""
+    """Kill after a random step and a moment; return the steps that were printed."""
     assert process.stdout is not None
     steps: list[str] = []
     for _ in range(rng.randint(1, max_steps)):
@@ -57,11 +57,11 @@ def test_a_job_killed_twenty_times_ends_with_the_rows_of_an_undisturbed_run(tmp_
     rng = random.Random(20)
     source = messy_csv(tmp_path / "in.csv", 1500)
     calm, target = tmp_path / "calm.csv", tmp_path / "out.csv"
-    victim_of(source, calm).communicate()
+    start_job(source, calm).communicate()
     assert calm.exists()
     num_kills, phases = 0, set()
     while num_kills < NUM_KILLS:
-        process = victim_of(source, target)
+        process = start_job(source, target)
         steps = kill_at_random(process, rng, max_steps=70)
         phases |= {step.split()[0] for step in steps}
         assert process.returncode in {0, -signal.SIGKILL}
@@ -71,7 +71,7 @@ def test_a_job_killed_twenty_times_ends_with_the_rows_of_an_undisturbed_run(tmp_
             target.unlink()
             (tmp_path / "out.csv.rejected.jsonl").unlink()
     assert phases == {"scoring", "writing"}
-    process = victim_of(source, target)
+    process = start_job(source, target)
     process.communicate()
     assert process.returncode == 0
     assert target.read_bytes() == calm.read_bytes()
@@ -148,16 +148,18 @@ def test_nothing_that_was_scored_is_scored_again(tmp_path: Path) -> None:
     assert len(asked) == len(set(asked)) == 100
 
 
-def test_an_unfinished_job_is_told_and_thrown_away_only_on_request(tmp_path: Path) -> None:
+def test_an_unfinished_job_is_reported_and_discarded_only_on_request(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", PAIRS)
     with pytest.raises(EngineError):
         run(source, tmp_path / "out.csv", scorer=FakeScorer(error=EngineError("broken")))
-    with pytest.raises(InputError, match=r"an unfinished job is there: .*--resume goes on with it"):
+    with pytest.raises(
+        InputError, match=r"an unfinished job exists: .*--resume, or discard it with --overwrite"
+    ):
         run(source, tmp_path / "out.csv")
     run(source, tmp_path / "out.csv", overwrite=True)
-    with pytest.raises(InputError, match=r"file exists already: .*out\.csv'; --overwrite replaces it"):
+    with pytest.raises(InputError, match=r"file already exists: .*out\.csv'; replace it with --overwrite"):
         run(source, tmp_path / "out.csv")
-    with pytest.raises(InputError, match="file exists already"):
+    with pytest.raises(InputError, match="file already exists"):
         run(source, tmp_path / "out.csv", resume=True)
 
 
@@ -192,22 +194,28 @@ def _stop_at_once(source: Path, target: Path) -> None:
 
 def test_two_processes_cannot_work_on_one_job(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", PAIRS)
-    with Journal(tmp_path / "out.csv.journal"), pytest.raises(InputError, match="another process is at work"):
+    with (
+        Journal(tmp_path / "out.csv.journal"),
+        pytest.raises(InputError, match="another process is running this job"),
+    ):
         run(source, tmp_path / "out.csv", overwrite=True)
 
 
 def test_a_foreign_file_is_not_taken_for_a_journal(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", PAIRS)
-    (tmp_path / "out.csv.journal").write_text("somebody's notes, " * 100, encoding="utf-8")
-    with pytest.raises(InputError, match="is no journal of a batch job"):
+    (tmp_path / "out.csv.journal").write_text("notes of another program, " * 100, encoding="utf-8")
+    with pytest.raises(InputError, match="is not a journal of a batch job"):
         run(source, tmp_path / "out.csv", overwrite=True)
-    assert (tmp_path / "out.csv.journal").read_text(encoding="utf-8").startswith("somebody's notes")
+    assert (tmp_path / "out.csv.journal").read_text(encoding="utf-8").startswith("notes of another program")
 
 
 def test_the_input_is_never_the_output(tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", PAIRS)
-    with pytest.raises(InputError, match="output is not valid"):
+    with pytest.raises(InputError, match="the output is the input file"):
         run(source, tmp_path / "in.csv", overwrite=True)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(InputError, match="the output is a folder"):
+        run(source, tmp_path / "folder.csv", overwrite=True)
     with pytest.raises(InputError, match="no such folder"):
         run(source, tmp_path / "none" / "out.csv")
 
@@ -246,10 +254,10 @@ def test_a_full_disk_keeps_the_scores(tmp_path: Path, suffix: str) -> None:
     assert "--resume" in failed.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", f"{target.name}.journal"]
     done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "150 written, 150 pairs from before" in done.stderr
+    assert "150 written, 150 pairs from an earlier run" in done.stderr
 
 
-def test_a_journal_that_cannot_grow_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_that_cannot_grow_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_csv(tmp_path / "in.csv", many_rows(2000))
     prepare = Journal._prepare
 
@@ -269,14 +277,14 @@ def test_progress_rises_to_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
     source = messy_csv(tmp_path / "in.csv", 400)
     seen: list[BatchProgress] = []
     with Reranker(backend="lexical") as reranker:
-        options = BatchOptions(window_rows=50, call_pairs=20, on_bad_row="set_aside")
+        options = BatchOptions(window_rows=50, call_pairs=20, on_bad_row="reject")
         run_batch(source, tmp_path / "out.csv", reranker=reranker, options=options, on_progress=seen.append)
     for phase in ("scoring", "writing"):
         fractions = [one.fraction for one in seen if one.phase == phase]
         assert fractions == sorted(fractions)
         assert fractions[-1] == pytest.approx(1.0)
     last = [one for one in seen if one.phase == "scoring"][-1]
-    assert (last.num_rows, last.num_pairs, last.num_set_aside) == (400, 395, 5)
+    assert (last.num_rows, last.num_pairs, last.num_rejected) == (400, 395, 5)
     assert last.pairs_per_s
     assert last.seconds_left == pytest.approx(0.0, abs=1e-6)
 

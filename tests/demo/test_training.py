@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from scripts.train_demo import together
+from scripts.train_demo import distributed
 from scripts.train_demo.checkpoint import export
 from scripts.train_demo.corpus import Corpus, Place
 from scripts.train_demo.curriculum import Curriculum
@@ -18,7 +18,7 @@ from scripts.train_demo.forward import log_odds, packed_hidden_states
 from scripts.train_demo.lists import ListMaker
 from scripts.train_demo.network import build_model
 from scripts.train_demo.packing import QueryList, pack
-from scripts.train_demo.queries import chinese_query, english_query, with_strange_words
+from scripts.train_demo.queries import add_noise_words, chinese_query, english_query
 from scripts.train_demo.sources import Document, split_sentences
 from scripts.train_demo.synthetic import mixed_list
 from scripts.train_demo.tokenizer import recipe_record, train_tokenizer
@@ -276,7 +276,7 @@ def test_made_queries_keep_words_of_their_sentence() -> None:
 def test_strange_words_come_on_top_of_the_query() -> None:
     rng = random.Random(0)
     for _ in range(20):
-        english = with_strange_words(
+        english = add_noise_words(
             rng, "who opened the hospital", "Copper conducts electricity.", "en"
         ).split()
         assert [word for word in english if word in {"who", "opened", "the", "hospital"}] == [
@@ -286,17 +286,17 @@ def test_strange_words_come_on_top_of_the_query() -> None:
             "hospital",
         ]
         assert set(english) & {"Copper", "conducts", "electricity"}
-        chinese = with_strange_words(rng, "医院", "铜的导电性", "zh")
+        chinese = add_noise_words(rng, "医院", "铜的导电性", "zh")
         assert len(chinese) > 2
         assert set("医院") <= set(chinese) <= set("医院铜的导电性")
 
 
-def test_a_process_alone_averages_with_nobody() -> None:
+def test_a_single_process_averages_over_itself() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([1.0, 2.0])
-    assert together.average([weight], [0.25, 4.0]) == [0.25, 4.0]
+    assert distributed.average([weight], [0.25, 4.0]) == [0.25, 4.0]
     assert weight.grad.tolist() == [1.0, 2.0]
-    assert (together.rank(), together.count()) == (0, 1)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
 
 
 def test_random_lists_repeat_most_of_the_query_in_the_right_document_only() -> None:

@@ -27,7 +27,7 @@ def tiny() -> Dataset:
 
 
 def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> Path:
-    """Write records, and give the path back."""
+    """Write records, and return the path."""
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path
 

@@ -29,7 +29,7 @@ def test_columns_are_resampled_together() -> None:
 def test_the_seed_decides_and_the_blocks_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     columns = np.random.default_rng(2).random((30, 2))
     whole = Resampling(resamples=500, seed=4).intervals(columns)
-    monkeypatch.setattr(bootstrap, "_CELLS_OF_A_BLOCK", 30 * 7)
+    monkeypatch.setattr(bootstrap, "_BLOCK_CELLS", 30 * 7)
     in_blocks = Resampling(resamples=500, seed=4).intervals(columns)
     other = Resampling(resamples=500, seed=5).intervals(columns)
     assert whole.low.tolist() == in_blocks.low.tolist()

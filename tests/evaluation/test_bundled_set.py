@@ -9,8 +9,8 @@ import pytest
 
 from qwen_rerank_plugins import RerankConfig
 from qwen_rerank_plugins.evaluation import Dataset, Plan, System, bm25_run, evaluate, load_bundled, summarize
+from qwen_rerank_plugins.evaluation.analyzer import extract_terms
 from qwen_rerank_plugins.evaluation.datasets.loading import BUNDLED
-from qwen_rerank_plugins.evaluation.terms import terms_of
 
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 MONOLINGUAL = ("English", "Chinese")
@@ -56,7 +56,7 @@ def test_texts_are_in_the_language_that_their_group_says(dataset: Dataset) -> No
 
 def test_no_text_comes_twice(dataset: Dataset) -> None:
     texts = [*dataset.corpus.values(), *(query.text for query in dataset.queries.values())]
-    assert len({" ".join(terms_of(text)) for text in texts}) == len(texts)
+    assert len({" ".join(extract_terms(text)) for text in texts}) == len(texts)
 
 
 def test_every_query_has_an_answer_and_three_near_misses(dataset: Dataset) -> None:
@@ -69,12 +69,12 @@ def test_every_query_has_an_answer_and_three_near_misses(dataset: Dataset) -> No
 
 def test_near_misses_share_words_with_the_question(dataset: Dataset) -> None:
     """Of a query's three or more, two at least share a term with it that few texts have."""
-    texts = [set(terms_of(text)) for text in dataset.corpus.values()]
+    texts = [set(extract_terms(text)) for text in dataset.corpus.values()]
     by_id = dict(zip(dataset.corpus, texts, strict=True))
     for query_id, grades in dataset.qrels.items():
         if dataset.group_of(query_id) not in MONOLINGUAL:
             continue
-        asked = terms_of(dataset.queries[query_id].text)
+        asked = extract_terms(dataset.queries[query_id].text)
         rare = {term for term in asked if sum(term in text for text in texts) <= len(texts) // 10}
         sharing = [doc_id for doc_id, grade in grades.items() if grade == 0 and rare & by_id[doc_id]]
         assert len(sharing) >= 2, query_id
@@ -95,7 +95,7 @@ def test_nothing_is_taken_from_the_examples(dataset: Dataset, root: Path) -> Non
     assert not handbook & set(dataset.corpus.values())
 
 
-def test_the_answer_is_not_told_by_its_place_or_its_id(dataset: Dataset) -> None:
+def test_the_answer_is_not_revealed_by_its_position_or_its_id(dataset: Dataset) -> None:
     letters = {
         doc_id[-1] for grades in dataset.qrels.values() for doc_id, grade in grades.items() if grade == 2
     }

@@ -103,7 +103,7 @@ def test_several_systems_have_a_run_file_each(folder: Path, tmp_path: Path) -> N
 def test_targets_are_answered_with_settings(folder: Path) -> None:
     result = run("--dataset", folder, "--backend", "lexical", "--target", "R@2=0.5")
     assert "min_score" in result.stdout
-    assert "check on others" in result.stdout
+    assert "check them on other queries" in result.stdout
 
 
 def test_mteb_rows_are_evaluated(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_remote_model_gives_the_figures_of_the_local_one(folder: Path) -> None
     assert json.loads(remote.stdout)["after"][0]["figures"] == local["after"][0]["figures"]
 
 
-def test_what_does_not_fit_together_is_told(folder: Path) -> None:
+def test_inconsistencies_of_the_data_are_reported(folder: Path) -> None:
     with (folder / "qrels" / "test.tsv").open("a", encoding="utf-8") as file:
         file.write("lost\tgone\t1\n")
     result = run("--dataset", folder, "--backend", "lexical")
@@ -134,10 +134,10 @@ def test_what_does_not_fit_together_is_told(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--corpus", "c.jsonl"], "collection is not whole"),
+        (["--corpus", "c.jsonl"], "incomplete collection"),
         (["--dataset", "x", "--corpus", "c.jsonl"], "two collections"),
         (["--dataset", "gone.jsonl"], "file cannot be read"),
-        (["--measure", "bleu"], "measure is not known: 'bleu'"),
+        (["--measure", "bleu"], "unknown measure: 'bleu'"),
         (["--target", "R@5"], "target is not valid: 'R@5'"),
         (["--depth", "0"], "depths are not valid"),
         (["--resamples", "0"], "resamples is not valid"),
@@ -150,11 +150,11 @@ def test_wrong_use_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert "Traceback" not in result.stderr
 
 
-def test_a_missing_extra_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "bm25s" else find_spec(name, *rest)
     )
     result = run("--backend", "lexical")
     assert result.exit_code == 1
-    assert "evaluating needs 'bm25s': pip install 'qwen-rerank-plugins[eval]'" in result.stderr
+    assert "evaluation needs 'bm25s': pip install 'qwen-rerank-plugins[eval]'" in result.stderr

@@ -23,11 +23,11 @@ from qwen_rerank_plugins.evaluation import (
     parse_measure,
     parse_target,
     read_run,
-    run_of_scores,
+    run_from_scores,
     summarize,
     write_run,
 )
-from qwen_rerank_plugins.evaluation.measures import Meter
+from qwen_rerank_plugins.evaluation.measures import MeasureCalculator
 from tests.doubles import FakeScorer
 from tests.evaluation.collections import tiny
 
@@ -102,13 +102,13 @@ def test_a_failing_scorer_fails_the_evaluation() -> None:
 
 
 def test_a_saved_run_measures_as_the_figures_say(tmp_path: Path) -> None:
-    """Saturated probabilities and all: what trec_eval computes of the file is what was told."""
+    """Saturated probabilities and all: what trec_eval computes of the file is what the evaluation reports."""
     dataset, _ = numbered()
     found = evaluated(FakeScorer(lambda request: PairScore(1.0 if float(request.document) > 0.04 else 0.0)))
     write_run(tmp_path / "out.trec", found.scored["one"].complete(10))
-    again = run_of_scores(dataset, read_run(tmp_path / "out.trec"))
+    again = run_from_scores(dataset, read_run(tmp_path / "out.trec"))
     assert again["q"] == found.outcomes[0].run["q"]
-    values = Meter(dataset.qrels, found.plan.measures).values(again)
+    values = MeasureCalculator(dataset.qrels, found.plan.measures).values(again)
     assert values.tolist() == found.outcomes[0].values.tolist()
 
 

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from qwen_rerank_plugins import InputError
-from qwen_rerank_plugins.evaluation import Dataset, Query, bm25_run, run_of_scores
+from qwen_rerank_plugins.evaluation import Dataset, Query, bm25_run, run_from_scores
+from qwen_rerank_plugins.evaluation.analyzer import extract_terms
 from qwen_rerank_plugins.evaluation.first_stage import _Index
-from qwen_rerank_plugins.evaluation.terms import terms_of
 from tests.evaluation.collections import tiny
 
 
@@ -26,7 +26,7 @@ from tests.evaluation.collections import tiny
     ],
 )
 def test_terms_are_words_and_pairs_of_characters(text: str, terms: list[str]) -> None:
-    assert terms_of(text) == terms
+    assert extract_terms(text) == terms
 
 
 def test_scores_are_those_of_the_formula() -> None:
@@ -67,15 +67,15 @@ def test_a_corpus_without_a_word_gives_empty_lists() -> None:
 
 def test_a_run_is_ordered_by_score_in_32_bits_and_then_by_id_falling() -> None:
     close = 0.1 + 1e-12  # the same number in 32 bits
-    run = run_of_scores(tiny(), {"q1": {"d1": close, "d3": 0.1, "d2": 0.2}, "unjudged": {"gone": 1.0}})
+    run = run_from_scores(tiny(), {"q1": {"d1": close, "d3": 0.1, "d2": 0.2}, "unjudged": {"gone": 1.0}})
     assert run == {"q1": ["d2", "d3", "d1"], "q2": []}
 
 
 def test_a_run_over_another_corpus_is_refused() -> None:
     with pytest.raises(InputError, match="not in the corpus: 'gone'"):
-        run_of_scores(tiny(), {"q1": {"gone": 1.0}})
+        run_from_scores(tiny(), {"q1": {"gone": 1.0}})
 
 
 def test_a_run_without_a_judged_query_is_refused() -> None:
     with pytest.raises(InputError, match="no document of a judged query"):
-        run_of_scores(tiny(), {"other": {"d1": 1.0}})
+        run_from_scores(tiny(), {"other": {"d1": 1.0}})

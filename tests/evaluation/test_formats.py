@@ -29,7 +29,7 @@ def test_gzipped_files_are_read_like_plain_ones(tmp_path: Path) -> None:
     assert load_dataset(folder) == tiny()
 
 
-def test_a_broken_archive_is_told(tmp_path: Path) -> None:
+def test_a_broken_archive_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"_id": "d", "text": "x"}\n')[:-12])
     with pytest.raises(InputError, match="file cannot be read"):
@@ -86,14 +86,14 @@ def test_a_run_keeps_scores_and_not_ranks(tmp_path: Path) -> None:
         (
             "c.jsonl",
             '{"_id": "a", "text": "x"}\n{"_id": "a", "text": "y"}\n',
-            "line 2: document 'a' comes a second",
+            "line 2: document 'a' is repeated",
         ),
-        ("c.jsonl", '{"_id": "a"}\n', "line 1: no 'text', but '_id'"),
+        ("c.jsonl", '{"_id": "a"}\n', "line 1: no 'text', only '_id'"),
         ("c.jsonl", '\n{"text": "x"}\n', "line 2: no '_id' or"),
-        ("c.jsonl", '{"_id": "a", "text": 3}\n', "line 1: 'text' is a int"),
+        ("c.jsonl", '{"_id": "a", "text": 3}\n', "line 1: 'text' must be a string, not int"),
         ("c.jsonl", '{"_id": true, "text": "x"}\n', "line 1: the id is not valid: True"),
-        ("c.jsonl", "[1]\n", "line 1: a list; allowed: an object"),
-        ("c.jsonl", "{oops\n", "line 1: not JSON"),
+        ("c.jsonl", "[1]\n", "line 1: the line must be a JSON object, not list"),
+        ("c.jsonl", "{oops\n", "line 1: not valid JSON"),
         ("c.tsv", "no tab\n", "line 1: no tab"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_wrong_judgement_is_refused_with_its_line(tmp_path: Path, text: str, m
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("q Q0 d 1 0.5 t\nq Q0 d 2 0.4 t\n", "line 2: document 'd' comes a second time"),
+        ("q Q0 d 1 0.5 t\nq Q0 d 2 0.4 t\n", "line 2: document 'd' is repeated"),
         ("q Q0 d 1 nan t\n", "line 1: the score is not valid: 'nan'"),
         ("q Q0 d 1\n", "line 1: 4 columns"),
     ],

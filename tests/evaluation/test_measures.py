@@ -7,7 +7,7 @@ import pytest
 
 from qwen_rerank_plugins import InputError
 from qwen_rerank_plugins.evaluation import parse_measure
-from qwen_rerank_plugins.evaluation.measures import Meter
+from qwen_rerank_plugins.evaluation.measures import MeasureCalculator
 
 TOLERANCE = 1e-6
 
@@ -17,7 +17,7 @@ RUN = {"a": ["d3", "d2", "dx", "d1"], "b": ["d1", "d2", "d4"]}
 
 
 def values_of(name: str) -> list[float]:
-    column: list[float] = Meter(QRELS, [parse_measure(name)]).values(RUN)[:, 0].tolist()
+    column: list[float] = MeasureCalculator(QRELS, [parse_measure(name)]).values(RUN)[:, 0].tolist()
     return column
 
 
@@ -58,13 +58,13 @@ def test_ndcg_agrees_with_its_formula_on_random_lists() -> None:
         rng.shuffle(documents)
         qrels[f"q{query}"], run[f"q{query}"] = grades, documents
         expected.append(own_ndcg([grades.get(one, 0) for one in documents], list(grades.values()), 10))
-    values = Meter(qrels, [parse_measure("nDCG@10")]).values(run)[:, 0]
+    values = MeasureCalculator(qrels, [parse_measure("nDCG@10")]).values(run)[:, 0]
     assert values.tolist() == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_several_measures_keep_their_columns() -> None:
     measures = [parse_measure(name) for name in ("RR@2", "P@5", "RR", "nDCG@10", "RR(rel=2)@10")]
-    together = Meter(QRELS, measures).values(RUN)
+    together = MeasureCalculator(QRELS, measures).values(RUN)
     for column, measure in enumerate(measures):
         assert together[:, column].tolist() == pytest.approx(values_of(str(measure)), abs=TOLERANCE)
 

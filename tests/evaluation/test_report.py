@@ -63,7 +63,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(chromium: Browser, report: Path) -> Iterator[tuple[Page, list[str], list[str]]]:
-    """The report, opened without a network, with what it asked for and what it said."""
+    """The report, opened offline, with its requests and its console messages."""
     context = chromium.new_context(offline=True)
     opened = context.new_page()
     asked: list[str] = []

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from qwen_rerank_plugins import InputError
 from qwen_rerank_plugins.evaluation import read_run, write_run
-from qwen_rerank_plugins.evaluation.runs import logit, order_as_trec_eval, strictly_falling
+from qwen_rerank_plugins.evaluation.runs import logit, order_as_trec_eval, strictly_decreasing
 
 
 @given(st.lists(st.floats(min_value=-1e6, max_value=1e6), max_size=30))
 def test_written_scores_fall_strictly_in_32_bits(scores: list[float]) -> None:
-    falling = np.array(strictly_falling(sorted(scores, reverse=True)), dtype=np.float32)
+    falling = np.array(strictly_decreasing(sorted(scores, reverse=True)), dtype=np.float32)
     assert (np.diff(falling) < 0).all()
 
 
 def test_scores_that_fall_already_are_kept() -> None:
-    assert strictly_falling([2.5, 1.0, -3.0]) == [2.5, 1.0, -3.0]
+    assert strictly_decreasing([2.5, 1.0, -3.0]) == [2.5, 1.0, -3.0]
 
 
 def test_a_written_run_is_ordered_by_trec_eval_as_it_was(tmp_path: Path) -> None:
@@ -32,11 +32,11 @@ def test_a_written_run_is_ordered_by_trec_eval_as_it_was(tmp_path: Path) -> None
 
 
 def test_an_id_with_white_space_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="id holds white space"):
+    with pytest.raises(InputError, match="id contains white space"):
         write_run(tmp_path / "out.trec", {"q": [("a b", 1.0)]})
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="file cannot be written"):
         write_run(tmp_path / "gone" / "out.trec", {"q": [("a", 1.0)]})
 

@@ -1,4 +1,4 @@
-"""What the tests with a running Ray share: an application on a free port, its processes, and a load that loses nothing."""
+"""Helpers of the tests with a running Ray: free ports, processes, and a load whose every request must be answered."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PATIENCE_S = 150.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def processes(title: str) -> list[int]:
-    """The processes of this test run whose title begins so, as Ray names its workers by what they run."""
+    """Return the processes of this test run by the start of their title; Ray titles workers by what they run."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -44,13 +44,13 @@ def processes(title: str) -> list[int]:
 
 
 def kill(pid: int) -> None:
-    """End a process as a crash would: without a word."""
+    """Kill a process, as a crash would."""
     os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
 def killing_one(title: str, **patience: float) -> Iterator[None]:
-    """Kill the first process with a title that shows while the block runs, and see that there was one."""
+    """Kill the first process with a title that appears while the block runs; fail if there is none."""
     killed: list[int] = []
 
     def shows() -> bool:
@@ -69,7 +69,7 @@ def killing_one(title: str, **patience: float) -> Iterator[None]:
 
 
 def wait_for(condition: Any, *, timeout_s: float = PATIENCE_S, every_s: float = 0.1) -> None:
-    """Wait until something holds, and fail when it does not."""
+    """Wait for a condition, and fail after the timeout."""
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -77,14 +77,14 @@ def wait_for(condition: Any, *, timeout_s: float = PATIENCE_S, every_s: float = 
 
 
 def body(number: int, num_documents: int = 4) -> dict[str, Any]:
-    """A request that is like no other."""
+    """Return a unique request body."""
     documents = [f"document {number} of {index} sings of whales" for index in range(num_documents)]
     return {"query": f"blue whale {number}", "documents": documents, "return_documents": False}
 
 
 @dataclass(slots=True)
 class Load:
-    """What a load got: a status and scores, or an error's name, of each request that was sent."""
+    """The responses of a load: status and scores, or the name of an error, of every request."""
 
     sent: int = 0
     answers: dict[int, tuple[int, Sequence[float]]] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Load:
 
 @contextmanager
 def load_on(base_url: str, *, clients: int = 4, num_documents: int = 4) -> Iterator[Load]:
-    """Send requests, one after the other from each of some clients, until the block ends and all are answered."""
+    """Send requests from several clients until the block ends; each client waits for its response."""
     load, stop, lock = Load(), threading.Event(), threading.Lock()
 
     def run() -> None:

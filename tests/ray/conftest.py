@@ -1,4 +1,4 @@
-"""One small Ray for the tests of this folder, on this machine, with nothing of its person's and nothing told to anybody."""
+"""A small Ray for the tests of this folder, on this machine, without usage reports and without files in the home folder."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from collections.abc import Iterator
 
 import pytest
 
-# Before Ray is imported: it counts its users, asks for a token that it keeps in the home folder, and draws bars.
+# Before Ray is imported: it would report usage, keep a token in the home folder, and draw progress bars.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
-# Ray's workers give way to everything else (15), and would starve beside another suite.
+# Ray's default niceness of workers (15) lets them starve beside another suite.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray spells it so)
 
 with warnings.catch_warnings():
-    # Ray declares its own settings in ways that pydantic has deprecated; nothing of ours is imported here.
+    # Ray declares its own settings in ways that pydantic has deprecated.
     warnings.simplefilter("ignore")
     import ray
     import ray.data
     from ray import serve
 
 NUM_CPUS = 3
-"""What Ray believes to have: as many workers as the tests need, whatever the machine has."""
+"""CPUs that Ray assumes: enough for the workers of the tests, whatever the machine has."""
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Ray as processes of this machine, until the last test."""
+    """A Ray cluster of local processes, until the last test."""
     folder = tempfile.mkdtemp(prefix="r")  # short: the paths of Ray's sockets have a limit
     _start(folder)
     try:
@@ -43,7 +43,7 @@ def cluster() -> Iterator[None]:
 
 
 def _start(folder: str, *, attempts: int = 3) -> None:
-    """Start Ray; again where a busy machine took longer than the 30 seconds that Ray allows its own processes."""
+    """Start Ray; retry if a busy machine needs more than the 30 seconds that Ray allows its processes."""
     for attempt in range(1, attempts + 1):
         try:
             ray.init(

@@ -11,11 +11,13 @@ import pytest
 import ray
 from ray.data import DataContext
 
-from qwen_rerank_plugins import RerankConfig, Reranker
+from qwen_rerank_plugins import PairScore, RerankConfig, Reranker
 from qwen_rerank_plugins.batch import BatchOptions
 from qwen_rerank_plugins.errors import ConfigurationError, InputError
-from qwen_rerank_plugins.ray import Pool, rerank_dataset
+from qwen_rerank_plugins.lexical import LexicalScorer
+from qwen_rerank_plugins.ray import ActorPoolSettings, rerank_dataset
 from tests.ray.clusters import OF_RAY, killing_one
+from tests.ray.lost_devices import LosingDataWorker, LostError
 
 pytestmark = [
     pytest.mark.loopback,
@@ -26,7 +28,7 @@ pytestmark = [
 WORKERS = "ray::MapWorker(MapBatches(_Worker))"
 COMPUTING = f"{WORKERS}.submit"
 CONFIG = RerankConfig(model="demo", device="cpu", dtype="float32", num_threads=1)
-POOL = Pool(num_workers=1, num_partitions=2)
+POOL = ActorPoolSettings(num_workers=1, num_partitions=2)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +49,9 @@ def test_a_worker_that_is_killed_in_the_middle_loses_nothing(tmp_path: Path, rer
     pq.write_table(pa.Table.from_pylist(rows), source)
     with killing_one(COMPUTING, timeout_s=300):
         ranked = rerank_dataset(
-            ray.data.read_parquet(str(source)), config=CONFIG, pool=Pool(num_workers=2, num_partitions=6)
+            ray.data.read_parquet(str(source)),
+            config=CONFIG,
+            pool=ActorPoolSettings(num_workers=2, num_partitions=6),
         )
         ranked.write_parquet(str(tmp_path / "out"))
     found = {row["document"]: row for row in pq.read_table(tmp_path / "out").to_pylist()}
@@ -113,20 +117,50 @@ def test_no_instruction_and_an_empty_one_are_the_same(reranker: Reranker) -> Non
 
 def test_a_row_that_cannot_be_ranked_is_an_input_error() -> None:
     rows = [{"query": "a", "document": "b"}, {"query": "  ", "document": "a"}]
-    dataset = rerank_dataset(ray.data.from_items(rows), config=CONFIG, pool=Pool(num_partitions=1))
+    dataset = rerank_dataset(
+        ray.data.from_items(rows), config=CONFIG, pool=ActorPoolSettings(num_partitions=1)
+    )
     with pytest.raises(InputError, match="'query' is blank"):
         dataset.take_all()
 
 
 def test_what_is_wrong_is_said_before_anything_runs() -> None:
     dataset = ray.data.from_items([{"query": "a", "document": "b", "note": "c"}])
-    with pytest.raises(InputError, match="has no column 'text', but 'query', 'document', 'note'"):
+    with pytest.raises(InputError, match="has no column 'text', only 'query', 'document', 'note'"):
         rerank_dataset(dataset, config=CONFIG, options=BatchOptions(document_column="text"))
-    with pytest.raises(InputError, match="has 'note' already"):
+    with pytest.raises(InputError, match="already has 'note'"):
         rerank_dataset(dataset, config=CONFIG, options=BatchOptions(score_column="note"))
-    with pytest.raises(ConfigurationError, match="form is not valid: 'lists'"):
+    with pytest.raises(ConfigurationError, match="a dataset of lists is not supported: form='lists'"):
         rerank_dataset(dataset, config=CONFIG, options=BatchOptions(form="lists"))
     with pytest.raises(ConfigurationError, match="num_workers is not valid: 0"):
-        Pool(num_workers=0)
+        ActorPoolSettings(num_workers=0)
     with pytest.raises(ConfigurationError, match=r"num_workers is not valid: \(3, 2\)"):
-        Pool(num_workers=(3, 2))
+        ActorPoolSettings(num_workers=(3, 2))
+
+
+def test_a_worker_whose_engine_is_lost_is_replaced_and_its_partition_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qwen_rerank_plugins.ray.data._Worker", LosingDataWorker)
+    rows = [{"query": f"whale {n % 40}", "document": f"{n} sings"} for n in range(120)]
+    marker = tmp_path / "lost"
+    config = RerankConfig(backend="lexical", model=str(marker))
+    found = rerank_dataset(
+        ray.data.from_items(rows), config=config, pool=ActorPoolSettings(num_partitions=4)
+    ).take_all()
+    assert sorted(row["document"] for row in found) == sorted(row["document"] for row in rows)
+    assert marker.exists()
+
+
+def test_a_partition_that_costs_a_new_worker_its_engine_ends_the_pipeline() -> None:
+    """Replacing that worker would repeat the same for ever."""
+    worker = LosingDataWorker(RerankConfig(backend="lexical", model="unused"), BatchOptions())
+
+    class Lost(LexicalScorer):
+        def score(self, requests: object, *, deadline_s: float | None = None) -> list[PairScore]:
+            raise LostError("device")
+
+    worker._scorer = Lost()
+    rows = pa.Table.from_pylist([{"query": "a", "document": "b", "__row": 0}])
+    with pytest.raises(LostError, match="device"):
+        worker(rows)

@@ -111,9 +111,9 @@ def test_serves_file_fits_serves_schema_and_our_arguments(name: str) -> None:
     (application,) = config["applications"]
     module, _, attribute = application["import_path"].partition(":")
     assert (module, attribute) == ("qwen_rerank_plugins.ray", "build_app")
-    deployment = read_arguments(application["args"], env={})
-    assert deployment.settings.request_timeout_s < config["http_options"]["request_timeout_s"]
-    assert deployment.scaling.max_replicas is not None
+    settings = read_arguments(application["args"], env={})
+    assert settings.service.request_timeout_s < config["http_options"]["request_timeout_s"]
+    assert settings.scaling.max_replicas is not None
 
 
 def test_kuberay_serves_the_same_application_with_the_pinned_ray_and_enough_for_it() -> None:

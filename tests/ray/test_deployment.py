@@ -15,6 +15,7 @@ from qwen_rerank_plugins.lexical import LexicalScorer
 from qwen_rerank_plugins.ray import deployment as handles
 from qwen_rerank_plugins.ray.deployment import DeploymentScorer
 from qwen_rerank_plugins.types import PairScore, ScoreRequest
+from tests.ray.lost_devices import LostError
 
 LEXICAL = LexicalScorer()
 Script = Callable[[int, Sequence[ScoreRequest]], Any]
@@ -100,6 +101,7 @@ LOST = [
     serve_errors.ReplicaUnavailableError("r"),
     errors.WorkerDiedError("engine"),
     errors.ClosedError("leaving"),
+    LostError("device"),
 ]
 
 
@@ -111,7 +113,7 @@ def test_a_call_whose_replica_is_lost_is_made_again(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
-def test_after_the_last_attempt_the_caller_is_told(error: Exception) -> None:
+def test_after_the_last_attempt_the_call_fails(error: Exception) -> None:
     handle = Handle(lambda *_: error)
     with pytest.raises(errors.WorkerDiedError, match=type(error).__name__):
         scorer_over(handle, call_attempts=3).score(pairs(2))
@@ -135,7 +137,7 @@ def test_back_pressure_says_when_to_come_again() -> None:
     assert len(handle.calls) == 1
 
 
-def test_a_late_answer_is_a_deadline_and_the_replica_is_told() -> None:
+def test_a_late_answer_is_a_deadline_and_cancels_the_call() -> None:
     handle = Handle(lambda *_: None)
     with pytest.raises(errors.DeadlineExceededError):
         scorer_over(handle).score(pairs(1), deadline_s=0.05)
@@ -148,7 +150,7 @@ def test_who_leaves_takes_the_calls_back() -> None:
 
     async def leave() -> None:
         task = asyncio.create_task(scorer_over(handle, batch_tokens=256).ascore(pairs(8, size=400)))
-        while len(handle.calls) < 2:  # noqa: ASYNC110 (the double tells nobody)
+        while len(handle.calls) < 2:  # noqa: ASYNC110 (the double has no event)
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

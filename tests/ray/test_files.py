@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from qwen_rerank_plugins import PairScore, RerankConfig, Reranker, ScoreRequest
@@ -19,8 +20,9 @@ from qwen_rerank_plugins.errors import (
     InputError,
     WorkerDiedError,
 )
-from qwen_rerank_plugins.ray import ActorPoolScorer, Pool, rerank_file
+from qwen_rerank_plugins.ray import ActorPoolScorer, ActorPoolSettings, rerank_file
 from tests.ray.clusters import OF_RAY, killing_one, processes, wait_for
+from tests.ray.lost_devices import LosingWorker
 
 pytestmark = [
     pytest.mark.loopback,
@@ -38,7 +40,7 @@ CONFIG = RerankConfig(
     prefix_cache_mb=0,
     cache_entries=0,
 )
-TWO = Pool(num_workers=2, num_cpus=0.5)
+TWO = ActorPoolSettings(num_workers=2, num_cpus=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +111,7 @@ def test_a_model_that_is_not_there_is_said_as_on_this_machine(tmp_path: Path) ->
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "query": "blue whale", "documents": ["a red fox", {"text": "the blue whale sings", "page": 7}]},
-    {"id": 2, "query": "  ", "documents": ["a"], "note": "set aside"},
+    {"id": 2, "query": "  ", "documents": ["a"], "note": "rejected"},
     {"id": 3, "query": "red fox", "documents": []},
     {"query": "鲸", "documents": ["鲸在唱歌", "狐狸", ""], "own": {"kept": True}},
 ]
@@ -121,14 +123,14 @@ def test_lists_bad_rows_and_every_format_are_those_of_one_machine(
 ) -> None:
     """Byte for byte, in each format; rows of JSON have columns of their own."""
     source = write_lines(tmp_path / "in.jsonl", ROWS)
-    options = BatchOptions(on_bad_row="set_aside", top_n=2, details=True)
+    options = BatchOptions(on_bad_row="reject", top_n=2, details=True)
     here, there = tmp_path / f"here.{output}", tmp_path / f"there.{output}"
     expected = run_batch(source, here, reranker=reranker, options=options)
     found = rerank_file(source, there, config=CONFIG, options=options)
     assert there.read_bytes() == here.read_bytes()
     assert Path(f"{there}.rejected.jsonl").read_bytes() == Path(f"{here}.rejected.jsonl").read_bytes()
-    told = ("status", "num_rows", "num_pairs", "num_written", "num_set_aside", "model")
-    assert [getattr(found, name) for name in told] == [getattr(expected, name) for name in told]
+    fields = ("status", "num_rows", "num_pairs", "num_written", "num_rejected", "model")
+    assert [getattr(found, name) for name in fields] == [getattr(expected, name) for name in fields]
 
 
 def test_a_worker_that_is_killed_in_the_middle_loses_nothing(tmp_path: Path, reranker: Reranker) -> None:
@@ -163,21 +165,43 @@ def test_what_is_wrong_is_said_before_any_worker_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"in\.xls"):
         rerank_file(tmp_path / "in.xls", tmp_path / "out.jsonl", config=CONFIG)
     with pytest.raises(ConfigurationError, match="num_workers is not valid: 0"):
-        rerank_file(source, tmp_path / "out.jsonl", config=CONFIG, pool=Pool(num_workers=0))
+        rerank_file(source, tmp_path / "out.jsonl", config=CONFIG, pool=ActorPoolSettings(num_workers=0))
     assert set(processes(WORKERS)) - before == set()
 
 
-def test_a_call_that_kills_every_worker_that_gets_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_kills_every_worker_that_gets_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qwen_rerank_plugins.ray.actor_pool.ScoringWorker", Deadly)
     monkeypatch.setattr("qwen_rerank_plugins.ray.actor_pool.CALL_ATTEMPTS", 2)
-    with ActorPoolScorer(CONFIG) as scorer, pytest.raises(WorkerDiedError, match="died at every attempt"):
+    with (
+        ActorPoolScorer(CONFIG) as scorer,
+        pytest.raises(WorkerDiedError, match="a worker was lost at each of 2 attempts"),
+    ):
         scorer.score(pairs(1))
+
+
+def test_a_worker_whose_engine_is_lost_in_the_middle_of_a_job_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process of the lost engine ends, and every row has its score."""
+    monkeypatch.setattr("qwen_rerank_plugins.ray.actor_pool.ScoringWorker", LosingWorker)
+    rows = [{"query": f"whale {n % 4}", "document": f"{n} sings of whales"} for n in range(64)]
+    source = write_lines(tmp_path / "in.jsonl", rows)
+    marker = tmp_path / "lost"
+    config = RerankConfig(backend="lexical", model=str(marker))
+    options = BatchOptions(call_pairs=8)
+    report = rerank_file(source, tmp_path / "out.jsonl", config=config, options=options)
+    assert (report.status, report.num_written) == ("complete", 64)
+    pid = int(marker.read_text(encoding="ascii"))
+    wait_for(lambda: not psutil.pid_exists(pid))
+    with Reranker(backend="lexical") as reranker:
+        expected = reranker.score_pairs([(row["query"], row["document"]) for row in rows])
+    assert [row["relevance_score"] for row in read_lines(tmp_path / "out.jsonl")] == expected
 
 
 def test_after_its_end_it_says_so(scorer: ActorPoolScorer) -> None:
     with ActorPoolScorer(CONFIG) as closed:
         pass
-    with pytest.raises(ClosedError, match="were ended"):
+    with pytest.raises(ClosedError, match="was closed"):
         closed.score(pairs(1))
 
 

@@ -16,6 +16,7 @@ from qwen_rerank_plugins.ray import replica as replica_module
 from qwen_rerank_plugins.ray.replica import ScorerReplica
 from qwen_rerank_plugins.ray.scaling import ScalingSettings
 from qwen_rerank_plugins.types import PairScore, ScoreRequest
+from tests.ray.lost_devices import LostError
 
 # A queue of Serve's makes an event loop when it is thrown away after the one that it worked in.
 pytestmark = [
@@ -28,7 +29,7 @@ SCALING = ScalingSettings(batch_wait_s=0.05, max_ongoing_requests=64)
 
 
 class Engine(LexicalScorer):
-    """Fails with what it is told, and remembers the pairs of each call."""
+    """Fails with a given error, and records the pairs of each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ def test_a_replica_that_never_failed_is_healthy_without_a_probe() -> None:
     assert engine.calls == []
 
 
-def test_a_dead_engine_makes_the_replica_sick_until_it_answers_again() -> None:
+def test_a_dead_engine_makes_the_replica_unhealthy_until_it_answers_again() -> None:
     """Serve replaces a replica whose check fails three times; each check asks with a pair that no cache holds."""
     engine = Engine()
     replica = ScorerReplica(CONFIG, SCALING, scorer=engine)
@@ -110,6 +111,24 @@ def test_a_dead_engine_makes_the_replica_sick_until_it_answers_again() -> None:
     assert len(set(probes)) == len(probes) == 3
 
 
+def test_a_lost_engine_makes_the_replica_unhealthy_for_good_and_without_a_probe() -> None:
+    """A CUDA context does not come back; a probe that succeeds (from a cache, say) would keep the replica."""
+    engine = Engine()
+    replica = ScorerReplica(CONFIG, SCALING, scorer=engine)
+
+    async def live() -> None:
+        for error in (LostError("device"), EngineError("what follows")):
+            engine.error = error
+            assert await replica.score(pairs("whale")) is error
+        engine.error = None
+        for _ in range(2):
+            with pytest.raises(LostError, match="device"):
+                await replica.check_health()
+
+    asyncio.run(live())
+    assert len(engine.calls) == 2
+
+
 def test_an_engine_that_does_not_answer_the_probe_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica_module, "PROBE_TIMEOUT_S", 0.05)
     engine = Engine()
@@ -125,7 +144,7 @@ def test_an_engine_that_does_not_answer_the_probe_is_dead(monkeypatch: pytest.Mo
     asyncio.run(live())
 
 
-def test_a_bad_request_makes_nobody_suspect_the_engine() -> None:
+def test_a_bad_request_does_not_make_the_engine_suspect() -> None:
     engine = Engine()
     engine.error = InputError("no")
     replica = ScorerReplica(CONFIG, SCALING, scorer=engine)

@@ -28,11 +28,11 @@ def test_arguments_of_the_command_line_are_texts_of_every_kind() -> None:
         "service": {"max_wait_s": 3},
     }
     found, same = read_arguments(texts, env={}), read_arguments(values, env={})
-    assert (found.settings, found.scaling) == (same.settings, same.scaling)
+    assert (found.service, found.scaling) == (same.service, same.scaling)
     assert found.config.model_dump(exclude={"service"}) == same.config.model_dump(exclude={"service"})
     assert (found.config.model, found.config.prefix_cache_mb, found.config.self_check) == ("demo", 0, False)
     assert (found.scaling.num_replicas, found.scaling.num_gpus) == (2, 0.5)
-    assert found.settings.max_wait_s == 3.0
+    assert found.service.max_wait_s == 3.0
 
 
 def test_an_argument_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_an_argument_beats_the_environment_which_beats_the_file(tmp_path: Path) 
         ({"num_replicas": 0}, "num_replicas is not valid: 0"),
         (
             {"num_replicas": 4, "max_replicas": 2},
-            "max_replicas is too small: 2; allowed: at least num_replicas, 4",
+            "max_replicas is too small: 2; use at least num_replicas, 4",
         ),
-        ({"api_key": "secret"}, "api_key stands in an argument"),
+        ({"api_key": "secret"}, "api_key must not be an argument"),
         ({"model": ""}, ""),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is searched, what is asked, and what is known to answer it. Knows no file form, no model and no measure."""
+"""The judged collection: corpus, queries and judgements. Reads no file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 __all__ = ["Dataset", "Qrels", "Query", "Run"]
 
 Qrels = Mapping[str, Mapping[str, int]]
-"""Query id → document id → grade; 0 is judged and not relevant."""
+"""Query id → document id → grade; 0 means judged as not relevant."""
 
 Run = Mapping[str, Sequence[str]]
 """Query id → document ids, best first."""
@@ -17,11 +17,11 @@ Run = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question.
+    """A query.
 
     Attributes:
-        text: What is searched for.
-        group: The part of the data that it belongs to, for figures by group; empty for none.
+        text: The text.
+        group: The group of the query, for measures by group; empty for none.
     """
 
     text: str
@@ -33,12 +33,11 @@ class Dataset:
     """A judged collection.
 
     Attributes:
-        name: Shown beside every figure.
+        name: The name in tables and files.
         corpus: Document id → text.
-        queries: Query id → query; those without judgements are not evaluated.
-        qrels: The judgements, in whose order queries are reported.
-        candidates: Query id → the only documents that the built-in first stage may give it; for queries that
-            are not here, the whole corpus.
+        queries: Query id → query; queries without judgements are not evaluated.
+        qrels: The judgements; their order is that of the reported queries.
+        candidates: Query id → documents that BM25 ranks for it; other queries search the whole corpus.
     """
 
     name: str
@@ -49,26 +48,26 @@ class Dataset:
 
     @property
     def judged_ids(self) -> tuple[str, ...]:
-        """The queries that figures are means over: every one with a judgement, even if its text is missing."""
+        """The queries that are averaged over: all with judgements, even if their text is missing."""
         return tuple(self.qrels)
 
     @property
-    def askable_ids(self) -> tuple[str, ...]:
-        """The judged queries whose text is known."""
+    def ids_with_text(self) -> tuple[str, ...]:
+        """The judged queries that have a text."""
         return tuple(query_id for query_id in self.qrels if query_id in self.queries)
 
     def group_of(self, query_id: str) -> str:
-        """The group of a query, or an empty string."""
+        """Return the group of a query, or an empty string."""
         query = self.queries.get(query_id)
         return query.group if query else ""
 
     def groups(self) -> dict[str, int]:
-        """Judged queries by group, in the order in which groups first come; empty when there is one or none."""
+        """Return group → number of judged queries, in order of first appearance; empty if there are fewer than two groups."""
         counted = Counter(self.group_of(query_id) for query_id in self.qrels)
         return dict(counted) if len(counted) > 1 else {}
 
     def facts(self) -> dict[str, int]:
-        """How much there is, and what does not fit together."""
+        """Return counts of the collection and of its inconsistencies."""
         judged = [(doc_id, grade) for grades in self.qrels.values() for doc_id, grade in grades.items()]
         return {
             "documents": len(self.corpus),

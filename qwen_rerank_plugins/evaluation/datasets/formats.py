@@ -1,4 +1,4 @@
-"""Corpora, queries, judgements and runs out of TREC, BEIR and MTEB files. Knows no measure and no model."""
+"""Read corpora, queries, judgements and runs from TREC, BEIR and MTEB files."""
 
 from __future__ import annotations
 
@@ -21,124 +21,124 @@ _RUN_COLUMNS = 6
 
 
 def read_corpus(path: Path) -> dict[str, str]:
-    """Read documents: JSONL with an id, a text and perhaps a title before it, or TSV with id and text.
+    """Read documents: JSONL with id, text and optional title, or TSV with id and text.
 
     Raises:
-        InputError: A line is not such, or an id comes twice.
+        InputError: A line is not valid, or an id is repeated.
     """
     corpus: dict[str, str] = {}
-    for line, doc_id, record in _identified(path, _IDS):
+    for line, doc_id, record in _records_with_ids(path, _IDS):
         if doc_id in corpus:
-            line.refuse(f"document {doc_id!r} comes a second time; allowed: each id once")
+            line.fail(f"document {doc_id!r} is repeated; ids must be unique")
         title, text = _text(line, record, "title", ""), _text(line, record, "text")
         corpus[doc_id] = f"{title} {text}".strip()
     return corpus
 
 
 def read_queries(path: Path, group_key: str = "group") -> dict[str, Query]:
-    """Read queries: JSONL with an id and a text, or TSV with both.
+    """Read queries: JSONL or TSV with id and text.
 
     Args:
         path: The file.
-        group_key: Key of the record, or of its `metadata`, that names the query's group.
+        group_key: Key of the record, or of its `metadata`, with the query's group.
 
     Raises:
-        InputError: A line is not such, a text is blank, or an id comes twice.
+        InputError: A line is not valid, a text is blank, or an id is repeated.
     """
     queries: dict[str, Query] = {}
-    for line, query_id, record in _identified(path, _QUERY_IDS):
+    for line, query_id, record in _records_with_ids(path, _QUERY_IDS):
         if query_id in queries:
-            line.refuse(f"query {query_id!r} comes a second time; allowed: each id once")
+            line.fail(f"query {query_id!r} is repeated; ids must be unique")
         text = _text(line, record, "text")
         if not text.strip():
-            line.refuse(f"query {query_id!r} is blank; allowed: some text")
+            line.fail(f"query {query_id!r} is blank; a query needs a visible character")
         queries[query_id] = Query(text, _group(record, group_key))
     return queries
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgements: TREC's four columns, or BEIR's three with or without the first line of names.
+    """Read judgements: TREC's four columns, or BEIR's three with or without a header.
 
-    Negative grades, by which some TREC tracks mean spam, count as 0.
+    Negative grades, which some TREC tracks use for spam, count as 0.
 
     Raises:
-        InputError: A line has other columns or no whole grade, or a pair is judged twice.
+        InputError: A line has other columns, a grade is not an integer, or a pair is judged twice.
     """
     qrels: dict[str, dict[str, int]] = {}
-    for place, line in enumerate(read_lines(path)):
+    for position, line in enumerate(read_lines(path)):
         cells = line.text.split("\t") if "\t" in line.text else line.text.split()
-        if place == 0 and cells[-1].strip().lower() in {"score", "relevance", "rel", "grade"}:
+        if position == 0 and cells[-1].strip().lower() in {"score", "relevance", "rel", "grade"}:
             continue
         if len(cells) not in {_TREC_QREL_COLUMNS, _BEIR_QREL_COLUMNS}:
-            line.refuse(
-                f"{len(cells)} columns; allowed: query, 0, document and grade, or query, document and grade"
-            )
+            line.fail(f"{len(cells)} columns; expected query, 0, document, grade or query, document, grade")
         query_id, doc_id, grade = cells[0].strip(), cells[-2].strip(), _grade(line, cells[-1])
         if doc_id in qrels.setdefault(query_id, {}):
-            line.refuse(f"query {query_id!r} and document {doc_id!r} are judged twice; allowed: once")
+            line.fail(f"query {query_id!r} and document {doc_id!r} are judged twice; remove one judgement")
         qrels[query_id][doc_id] = grade
     return qrels
 
 
 def read_run(path: Path) -> dict[str, dict[str, float]]:
-    """Read a TREC run: query, Q0, document, rank, score, tag. The rank is not looked at, as trec_eval does not.
+    """Read a TREC run: query, Q0, document, rank, score, tag. The rank is ignored, as in trec_eval.
 
     Raises:
-        InputError: A line has other columns, a score is no number, or a document comes twice for a query.
+        InputError: A line has other columns, a score is not finite, or a query's document is repeated.
     """
     run: dict[str, dict[str, float]] = {}
     for line in read_lines(path):
         cells = line.text.split()
         if len(cells) != _RUN_COLUMNS:
-            line.refuse(f"{len(cells)} columns; allowed: query, Q0, document, rank, score and tag")
+            line.fail(f"{len(cells)} columns; expected query, Q0, document, rank, score, tag")
         query_id, _, doc_id, _, score, _ = cells
         if doc_id in run.setdefault(query_id, {}):
-            line.refuse(f"document {doc_id!r} comes a second time for query {query_id!r}; allowed: once")
+            line.fail(f"document {doc_id!r} is repeated for query {query_id!r}; list it once")
         run[query_id][doc_id] = _score(line, score)
     return run
 
 
 def read_candidates(path: Path) -> dict[str, list[str]]:
-    """Read the documents that each query may be given: `query-id` and a list, `corpus-ids`, a line.
+    """Read each query's candidates: one object per line, with `query-id` and a list `corpus-ids`.
 
     Raises:
-        InputError: A line is not such, or a query or one of its documents comes twice.
+        InputError: A line is not valid, or a query or one of its documents is repeated.
     """
     candidates: dict[str, list[str]] = {}
     for line in read_lines(path):
         record = line.record()
-        query_id = str(line.one_of(record, ("query-id", "query_id", "_id")))
-        doc_ids = line.one_of(record, ("corpus-ids", "corpus_ids"))
+        query_id = str(line.first_of(record, ("query-id", "query_id", "_id")))
+        doc_ids = line.first_of(record, ("corpus-ids", "corpus_ids"))
         if (
             not isinstance(doc_ids, list)
             or query_id in candidates
             or len(set(map(str, doc_ids))) < len(doc_ids)
         ):
-            line.refuse(f"candidates of query {query_id!r} are not valid; allowed: one list of different ids")
+            line.fail(
+                f"candidates of query {query_id!r} are not valid; write one list of distinct ids per query"
+            )
         candidates[query_id] = [str(doc_id) for doc_id in doc_ids]
     return candidates
 
 
-def _identified(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
+def _records_with_ids(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
     name = path.name.removesuffix(".gz")
     for line in read_lines(path):
         if Path(name).suffix.lower() in _TSV_SUFFIXES:
             found, tab, text = line.text.partition("\t")
             if not tab:
-                line.refuse("no tab; allowed: an id, a tab and a text")
+                line.fail("no tab; separate id and text by a tab")
             yield line, found.strip(), {"text": text}
         else:
             record = line.record()
-            identity = line.one_of(record, keys)
+            identity = line.first_of(record, keys)
             if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
-                line.refuse(f"the id is not valid: {identity!r}; allowed: a string or an integer")
+                line.fail(f"the id is not valid: {identity!r}; use a string or an integer")
             yield line, str(identity), record
 
 
 def _text(line: Line, record: dict[str, Any], key: str, default: str | None = None) -> str:
-    value = line.one_of(record, (key,)) if default is None else (record.get(key) or default)
+    value = line.first_of(record, (key,)) if default is None else (record.get(key) or default)
     if not isinstance(value, str):
-        line.refuse(f"{key!r} is a {type(value).__name__}; allowed: a string")
+        line.fail(f"{key!r} must be a string, not {type(value).__name__}")
     return value
 
 
@@ -154,7 +154,7 @@ def _grade(line: Line, cell: str) -> int:
     except ValueError:
         value = math.nan
     if not value.is_integer():
-        line.refuse(f"the grade is not valid: {cell.strip()!r}; allowed: a whole number")
+        line.fail(f"the grade is not valid: {cell.strip()!r}; use an integer")
     return max(0, int(value))
 
 
@@ -164,5 +164,5 @@ def _score(line: Line, cell: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        line.refuse(f"the score is not valid: {cell!r}; allowed: a finite number")
+        line.fail(f"the score is not valid: {cell!r}; use a finite number")
     return value

@@ -1,4 +1,4 @@
-"""A whole judged collection: a BEIR folder, a file of MTEB rows, three files, or the set that is bundled."""
+"""Load a judged collection: a BEIR folder, a file of MTEB rows, three files, or the bundled set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_rerank_plugins.errors import InputError
-from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Query
+from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Qrels, Query
 from qwen_rerank_plugins.evaluation.datasets.formats import (
     read_candidates,
     read_corpus,
@@ -19,39 +19,39 @@ from qwen_rerank_plugins.evaluation.datasets.lines import Line, read_lines
 __all__ = ["BUNDLED", "load_bundled", "load_dataset", "load_files", "load_rows"]
 
 BUNDLED = Path(__file__).resolve().parents[1] / "data"
-"""The project's own judged set, English and Chinese."""
+"""The bundled judged set, in English and Chinese."""
 
 _SUFFIXES = ("", ".gz")
 
 
 def load_bundled() -> Dataset:
-    """Load the project's own judged set."""
+    """Load the bundled judged set."""
     return load_dataset(BUNDLED, name="bundled")
 
 
 def load_dataset(
     path: Path, *, split: str = "test", group_key: str = "group", name: str | None = None
 ) -> Dataset:
-    """Load a collection of one piece, whatever form it has.
+    """Load a collection from a folder or a file.
 
     Args:
-        path: A folder with `corpus.jsonl`, `queries.jsonl`, judgements and perhaps `top_ranked.jsonl`, as BEIR
-            and MTEB have them, or a file of rows with `query`, `positive` and `negative`. Each may be gzipped.
-        split: Judgements are `qrels/SPLIT.tsv`, else `qrels.tsv`.
-        group_key: Key of a query's record that names its group.
-        name: Shown beside every figure; None for the file's own.
+        path: A folder with `corpus.jsonl`, `queries.jsonl`, judgements and optionally `top_ranked.jsonl`, as in BEIR and
+            MTEB, or a file of rows with `query`, `positive` and `negative`. Any file may be compressed with gzip.
+        split: The split of the judgements: `qrels/SPLIT.tsv`, or else `qrels.tsv`.
+        group_key: Key of a query's record with its group.
+        name: The name of the collection; None for that of the folder or file.
 
     Raises:
-        InputError: Something is missing or not as it must be; the message has the file and the line.
+        InputError: A file is missing or not valid; the message names the file and the line.
     """
     if not path.is_dir():
         return load_rows(path, name=name)
     top_ranked = _find(path, "top_ranked.jsonl", f"top_ranked/{split}.jsonl")
     return _dataset(
         name or path.resolve().name,
-        corpus=_must_find(path, "corpus.jsonl", "corpus.tsv"),
-        queries=_must_find(path, "queries.jsonl", "queries.tsv"),
-        qrels=_must_find(path, f"qrels/{split}.tsv", "qrels.tsv", "qrels.txt"),
+        corpus=_require(path, "corpus.jsonl", "corpus.tsv"),
+        queries=_require(path, "queries.jsonl", "queries.tsv"),
+        qrels=_require(path, f"qrels/{split}.tsv", "qrels.tsv", "qrels.txt"),
         group_key=group_key,
         candidates=top_ranked,
     )
@@ -60,21 +60,32 @@ def load_dataset(
 def load_files(
     *, corpus: Path, queries: Path, qrels: Path, group_key: str = "group", name: str | None = None
 ) -> Dataset:
-    """Load a collection of three files.
+    """Load a collection from three files.
+
+    Args:
+        corpus: The documents.
+        queries: The queries.
+        qrels: The judgements.
+        group_key: Key of a query's record with its group.
+        name: The name of the collection; None for that of the corpus file.
 
     Raises:
-        InputError: One of them is not as it must be; the message has the file and the line.
+        InputError: A file is not valid; the message names the file and the line.
     """
     return _dataset(name or corpus.stem, corpus=corpus, queries=queries, qrels=qrels, group_key=group_key)
 
 
 def load_rows(path: Path, *, name: str | None = None) -> Dataset:
-    """Load rows with a query, its relevant texts and texts that are not, as MTEB's reranking tasks have them.
+    """Load rows with a query, its relevant texts and other texts, as in MTEB's reranking tasks.
 
-    Each query is given its own texts alone. The same text in several rows is one document.
+    Each query ranks the texts of its own row. Equal texts in several rows are one document.
+
+    Args:
+        path: The file.
+        name: The name of the collection; None for that of the file.
 
     Raises:
-        InputError: A row is not such, or calls a text relevant and not relevant.
+        InputError: A row is not valid, or lists a text as both positive and negative.
     """
     doc_ids: dict[str, str] = {}
     queries: dict[str, Query] = {}
@@ -84,9 +95,9 @@ def load_rows(path: Path, *, name: str | None = None) -> Dataset:
         grades = _row_grades(line, record, doc_ids)
         for query_id, text in _row_queries(line, record):
             if query_id in queries:
-                line.refuse(f"query {query_id!r} comes a second time; allowed: each id once")
+                line.fail(f"query {query_id!r} is repeated; ids must be unique")
             queries[query_id], qrels[query_id] = Query(text), grades
-    _refuse_empty(path, qrels)
+    _check_not_empty(path, qrels)
     return Dataset(
         name=name or path.name,
         corpus={doc_id: text for text, doc_id in doc_ids.items()},
@@ -106,22 +117,25 @@ def _dataset(
         qrels=read_qrels(qrels),
         candidates=read_candidates(candidates) if candidates else {},
     )
-    _refuse_empty(qrels, dataset.qrels)
-    if not dataset.askable_ids:
+    _check_not_empty(qrels, dataset.qrels)
+    if not dataset.ids_with_text:
         example = next(iter(dataset.qrels))
         raise InputError(
-            f"no judged query has a text: {str(qrels)!r} names {example!r}, which is not in {queries}"
+            f"no judged query has a text: {str(qrels)!r} names {example!r}, which is not in {queries}; use files of one "
+            "collection"
         )
     for query_id, doc_ids in dataset.candidates.items():
         unknown = next((doc_id for doc_id in doc_ids if doc_id not in dataset.corpus), None)
         if unknown is not None:
-            raise InputError(f"candidate of query {query_id!r} is not in the corpus: {unknown!r}")
+            raise InputError(
+                f"candidate of query {query_id!r} is not in the corpus: {unknown!r}; use files of one collection"
+            )
     return dataset
 
 
-def _refuse_empty(path: Path, qrels: dict[str, dict[str, int]] | Any) -> None:
+def _check_not_empty(path: Path, qrels: Qrels) -> None:
     if not qrels:
-        raise InputError(f"no judgements: {str(path)!r} is empty; allowed: at least one")
+        raise InputError(f"no judgements: {str(path)!r} is empty; add at least one")
 
 
 def _find(folder: Path, *names: str) -> Path | None:
@@ -129,33 +143,35 @@ def _find(folder: Path, *names: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _must_find(folder: Path, *names: str) -> Path:
+def _require(folder: Path, *names: str) -> Path:
     path = _find(folder, *names)
     if path is None:
         raise InputError(
-            f"file is missing: {str(folder / names[0])!r}; allowed: {' or '.join(names)}, or gzipped"
+            f"file not found: {str(folder / names[0])!r}; add {' or '.join(names)}, plain or with .gz"
         )
     return path
 
 
 def _row_queries(line: Line, record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    value = line.one_of(record, ("query",))
+    value = line.first_of(record, ("query",))
     texts = value if isinstance(value, list) else [value]
     base = str(record.get("_id", record.get("id", f"row-{line.number}")))
-    for place, text in enumerate(texts, start=1):
+    for number, text in enumerate(texts, start=1):
         if not isinstance(text, str) or not text.strip():
-            line.refuse(f"'query' is not valid: {text!r}; allowed: some text, or a list of texts")
-        yield (base if len(texts) == 1 else f"{base}-{place}"), text
+            line.fail(
+                f"'query' is not valid: {text!r}; use a string with a visible character, or a list of such strings"
+            )
+        yield (base if len(texts) == 1 else f"{base}-{number}"), text
 
 
 def _row_grades(line: Line, record: dict[str, Any], doc_ids: dict[str, str]) -> dict[str, int]:
     grades: dict[str, int] = {}
     for key, grade in (("positive", 1), ("negative", 0)):
-        texts = line.one_of(record, (key,))
+        texts = line.first_of(record, (key,))
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            line.refuse(f"{key!r} is not valid; allowed: a list of texts")
+            line.fail(f"{key!r} is not valid; use a list of strings")
         for text in texts:
             doc_id = doc_ids.setdefault(text, f"text-{len(doc_ids) + 1}")
             if grades.setdefault(doc_id, grade) != grade:
-                line.refuse(f"a text is both positive and negative: {text[:60]!r}; allowed: one of them")
+                line.fail(f"a text is both positive and negative: {text[:60]!r}; remove one of them")
     return grades

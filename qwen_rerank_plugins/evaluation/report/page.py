@@ -1,7 +1,7 @@
-"""The report: one HTML file with tables and plots that asks the network for nothing. Knows only an evaluation.
+"""The HTML report: one file with tables and plots, which works offline.
 
-Text of the data is escaped everywhere, in the plots' labels too, and a content security policy in the file refuses
-every request, whatever a script might try.
+Text of the data is escaped everywhere, including the labels of plots, and a content security policy in the file blocks
+every request.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from qwen_rerank_plugins.errors import InputError
 from qwen_rerank_plugins.evaluation.evaluator import Evaluation
-from qwen_rerank_plugins.evaluation.report.plots import Plot, library_source, plots_of
+from qwen_rerank_plugins.evaluation.report.plots import Plot, draw_plots, library_source
 from qwen_rerank_plugins.evaluation.report.summary import summarize
-from qwen_rerank_plugins.evaluation.report.tables import tables_of
+from qwen_rerank_plugins.evaluation.report.tables import render_tables
 
 __all__ = ["render_report", "write_report"]
 
@@ -37,11 +37,11 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
 
 
 def render_report(evaluation: Evaluation) -> str:
-    """Give the report as HTML."""
+    """Return the report as HTML."""
     summary = summarize(evaluation)
     title = f"Reranking on {summary['dataset']['name']}"
     style = resources.files("qwen_rerank_plugins.evaluation.report").joinpath("report.css").read_text("utf-8")
-    plots = "\n".join(map(_figure, plots_of(evaluation, summary)))
+    plots = "\n".join(map(_figure, draw_plots(evaluation, summary)))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -57,7 +57,7 @@ def render_report(evaluation: Evaluation) -> str:
 <main>
 <h1>{escape(title)}</h1>
 <p>{escape(_lead(summary))}</p>
-{tables_of(evaluation, summary)}
+{render_tables(evaluation, summary)}
 <section aria-labelledby="plots"><h2 id="plots">Plots</h2>
 {plots}
 </section>
@@ -72,12 +72,12 @@ def _lead(summary: dict[str, Any]) -> str:
     facts, resampling = summary["dataset"], summary["resampling"]
     return (
         f"{facts['judged_queries']:,} judged queries, {facts['documents']:,} documents; first stage: "
-        f"{summary['first_stage']}. Intervals hold {resampling['level']:.0%} of {resampling['resamples']:,} "
+        f"{summary['first_stage']}. Intervals contain {resampling['level']:.0%} of {resampling['resamples']:,} "
         "resamplings of the queries, the same for every row. A judged query without a list counts as 0."
     )
 
 
 def _figure(plot: Plot) -> str:
-    # The tables say the same in words, so a screen reader gets one sentence for each plot.
+    # The tables contain the same figures, so a screen reader gets one sentence per plot.
     label = escape(plot.description)
     return f'<figure><figcaption>{escape(plot.title)}</figcaption><div role="group" aria-label="{label}">{plot.html}</div></figure>'

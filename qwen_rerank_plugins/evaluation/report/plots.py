@@ -1,4 +1,4 @@
-"""The report's plots, drawn by plotly. Knows figures and labels, and nothing of the page around them."""
+"""The plots of the report, drawn by plotly."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from plotly.offline import get_plotlyjs
 
 from qwen_rerank_plugins.evaluation.evaluator import Evaluation
 
-__all__ = ["Plot", "library_source", "plots_of"]
+__all__ = ["Plot", "draw_plots", "library_source"]
 
-# Told apart by people who see no red or no green (Okabe and Ito's palette).
+# Distinguishable with colour blindness (Okabe and Ito's palette).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f")
 _FIRST_STAGE_COLOUR = "#999999"
 _LABEL_CHARS = 90
@@ -23,7 +23,7 @@ _LABEL_CHARS = 90
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A plot as a piece of HTML that needs the library beside it."""
+    """A plot as an HTML fragment, which needs `library_source` in its page."""
 
     title: str
     description: str
@@ -31,12 +31,12 @@ class Plot:
 
 
 def library_source() -> str:
-    """Give the source of plotly.js, to stand in the page itself."""
+    """Return the source of plotly.js, to embed in the page."""
     return str(get_plotlyjs())
 
 
-def plots_of(evaluation: Evaluation, summary: dict[str, Any]) -> list[Plot]:
-    """Draw what there is to draw: means, depths if there are several, groups if any, and each query."""
+def draw_plots(evaluation: Evaluation, summary: dict[str, Any]) -> list[Plot]:
+    """Draw the means, the depths if there are several, the groups if there are any, and the changes by query."""
     plots = [_means(summary)]
     if len(summary["depths"]) > 1:
         plots.append(_depths(summary))
@@ -53,7 +53,7 @@ def _means(summary: dict[str, Any]) -> Plot:
     return _plot(
         "means",
         "Means before and after, with intervals",
-        "Every mean as a bar; the first table has them.",
+        "Every mean as a bar; the first table contains them.",
         figure,
     )
 
@@ -142,7 +142,7 @@ def _query_text(evaluation: Evaluation, query_id: str) -> str:
 
 
 def _label(text: str) -> str:
-    """Bring a text into a plot as text: plotly takes labels for HTML, and %{...} for a template."""
+    """Escape a label: plotly interprets labels as HTML, and %{...} as a template."""
     short = text if len(text) <= _LABEL_CHARS else f"{text[: _LABEL_CHARS - 1]}…"
     return escape(" ".join(short.split())).replace("%{", "% {")
 

@@ -1,4 +1,4 @@
-"""An evaluation as plain JSON types: what programs read, and what the table and the report are laid out from."""
+"""An evaluation as plain JSON types, for programs and as the data of tables and report."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from qwen_rerank_plugins.evaluation.evaluator import Evaluation, Outcome
 from qwen_rerank_plugins.evaluation.proposals import Proposal
 
-__all__ = ["figures_of", "summarize"]
+__all__ = ["compute_figures", "summarize"]
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Any]:
-    """Give everything but the lists and the single queries.
+    """Return everything except the lists and the values of single queries.
 
-    The keys are a promise: dataset, first_stage, measures, depths, resampling, before, after, groups, systems,
+    The keys are stable: dataset, first_stage, measures, depths, resampling, before, after, groups, systems,
     proposals.
     """
     plan = evaluation.plan
@@ -38,15 +38,15 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def figures_of(
+def compute_figures(
     evaluation: Evaluation, outcome: Outcome, rows: Sequence[int] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Give each measure's mean with its interval, and the difference from the first stage with its own.
+    """Return each measure's mean and difference from the first stage, with their intervals.
 
     Args:
-        evaluation: What the outcome belongs to.
-        outcome: The figures.
-        rows: The queries that count; None for all.
+        evaluation: The evaluation of the outcome.
+        outcome: The measures of one ranking.
+        rows: Indices of the queries that count; None for all.
     """
     chosen = slice(None) if rows is None else list(rows)
     resampling = evaluation.plan.resampling
@@ -73,7 +73,7 @@ def figures_of(
 
 
 def _row(evaluation: Evaluation, outcome: Outcome) -> dict[str, Any]:
-    return {"name": outcome.name, "depth": outcome.depth, "figures": figures_of(evaluation, outcome)}
+    return {"name": outcome.name, "depth": outcome.depth, "figures": compute_figures(evaluation, outcome)}
 
 
 def _groups(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def _groups(evaluation: Evaluation) -> list[dict[str, Any]]:
                 "group": group,
                 "queries": queries,
                 "rows": [
-                    {"name": one.name, "depth": one.depth, "figures": figures_of(evaluation, one, rows)}
+                    {"name": one.name, "depth": one.depth, "figures": compute_figures(evaluation, one, rows)}
                     for one in outcomes
                 ],
             }

@@ -1,4 +1,4 @@
-"""The report's tables, as HTML with captions and headers of rows and columns. Knows figures, and no plot."""
+"""The tables of the report, as HTML with captions and with row and column headers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from qwen_rerank_plugins.evaluation.evaluator import Evaluation, Outcome
 
-__all__ = ["tables_of"]
+__all__ = ["render_tables"]
 
-_SHOWN_QUERIES = 5
-_SHOWN_DOCUMENTS = 3
+_MAX_QUERIES = 5
+_MAX_DOCUMENTS = 3
 _TEXT_CHARS = 300
 
 
-def tables_of(evaluation: Evaluation, summary: dict[str, Any]) -> str:
-    """Give all tables: means, changes, groups, proposals, what was compared, data, best and worst queries."""
+def render_tables(evaluation: Evaluation, summary: dict[str, Any]) -> str:
+    """Return all tables: means, changes, groups, proposals, systems, data, best and worst queries."""
     after = summary["after"]
     sections = [
         _section("Means", _means(summary["measures"], [summary["before"], *after], "Mean and interval")),
@@ -55,7 +55,7 @@ def _changes(measures: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
         (row["name"], row["depth"], *(_change(row["figures"][measure]["difference"]) for measure in measures))
         for row in rows
     ]
-    caption = "Difference from the first stage; * where the interval leaves out 0"
+    caption = "Difference from the first stage; * if the interval excludes 0"
     return _table(caption, ("system", "depth", *measures), cells)
 
 
@@ -75,18 +75,27 @@ def _proposals(proposals: Iterable[dict[str, Any]]) -> str:
         for setting in one["settings"]
     ]
     caption = (
-        "The strictest settings that reach a target on these queries. Chosen on the data that measures them: by the "
-        "mean, other queries miss the target as often as not; prefer those by the interval's lower end, and check "
-        "them on queries that were not used here."
+        "The strictest settings that reach a target on these queries. They are fitted to these queries: with a setting by "
+        "the mean, other queries miss the target about half of the time. Prefer settings by the lower bound of the "
+        "interval, and check them on other queries."
     )
-    titles = ("system", "target", "setting", "reached by", "value", "mean", "lower end", "documents a query")
+    titles = (
+        "system",
+        "target",
+        "setting",
+        "reached by",
+        "value",
+        "mean",
+        "lower bound",
+        "documents per query",
+    )
     return _table(caption, titles, cells)
 
 
 def _systems(systems: Iterable[dict[str, Any]]) -> str:
     titles = ("name", "model", "backend", "instruction", "pairs", "tokens", "truncated_pairs")
     cells = [tuple("default" if one[title] is None else one[title] for title in titles) for one in systems]
-    return _table("One row a system", [title.replace("_", " ") for title in titles], cells)
+    return _table("One row per system", [title.replace("_", " ") for title in titles], cells)
 
 
 def _facts(facts: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -96,8 +105,8 @@ def _facts(facts: dict[str, Any]) -> list[tuple[Any, ...]]:
 def _queries(evaluation: Evaluation, outcome: Outcome) -> str:
     change = outcome.values[:, 0] - evaluation.first_stage.values[:, 0]
     order = np.argsort(change, kind="stable").tolist()
-    worst = [row for row in order[:_SHOWN_QUERIES] if change[row] < 0]
-    best = [row for row in order[::-1][:_SHOWN_QUERIES] if change[row] > 0]
+    worst = [row for row in order[:_MAX_QUERIES] if change[row] < 0]
+    best = [row for row in order[::-1][:_MAX_QUERIES] if change[row] > 0]
     measure = evaluation.plan.measures[0]
     parts = [
         _query_table(evaluation, outcome, rows, f"{kind} by {measure}")
@@ -129,7 +138,7 @@ def _top(evaluation: Evaluation, outcome: Outcome, query_id: str) -> list[str]:
     grades = evaluation.dataset.qrels[query_id]
     return [
         f"[{grades.get(doc_id, 'not judged')}] {doc_id}: {_cut(evaluation.dataset.corpus[doc_id])}"
-        for doc_id in outcome.run.get(query_id, ())[:_SHOWN_DOCUMENTS]
+        for doc_id in outcome.run.get(query_id, ())[:_MAX_DOCUMENTS]
     ]
 
 

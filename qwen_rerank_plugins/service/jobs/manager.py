@@ -329,7 +329,7 @@ class JobManager:
             return
         job.state, job.finished_s = "done", time.time()
         job.model, job.num_written = Path(outcome.model).name or outcome.model, outcome.num_written
-        rows, pairs, rejected = outcome.num_rows, outcome.num_pairs, outcome.num_set_aside
+        rows, pairs, rejected = outcome.num_rows, outcome.num_pairs, outcome.num_rejected
         job.progress = Progress("writing", 1.0, rows, pairs, rejected, outcome.pairs_per_s, 0.0)
 
     # Expiry and disk.

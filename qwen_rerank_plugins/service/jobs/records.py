@@ -67,7 +67,7 @@ class Progress:
             progress.fraction,
             progress.num_rows,
             progress.num_pairs,
-            progress.num_set_aside,
+            progress.num_rejected,
             progress.pairs_per_s,
             progress.seconds_left,
         )

@@ -87,7 +87,7 @@ PARAMETERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "top_n": ({"type": "integer", "minimum": 1, "maximum": 10**9}, "Number of documents to keep per query."),
     "min_score": ({"type": "number", "minimum": 0, "maximum": 1}, "Minimum relevance_score to keep."),
     "on_bad_row": (
-        {"type": "string", "enum": ["stop", "set_aside"]},
+        {"type": "string", "enum": ["stop", "reject"]},
         "Whether an invalid row fails the job, or is rejected with the reason.",
     ),
     "delimiter": (

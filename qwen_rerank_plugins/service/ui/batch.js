@@ -230,7 +230,7 @@ function formParts() {
     document_column: element("input", { type: "text", id: "batch-document", value: "document", spellcheck: "false" }),
     top_n: element("input", { type: "number", id: "batch-top", min: 1, step: 1 }),
     min_score: element("input", { type: "number", id: "batch-score", min: 0, max: 1, step: "any" }),
-    on_bad_row: choice("batch-bad", [["stop", "batchBadRowStop"], ["set_aside", "batchBadRowAside"]]),
+    on_bad_row: choice("batch-bad", [["stop", "batchBadRowStop"], ["reject", "batchBadRowReject"]]),
     output_format: choice("batch-format", [["", "batchFormatSame"], ["csv", ""], ["jsonl", ""], ["parquet", ""]]),
     instruction: element("textarea", { id: "batch-instruction", rows: 2, dir: "auto" }),
   };

@@ -136,7 +136,7 @@ function factsOf(job) {
   return [
     ...(job.state === "queued" && job.num_ahead ? [t("batchAhead", { n: job.num_ahead })] : []),
     ...(num_rows ? [t("batchRows", { n: num_rows })] : []),
-    ...(num_rejected ? [t("batchAside", { n: num_rejected })] : []),
+    ...(num_rejected ? [t("batchNumRejected", { n: num_rejected })] : []),
     ...(isRunning && phase === "writing" ? [t("batchWriting")] : []),
     ...(isRunning && pairs_per_s ? [t("batchRate", { n: pairs_per_s })] : []),
     ...(isRunning && seconds_left ? [t("batchLeft", { time: duration(seconds_left) })] : []),

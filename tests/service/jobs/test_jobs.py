@@ -189,7 +189,7 @@ def test_a_file_without_the_columns_is_named_as_its_owner_named_it(client: Clien
 
 def test_rejected_rows_can_be_downloaded_with_the_reason(client: Client) -> None:
     content = csv_file([*ROWS[:3], {"query": " ", "document": "x"}])
-    job_id = client.upload(content, name="../../etc/my rows.csv", on_bad_row="set_aside")
+    job_id = client.upload(content, name="../../etc/my rows.csv", on_bad_row="reject")
     job = client.wait(job_id)
     assert (job["state"], job["progress"]["num_rejected"], job["num_written"]) == ("done", 1, 3)
     assert job["name"] == "my rows.csv"

@@ -100,12 +100,12 @@ def test_options_are_sent_and_rejected_rows_can_be_downloaded(
     page.locator(".batch-more summary").click()
     page.locator("#batch-top").fill("2")
     page.locator("#batch-score").fill("0.01")
-    page.locator("#batch-bad").select_option("set_aside")
+    page.locator("#batch-bad").select_option("reject")
     page.locator("#batch-format").select_option("jsonl")
     page.locator("#batch-instruction").fill("find it")
     entry = upload(bench, content=csv_file(rows))
     expect(entry).to_have_attribute("data-state", "done", timeout=20_000)
-    expect(entry).to_contain_text("1 行未处理")
+    expect(entry).to_contain_text("1 行被剔除")
     assert fetched(entry, "result")[0] == "pairs.ranked.jsonl"
     name, content = fetched(entry, "rejected")
     assert (name, content.count(b"\n")) == ("pairs.rejected.jsonl", 1)
@@ -115,7 +115,7 @@ def test_options_are_sent_and_rejected_rows_can_be_downloaded(
         "document_column": "d",
         "top_n": "2",
         "min_score": "0.01",
-        "on_bad_row": "set_aside",
+        "on_bad_row": "reject",
         "instruction": "find it",
     }
 

@@ -1,7 +1,7 @@
-"""Several processes of one thread each, training one model: started by torchrun, or a single one without it.
+"""Data-parallel training in several processes of one thread each, started by torchrun; a single process without it.
 
-One gradient a step is exchanged. On a busy machine that loses far less than two threads which wait for each
-other hundreds of times a step. Knows nothing of what is trained.
+The processes exchange one gradient per step. On a busy machine this costs far less than two threads that wait for each
+other hundreds of times per step.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def join() -> int:
-    """Joins the other processes if torchrun started this one; gives its rank, 0 when it is alone."""
+def initialize() -> int:
+    """Initialise the process group if torchrun started this process; return its rank, 0 for a single process."""
     if "RANK" not in os.environ:
         return 0
     dist.init_process_group("gloo")
     return dist.get_rank()
 
 
-def leave() -> None:
-    """Leaves the other processes, if there are any."""
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """This process's number."""
+    """Return the rank of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def count() -> int:
-    """How many processes there are."""
+def world_size() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @torch.no_grad()
 def average(weights: Sequence[Tensor], figures: Sequence[float]) -> list[float]:
-    """Replaces the weights' gradients by their mean over the processes, and gives the mean of each figure."""
+    """Replace the weights' gradients by their mean over the processes, and return the mean of each figure."""
     if not dist.is_initialized():
         return list(figures)
     gradients = [weight.grad if weight.grad is not None else torch.zeros_like(weight) for weight in weights]

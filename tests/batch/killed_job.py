@@ -1,4 +1,4 @@
-"""A batch job that tells every step on standard output, to be killed at one of them: victim.py IN OUT."""
+"""A batch job that prints every step on standard output, to be killed at one of them: killed_job.py IN OUT."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qwen_rerank_plugins.batch import BatchOptions, progress, run_batch
 
 def main(source: str, target: str) -> int:
     progress.REPORT_EVERY_S = 0.0
-    options = BatchOptions(window_rows=50, call_pairs=20, on_bad_row="set_aside", details=True)
+    options = BatchOptions(window_rows=50, call_pairs=20, on_bad_row="reject", details=True)
     with Reranker(backend="lexical") as reranker:
         run_batch(
             source,

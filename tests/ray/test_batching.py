@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qwen_rerank_plugins import errors
 from qwen_rerank_plugins.lexical import LexicalScorer
-from qwen_rerank_plugins.ray.grouping import Call, estimate_tokens, score_together, slices_of
+from qwen_rerank_plugins.ray.batching import Call, estimate_tokens, score_calls, split_requests
 from qwen_rerank_plugins.types import PairScore, ScoreRequest
 
 BAD = "bad"
@@ -43,7 +43,7 @@ def pairs(*documents: str, query: str = "blue whale") -> list[ScoreRequest]:
 def test_calls_that_come_together_are_one_call_to_the_scorer_and_each_gets_its_own_scores() -> None:
     scorer = Choosy(errors.EngineError("x"))
     calls = [Call(pairs("blue whale", "fox")), Call([]), Call(pairs("whale"))]
-    answers = asyncio.run(score_together(scorer, calls))
+    answers = asyncio.run(score_calls(scorer, calls))
     assert scorer.sizes == [3]
     assert answers == [scorer.score(call.requests) for call in calls]
 
@@ -51,17 +51,17 @@ def test_calls_that_come_together_are_one_call_to_the_scorer_and_each_gets_its_o
 @pytest.mark.parametrize(
     "error", [errors.InputError("no"), errors.OverloadedError("no"), errors.EngineError("no")]
 )
-def test_nobody_gets_the_error_of_anothers_pairs(error: errors.RerankError) -> None:
+def test_no_call_gets_the_error_of_anothers_pairs(error: errors.RerankError) -> None:
     scorer = Choosy(error)
     good, bad = Call(pairs("blue whale")), Call(pairs("fox", BAD))
-    answers = asyncio.run(score_together(scorer, [good, bad, good]))
+    answers = asyncio.run(score_calls(scorer, [good, bad, good]))
     assert answers == [scorer.score(good.requests), error, scorer.score(good.requests)]
 
 
 def test_a_call_whose_time_is_over_costs_nothing() -> None:
     scorer = Choosy(errors.EngineError("x"))
     now = time.monotonic()
-    answers = asyncio.run(score_together(scorer, [Call(pairs("a"), now - 1), Call(pairs("b"), now + 60)]))
+    answers = asyncio.run(score_calls(scorer, [Call(pairs("a"), now - 1), Call(pairs("b"), now + 60)]))
     assert isinstance(answers[0], errors.DeadlineExceededError)
     assert answers[1] == scorer.score(pairs("b"))
     assert scorer.sizes == [1]
@@ -71,7 +71,7 @@ def test_a_call_whose_time_is_over_costs_nothing() -> None:
 
 def test_the_longest_deadline_of_those_together_holds_for_all_of_them() -> None:
     scorer = Choosy(errors.EngineError("x"))
-    asyncio.run(score_together(scorer, [Call(pairs("a"), time.monotonic() + 60), Call(pairs("b"))]))
+    asyncio.run(score_calls(scorer, [Call(pairs("a"), time.monotonic() + 60), Call(pairs("b"))]))
     assert scorer.deadlines == [None]
 
 
@@ -94,7 +94,7 @@ def test_slices_are_the_pairs_in_their_order_and_each_is_about_a_batch_or_less(
     shape: list[tuple[str, int]], batch_tokens: int
 ) -> None:
     requests = [ScoreRequest(query, "x" * size) for query, size in shape]
-    slices = list(slices_of(requests, batch_tokens=batch_tokens, max_length=8192))
+    slices = list(split_requests(requests, batch_tokens=batch_tokens, max_length=8192))
     assert [request for part in slices for request in part] == requests
     assert all(slices)
     largest = max(estimate_tokens(requests, 8192), default=0)
