@@ -1,15 +1,15 @@
 """The batch pipeline on this machine: rows per second against a plain loop and sentence-transformers, cost, memory.
 
-    python benchmarks/batch.py                                # all parts: some twenty minutes on two cores
+    python benchmarks/batch.py                                # all parts: about twenty minutes on two cores
     python benchmarks/batch.py --parts cost --cost-rows 5000
     python benchmarks/batch.py --parts speed --no-peer --model DIR
 
-speed: one file, a checkpoint of the 0.6B shape (or `--model`): `batch`, a loop over `Reranker.rank` that reads and
-writes with the csv module, and sentence-transformers' `predict` on the same pairs without any file.
+speed: one file, a checkpoint of the 0.6B shape (or `--model`): `batch`, a loop over `Reranker.rank` with the csv
+module, and sentence-transformers' `predict` on the same pairs without a file.
 cost: one file, the demo model: the time of `batch` against that of the same pairs scored from memory in the same calls.
-memory: the most memory of a process, for a small and a large file.
-Every measurement is a process of its own, one at a time, and they alternate. Tables go to standard error, one line of
-JSON to standard output. Exit code 1 means that a goal was missed: cost at most 5 %, memory the same within 5 %.
+memory: peak memory of the process, for a small and a large file.
+Every measurement runs in its own process, one at a time, alternating. Tables go to standard error, one line of JSON to
+standard output. Exit code 1 means that a goal was not reached: cost at most 5 %, memory the same within 5 %.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ CALL_PAIRS = 256
 
 
 def say(text: str) -> None:
-    """Tell on standard error what is being done."""
+    """Report progress on standard error."""
     print(f"==> {text}", file=sys.stderr, flush=True)
 
 
 def make_file(folder: Path, num_rows: int, num_words: int) -> Path:
-    """A CSV of pairs whose texts never repeat, twenty documents a query."""
+    """Write a CSV of pairs whose texts never repeat, twenty documents per query."""
     path = folder / f"pairs-{num_rows}-{num_words}.csv"
     rng = random.Random(num_rows)
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -72,13 +72,13 @@ def make_file(folder: Path, num_rows: int, num_words: int) -> Path:
 
 
 def by_batch(reranker: Reranker, source: Path, target: Path) -> None:
-    """The pipeline."""
+    """Run the batch pipeline."""
     options = BatchOptions(call_pairs=CALL_PAIRS)
     run_batch(source, target, reranker=reranker, options=options, overwrite=True)
 
 
 def by_loop(reranker: Reranker, source: Path, target: Path) -> None:
-    """What one writes without it: read, rank query by query, write."""
+    """Run the plain alternative: read, rank query by query, write."""
     with source.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     with target.open("w", encoding="utf-8", newline="") as file:
@@ -91,7 +91,7 @@ def by_loop(reranker: Reranker, source: Path, target: Path) -> None:
 
 
 def by_model(reranker: Reranker, source: Path, target: Path) -> float:  # noqa: ARG001 (one signature)
-    """The same pairs in the same calls, from memory to nowhere; seconds without the reading."""
+    """Score the same pairs in the same calls, from memory; return seconds without reading."""
     with source.open(encoding="utf-8", newline="") as file:
         pairs = [(row["query"], row["document"]) for row in csv.DictReader(file)]
     start = time.perf_counter()
@@ -117,7 +117,7 @@ WAYS: dict[str, Callable[[Reranker, Path, Path], float | None]] = {
 
 
 def child(order: dict[str, Any]) -> None:
-    """Load, warm up, do it once, tell seconds and memory."""
+    """Load, warm up, measure once, and print seconds and memory."""
     target = Path(order["target"])
     with Reranker(**MEMORY, **order["settings"]) as reranker:
         reranker.score("warm up", ["a document of some words"] * 8)
@@ -129,7 +129,7 @@ def child(order: dict[str, Any]) -> None:
 
 
 def measure(way: str, source: Path, settings: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Run a child."""
+    """Run a child process."""
     target = options.work / f"{source.stem}-{way}.out.csv"
     order = {"way": way, "source": str(source), "target": str(target), "settings": settings}
     command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(order)]
@@ -144,7 +144,7 @@ def measure(way: str, source: Path, settings: dict[str, Any], options: argparse.
 
 
 def speed(options: argparse.Namespace) -> dict[str, Any]:
-    """Rows per second, by way."""
+    """Return rows per second by method."""
     model = options.model.resolve() if options.model else random_checkpoint(options.work)
     source = make_file(options.work, options.rows, 100)
     settings = {"model": str(model), "num_threads": options.threads}
@@ -160,7 +160,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def peer_seconds(model: Path, source: Path, options: argparse.Namespace) -> float:
-    """Seconds of sentence-transformers' `predict`, with the settings that suit it best here."""
+    """Return seconds of sentence-transformers' `predict`, with its best settings on this machine."""
     contender = next(one for one in CONTENDERS if one.name == "sentence-transformers")
     settings = best_settings(contender, machines.describe(), "auto")
     with source.open(encoding="utf-8", newline="") as file:
@@ -183,7 +183,7 @@ def peer_seconds(model: Path, source: Path, options: argparse.Namespace) -> floa
 
 
 def cost(options: argparse.Namespace) -> dict[str, Any]:
-    """What reading, writing and bookkeeping add to the model's time."""
+    """Measure what reading, writing and bookkeeping add to the model's time."""
     source = make_file(options.work, options.cost_rows, 60)
     settings = {"model": "demo", "num_threads": options.threads}
     seconds: dict[str, list[float]] = {"batch": [], "model": []}
@@ -195,7 +195,7 @@ def cost(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
-    """The most memory, by the number of rows."""
+    """Return peak memory by number of rows."""
     settings = {"model": "demo", "num_threads": options.threads}
     if options.memory_backend == "lexical":
         settings = {"backend": "lexical"}
@@ -209,7 +209,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def tables(figures: dict[str, Any]) -> Iterator[Table]:
-    """One table a part."""
+    """Return one table per part."""
     if "speed" in figures:
         table = Table("way", "rows/s", title=f"Rows per second, {figures['speed']['model']}")
         for way, rows_per_s in figures["speed"]["rows_per_s"].items():
@@ -228,7 +228,7 @@ def tables(figures: dict[str, Any]) -> Iterator[Table]:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks/batch.py", description="What a batch job costs.")
     parser.add_argument("--parts", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--rows", type=int, default=160, help="of speed (default: %(default)s)")
@@ -249,7 +249,7 @@ def _counts(text: str) -> list[int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print tables and the JSON line; 1 if a goal was missed."""
+    """Measure, and print tables and the JSON line; return 1 if a goal was not reached."""
     options = parse(arguments)
     if options.child:
         child(json.loads(options.child))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.checkpoint FOLDER
 
-Speed does not depend on the weights' values. They are drawn larger than a trained model starts with, so that scores
-depend on the text and a peer that reads another prompt is found out. The vocabulary comes from the dashscope package.
+Speed does not depend on the weights' values. They are larger than a trained model's initial ones, so that scores
+depend on the text and a peer that reads another prompt is detected. The vocabulary comes from the dashscope package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INITIALIZER_RANGE = 0.05
 
 
 def make(folder: Path) -> None:
-    """Write the checkpoint, and last an empty file `complete`."""
+    """Write the checkpoint, and finally an empty file `complete`."""
     config = Qwen3Config(
         vocab_size=151669,
         hidden_size=1024,

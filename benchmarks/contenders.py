@@ -1,6 +1,6 @@
-"""Who is compared, and with which number format and batch size each of them is at its best on this machine.
+"""The contenders, and the number format and batch size with which each is fastest on this machine.
 
-The best ones are kept in peers/best_batch.json, by machine, and searched anew only on request.
+The best settings are kept in peers/best_batch.json, by machine, and searched again only on request.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Contender:
     """A row of the comparison.
 
     Attributes:
-        name: How it is called on the command line and in the tables.
+        name: Name on the command line and in the tables.
         module: Its runner in benchmarks/peers.
-        requirements: Its environment's file there; None for the project's own environment.
-        rival: Which of ours it is compared with.
-        is_slow: It runs in the first round alone.
-        batch_sizes: Those that the search tries.
+        requirements: The requirements file of its environment; None for the project's own environment.
+        rival: The row of this core that it is compared with.
+        is_slow: Whether it runs in the first round alone.
+        batch_sizes: Batch sizes that the search tries.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Settings:
     was_searched: bool = False
 
     def batch_size(self, workload: str) -> int:
-        """Small batches where nothing was found: on a CPU they waste the least on padding."""
+        """Return a workload's batch size; unsearched, a small one: on a CPU it wastes the least on padding."""
         return self.batch_sizes.get(workload, 1 if workload == "long" else 4)
 
 
@@ -80,13 +80,13 @@ Measure = Callable[[Contender, str, Mapping[str, Sequence[int]]], Sequence[Mappi
 def best_settings(
     contender: Contender, machine: dict[str, Any], dtype: str, path: Path = BEST_FILE
 ) -> Settings:
-    """What a contender is run with.
+    """Return the settings that a contender runs with.
 
     Args:
-        contender: Any of them; ours chooses its number format by itself.
-        machine: As `machine.describe` gives it.
-        dtype: "auto", or the number format that everybody is to run in.
-        path: The file of the best.
+        contender: Any contender; ours selects its number format itself.
+        machine: The result of `machine.describe`.
+        dtype: "auto", or the number format of all contenders.
+        path: The file of the best settings.
     """
     if contender.is_ours:
         return Settings(dtype, was_searched=True)
@@ -103,10 +103,10 @@ def search(
     """Find the number format and batch sizes with which a contender is fastest.
 
     Args:
-        contender: Not ours, which has no batch size.
+        contender: A peer; ours has no batch size.
         documents: Workload → its number of documents.
         dtypes: Number formats to try.
-        measure: Runs it.
+        measure: Runs the contender.
     """
     sizes = {
         name: [size for size in contender.batch_sizes if size <= count] for name, count in documents.items()
@@ -121,7 +121,7 @@ def search(
 def _worth_searching(
     contender: Contender, workloads: Sequence[str], dtypes: Sequence[str], measure: Measure
 ) -> list[str]:
-    """Number formats that a quick probe does not rule out."""
+    """Return the number formats that a quick probe does not rule out."""
     if len(dtypes) == 1:
         return list(dtypes)
     probe = {"pairs" if "pairs" in workloads else workloads[0]: [1]}
@@ -131,7 +131,7 @@ def _worth_searching(
 
 
 def _fastest(runs: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The fastest run of each workload."""
+    """Return the fastest run of each workload."""
     best: dict[str, Mapping[str, Any]] = {}
     for run in runs:
         name = run["workload"]
@@ -141,7 +141,7 @@ def _fastest(runs: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 
 
 def write_best(found: Mapping[str, Settings], machine: dict[str, Any], path: Path = BEST_FILE) -> None:
-    """Put what was found into the file, beside what is known of other machines, contenders and workloads."""
+    """Write the result into the file, keeping other machines, contenders and workloads."""
     content = _read(path)
     entry = content.setdefault(machines.key(machine), {})
     for name, settings in found.items():

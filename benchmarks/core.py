@@ -1,7 +1,7 @@
 """This core against the official recipe, sentence-transformers and OpenVINO on this machine: speed, memory, scores.
 
     python benchmarks/core.py                    # all peers, all workloads: a quarter of an hour on two cores
-    python benchmarks/core.py --search           # find each peer's best number format and batch sizes, keep, stop
+    python benchmarks/core.py --search           # find and keep each peer's best number format and batch sizes
     python benchmarks/core.py --workloads short --peers openvino --repeat 4
 
 Processes alternate (ours, a peer, another, ours, ...) on the same work, one at a time. Tables go to standard output,
@@ -46,17 +46,17 @@ PEERS = [contender.name for contender in CONTENDERS if not contender.is_ours]
 
 
 def say(text: str) -> None:
-    """Tell on standard error what is being done."""
+    """Report progress on standard error."""
     print(f"==> {text}", file=sys.stderr, flush=True)
 
 
 @dataclass(slots=True)
 class Bench:
-    """One run of the benchmark: what is scored, by whom, and with what.
+    """One run of the benchmark: workloads, contenders and settings.
 
     Attributes:
         tokens: Workload → tokens of its prompts, nothing shared.
-        failures: Contender → why it gave no result.
+        failures: Contender → why it returned no result.
     """
 
     model: Path
@@ -71,7 +71,7 @@ class Bench:
     failures: dict[str, str] = field(default_factory=dict)
 
     def references(self) -> dict[str, list[float]]:
-        """P(yes) of every pair by the official recipe in float32; kept, for they take a while."""
+        """Return P(yes) of every pair by the official recipe in float32; cached, because it is slow."""
         found: dict[str, list[float]] = {}
         files = {one.name: self.work / f"reference-{self._digest(one)}.json" for one in self.workloads}
         missing = [one for one in self.workloads if not files[one.name].exists()]
@@ -85,7 +85,7 @@ class Bench:
         return found
 
     def prepare(self, contenders: Sequence[Contender]) -> list[Contender]:
-        """Make environments and conversions; those that are ready."""
+        """Create environments and conversions, and return the contenders that are ready."""
         ready = []
         for contender in contenders:
             try:
@@ -99,7 +99,7 @@ class Bench:
         return ready
 
     def measure(self, contenders: Sequence[Contender], repeat: int) -> dict[str, list[dict[str, Any]]]:
-        """Run everybody, in turn, `repeat` times; the slow ones once."""
+        """Run all contenders in turn, `repeat` times; the slow ones once."""
         results: dict[str, list[dict[str, Any]]] = {}
         for number in range(repeat):
             for contender in contenders:
@@ -113,7 +113,7 @@ class Bench:
         return results
 
     def search(self, contenders: Sequence[Contender]) -> dict[str, Settings]:
-        """The best number format and batch sizes of each peer."""
+        """Find the best number format and batch sizes of each peer."""
         dtypes = DTYPES if self.dtype == "auto" else (self.dtype,)
         documents = {one.name: len(one.pairs) for one in self.workloads}
         found = {}
@@ -168,7 +168,7 @@ class Bench:
         return self.work / f"{contender.name}-{self._digest()}"
 
     def _digest(self, workload: Workload | None = None) -> str:
-        """Changes with the checkpoint's files, and with the pairs."""
+        """Return a digest of the checkpoint's files and of the pairs."""
         files = [(path.name, path.stat()) for path in sorted(self.model.iterdir()) if path.is_file()]
         parts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
         pairs = workload.pairs if workload else ()
@@ -180,12 +180,12 @@ class Bench:
 
 
 def official() -> Contender:
-    """The contender that also serves as the reference."""
+    """Return the contender that is also the reference."""
     return next(contender for contender in CONTENDERS if contender.name == "official")
 
 
 def chosen_contenders(peers: Sequence[str]) -> list[Contender]:
-    """Ours and the peers, in the order of the table; ours in int8 where a peer is."""
+    """Return ours and the peers, in the order of the table; ours in int8 where a peer is."""
     return [one for one in CONTENDERS if one.name in peers or one.name == "ours" or _is_rival(one, peers)]
 
 
@@ -195,7 +195,7 @@ def _is_rival(contender: Contender, peers: Sequence[str]) -> bool:
 
 
 def open_bench(options: argparse.Namespace) -> Bench:
-    """Make work folder, checkpoint and workloads."""
+    """Create work folder, checkpoint and workloads."""
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     model = options.model.resolve() if options.model else random_checkpoint(work)
@@ -222,7 +222,7 @@ def open_bench(options: argparse.Namespace) -> Bench:
 
 
 def random_checkpoint(work: Path) -> Path:
-    """The checkpoint of the 0.6B shape in the work folder, made if it is not there."""
+    """Return the checkpoint of the 0.6B shape in the work folder, created if missing."""
     folder = work / "random-0.6b"
     if not (folder / "complete").exists():
         say("making a random checkpoint of the 0.6B shape (1.2 GB)")
@@ -232,7 +232,7 @@ def random_checkpoint(work: Path) -> Path:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="benchmarks/core.py", description=(__doc__ or "").partition("\n")[0]
     )
@@ -261,9 +261,7 @@ def _names(allowed: Sequence[str]) -> Any:
         found = [name for name in text.split(",") if name]
         wrong = sorted(set(found) - set(allowed))
         if wrong or not found:
-            raise argparse.ArgumentTypeError(
-                f"{text!r}: allowed are {', '.join(allowed)}, with commas between"
-            )
+            raise argparse.ArgumentTypeError(f"{text!r}: use {', '.join(allowed)}, separated by commas")
         return found
 
     return names
@@ -272,12 +270,12 @@ def _names(allowed: Sequence[str]) -> Any:
 def _sizes(text: str) -> dict[str, int]:
     parts = [part.partition("=") for part in text.split(",")]
     if any(name not in DEFAULT_SIZES or not value.isdecimal() or value == "0" for name, _, value in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: allowed is e.g. mixed=24,short=40")
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=N,...; use for example mixed=24,short=40")
     return {name: int(value) for name, _, value in parts}
 
 
 def run(bench: Bench, contenders: Sequence[Contender], repeat: int) -> dict[str, Any]:
-    """Measure everybody and put the figures together."""
+    """Measure all contenders, and return the figures."""
     references = bench.references()
     results = bench.measure(contenders, repeat)
     figures = report.assemble(bench.workloads, bench.tokens, references, results)
@@ -293,7 +291,7 @@ def run(bench: Bench, contenders: Sequence[Contender], repeat: int) -> dict[str,
 
 
 def show(figures: Mapping[str, Any]) -> None:
-    """Tables for people, then the line for programs."""
+    """Print tables, then the JSON line."""
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in report.tables(figures):
         console.print(table)
@@ -310,7 +308,7 @@ def show(figures: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, or search; 1 if something failed or scores are wrong."""
+    """Measure or search; return 1 if a contender failed or scores are wrong."""
     options = parse(arguments)
     bench = open_bench(options)
     contenders = bench.prepare(chosen_contenders(options.peers))

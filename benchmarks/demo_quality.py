@@ -1,9 +1,9 @@
-"""How well the demo checkpoint ranks: MRR on XQuAD in English and Chinese, beside chance, overlap and BM25.
+"""Ranking quality of the demo checkpoint: MRR on XQuAD in English and Chinese, beside chance, overlap and BM25.
 
     python benchmarks/demo_quality.py --xquad DIR
 
-DIR holds xquad.en.json and xquad.zh.json (google-deepmind/xquad, CC BY-SA 4.0; the project carries no copy
-and never trains on it). Each question is ranked against its own paragraph and the 19 others that BM25 puts
+DIR contains xquad.en.json and xquad.zh.json (google-deepmind/xquad, CC BY-SA 4.0; the project has no copy
+and never trains on it). Each question is ranked against its own paragraph and the 19 others that BM25 ranks
 highest; a tie counts against the answer. The last line is one JSON document.
 """
 
@@ -40,7 +40,7 @@ BATCH = 5
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One question, its candidate paragraphs with the right one first, and BM25's scores of them."""
+    """One question, its candidate paragraphs with the right one first, and their BM25 scores."""
 
     question: str
     paragraphs: list[str]
@@ -48,7 +48,7 @@ class Ranking:
 
 
 def words(text: str) -> list[str]:
-    """Latin words and numbers, and single Chinese characters."""
+    """Return Latin words and numbers, and single Chinese characters."""
     return re.findall(r"[a-z0-9]+|[\u4e00-\u9fff]", text.lower())
 
 
@@ -63,7 +63,7 @@ class BM25:
         self._weight = {word: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5)) for word, n in found.items()}
 
     def scores(self, query: str) -> list[float]:
-        """One score a text."""
+        """Return one score per text."""
         asked = words(query)
         return [
             self._score(asked, counts, length)
@@ -80,7 +80,7 @@ class BM25:
 
 
 def load_rankings(path: Path, sample: int, seed: int) -> list[Ranking]:
-    """A fixed sample of an XQuAD file's questions; 0 takes all of them."""
+    """Return a fixed sample of an XQuAD file's questions; 0 selects all."""
     paragraphs: list[str] = []
     questions: list[tuple[str, int]] = []
     for article in json.loads(path.read_text(encoding="utf-8"))["data"]:
@@ -102,7 +102,7 @@ def load_rankings(path: Path, sample: int, seed: int) -> list[Ranking]:
 
 
 def mean_reciprocal_rank(rankings: Sequence[Ranking], score: Callable[[Ranking], Sequence[float]]) -> float:
-    """Mean of 1 / rank of the right paragraph."""
+    """Return the mean of 1 / rank of the right paragraph."""
     total = 0.0
     for ranking in rankings:
         scores = score(ranking)
@@ -111,7 +111,7 @@ def mean_reciprocal_rank(rankings: Sequence[Ranking], score: Callable[[Ranking],
 
 
 def overlap(ranking: Ranking) -> list[float]:
-    """How many different words of the question each paragraph holds, a shorter paragraph winning a tie."""
+    """Return how many distinct words of the question each paragraph has; a shorter paragraph wins a tie."""
     asked = set(words(ranking.question))
     found = [(len(asked & set(words(text))), len(text)) for text in ranking.paragraphs]
     return [count - 1e-6 * length for count, length in found]
@@ -127,7 +127,7 @@ class Demo:
 
     @torch.inference_mode()
     def __call__(self, ranking: Ranking) -> list[float]:
-        """Log-odds of each paragraph."""
+        """Return the log-odds of each paragraph."""
         body = f"{PREFIX}<Instruct>: {INSTRUCTION}\n<Query>: {ranking.question}\n<Document>: "
         rows = [self._tokenizer.encode(f"{body}{text}{SUFFIX}").ids for text in ranking.paragraphs]
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
@@ -162,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     arguments = _parser().parse_args()
     torch.set_num_threads(arguments.threads)
     demo = Demo(arguments.checkpoint)

@@ -1,10 +1,10 @@
-"""From a warm file cache to ready: this core with and without its self-check, and transformers' `from_pretrained`.
+"""From a warm file cache to a ready model: this core with and without its self-check, and transformers' `from_pretrained`.
 
     python benchmarks/load.py [--model DIR] [--dtype auto|bfloat16|float32] [--repeat 5]
 
-Every load is a process of its own, and they alternate. Two clocks: `load`, from imported libraries to a model and a
+Every load runs in its own process, alternating. Two clocks: `load`, from imported libraries to a model and a
 tokenizer that can score; and `start`, from the start of the process to the first score, imports included. `first` is
-a machine's very first start, before the self-check's result is kept. The last line is one JSON document.
+a machine's first start, before the self-check's result is cached. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAIR = ("how to wash a cat", "Cats are washed once a month, in warm water.")
 def load_ours(
     model: str, dtype: str, threads: int, *, self_check: bool
 ) -> tuple[float, Callable[[], object]]:
-    """Seconds to a ready reranker, and what scores a pair."""
+    """Return seconds to a ready reranker, and a function that scores a pair."""
     import qwen_rerank_plugins.core.local_scorer
     from qwen_rerank_plugins import Reranker
 
@@ -54,7 +54,7 @@ def load_ours(
 
 
 def load_transformers(model: str, dtype: str, threads: int) -> tuple[float, Callable[[], object]]:
-    """Seconds to a ready model and tokenizer, and what scores a pair."""
+    """Return seconds to a ready model and tokenizer, and a function that scores a pair."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.models.qwen3 import modeling_qwen3
@@ -89,7 +89,7 @@ TITLES = {
 
 
 def child(options: argparse.Namespace) -> None:
-    """What a process does: load, score one pair, print the figures."""
+    """Load, score one pair, and print the figures."""
     load_s, score = LOADERS[options.child](str(options.model), options.dtype, options.threads)
     load_peak_mb = peak_mb()
     score()
@@ -119,7 +119,7 @@ def warm_files(model: Path) -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Best of each kind, of processes that alternate. `first` comes before `checked`, which finds its result."""
+    """Return the best of each kind, from alternating processes. `first` precedes `checked`, which reads its result."""
     every: dict[str, list[dict[str, float]]] = {kind: [] for kind in LOADERS}
     for number in range(options.repeat):
         for kind, found in every.items():
@@ -135,7 +135,7 @@ def compare(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 def show(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
-    """A table for people, and one line of JSON."""
+    """Print a table, and one line of JSON."""
     table = Table("", "load, s", "start to first score, s", "peak MB", "× transformers")
     base = figures["transformers"]["load_s"]
     for kind, found in figures.items():
@@ -147,12 +147,12 @@ def show(figures: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
 
 
 def best_dtype(machine: dict[str, Any]) -> str:
-    """What the core's "auto" gives a bf16 checkpoint here; transformers is asked for the same."""
+    """Return the dtype that "auto" selects here for a bf16 checkpoint; transformers uses the same."""
     return "bfloat16" if machines.multiplies_bf16(machine) else "float32"
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line, that of the child processes included."""
+    """Parse the command line, including that of the child processes."""
     parser = argparse.ArgumentParser(
         prog="benchmarks/load.py", description=(__doc__ or "").partition("\n")[0]
     )
@@ -167,7 +167,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and show, or be one of the measured processes."""
+    """Measure and show, or run as a measured process."""
     options = parse(arguments)
     if options.child:
         child(options)

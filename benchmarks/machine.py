@@ -1,4 +1,4 @@
-"""What machine this is: enough to tell two machines' figures apart, and to choose number formats."""
+"""Describes the machine: enough to distinguish two machines' figures, and to select number formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAGS = (
 
 
 def describe() -> dict[str, Any]:
-    """The processor, its cores and instruction sets, memory, and the versions of Python and torch."""
+    """Return the processor, its cores and instruction sets, memory, and the versions of Python and torch."""
     info = _cpuinfo()
     flags = set((info.get("flags") or info.get("Features") or "").split())
     family = [info[name] for name in ("cpu family", "model") if name in info]
@@ -35,18 +35,18 @@ def describe() -> dict[str, Any]:
 
 
 def key(machine: dict[str, Any]) -> str:
-    """What two machines share if the same batch size is best on both."""
+    """Return what two machines share if the same batch size is best on both."""
     fast = [flag for flag in machine["flags"] if flag not in {"avx2", "avx512f", "asimd"}]
     return f"{machine['cpu']} {machine['cpu_model']}, {machine['cores']} cores, {' '.join(fast) or 'plain'}"
 
 
 def multiplies_bf16(machine: dict[str, Any]) -> bool:
-    """Whether the processor has instructions for bf16 products; others emulate them slowly."""
+    """Return whether the processor has instructions for bf16 products; others emulate them slowly."""
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(machine["flags"]))
 
 
 def _cpuinfo() -> dict[str, str]:
-    """The first processor of /proc/cpuinfo; empty where there is none."""
+    """Return the first processor of /proc/cpuinfo; empty without that file."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return {}

@@ -2,9 +2,9 @@
 
     python benchmarks/opensearch.py [--versions 2.19.1,3.6.0] [--hits 10,100,1000] [--searches 50] [--scorer demo]
 
-Each version runs as a real node (see scripts/opensearch_node.py for what that needs), beside it the service as people start
-it, and this process as the client. Both recipes are set up by `opensearch-qwen-rerank`'s own functions, without a window, so
-that a search reranks as many hits as it asks for. For every number of hits these take turns, on the same hits:
+Each version runs as a real node (scripts/opensearch_node.py has its requirements), with the service as users start it,
+and this process as the client. `opensearch-qwen-rerank`'s own functions set up both recipes, without a window, so that a search
+reranks as many hits as it requests. For each number of hits these alternate, on the same hits:
 
     search    the search alone
     service   one request to the service with the hits' texts, over an open connection, without a cluster
@@ -12,10 +12,10 @@ that a search reranks as many hits as it asks for. For every number of hits thes
     rich      the search through the pipeline `ml_inference` + `rerank` + `by_field`
     client    opensearch_qwen_rerank.ClientSideReranker, which searches and calls the service itself
 
-`added` is what a way takes beyond the search alone and the service alone: what the pipeline, or this package, costs. Queries never
-repeat and the service's cache is off. The weightless scorer is the default, because it leaves the rest to be seen; `--scorer
-demo` has a model. The last line of standard output is one JSON document. Exit code 1 means that a way gave another order
-than the service.
+`added` is the time beyond the search alone and the service alone: the overhead of the pipeline, or of this package. Queries never
+repeat and the service's cache is off. The weightless scorer is the default, because it isolates that overhead; `--scorer
+demo` uses a model. The last line of standard output is one JSON document. Exit code 1 means that an order differed from the
+service's.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ Way = Callable[[str, int], list[str]]
 
 @dataclass
 class Turns:
-    """What one number of hits gave.
+    """Results for one number of hits.
 
     Attributes:
         seconds: Of each way, turn by turn.
-        wrong: Orders of a way that were not the service's, by way.
+        wrong: Orders that differed from the service's, by way.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {way: [] for way in WAYS})
     wrong: dict[str, int] = field(default_factory=lambda: dict.fromkeys(RERANKING, 0))
 
     def figures(self) -> dict[str, Any]:
-        """Milliseconds of every way, and what the reranking ones add, at p50 and p99."""
+        """Return milliseconds of every way, and what the reranking ones add, at p50 and p99."""
         alone = [sum(pair) for pair in zip(self.seconds["search"], self.seconds["service"], strict=True)]
         table: dict[str, Any] = {way: _percentiles(self.seconds[way]) for way in WAYS}
         for way in RERANKING:
@@ -96,12 +96,12 @@ def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 class Bench:
-    """A cluster, a service, and the ways from one to the other.
+    """A cluster, a service, and the ways to rerank with both.
 
     Args:
         cluster: The cluster, with the pipelines set up.
         service: The service that they call.
-        stack: What ends with the benchmark's block.
+        stack: Closed when the benchmark's block ends.
     """
 
     def __init__(self, cluster: Cluster, service: RerankService, stack: ExitStack) -> None:
@@ -115,7 +115,7 @@ class Bench:
         )
 
     def ways(self, num_hits: int) -> dict[str, Way]:
-        """All ways, in the order in which they take turns."""
+        """Return all ways, in the order of the turns."""
         client = self._cluster.client
         side = ClientSideReranker(client, reranker=self._remote, fields=["text"], window=num_hits)
         return {
@@ -138,18 +138,18 @@ class Bench:
         return [str(one["index"]) for one in answer["results"]]
 
     def _is_best_first(self, ids: Sequence[str]) -> bool:
-        """Whether the order is the service's last one, as far as a cluster's 32-bit scores can tell."""
+        """Return whether the order equals the service's last one, within a cluster's 32-bit scores."""
         kept = [array("f", [self._scores[int(one)]])[0] for one in ids]
         return kept == sorted(kept, reverse=True) and len(set(ids)) == len(self._scores)
 
     def load(self, num_documents: int) -> None:
-        """Make the index; a search without a query gives its documents in the order of their numbers."""
+        """Create the index; a search without a query returns its documents in the order of their numbers."""
         chance = random.Random(num_documents)
         self._texts = [" ".join(chance.choices(WORDS, k=NUM_WORDS)) for _ in range(num_documents)]
         self._cluster.load(INDEX, [{"text": text} for text in self._texts])
 
     def measure(self, num_hits: int, num_searches: int) -> Turns:
-        """Let the ways take turns."""
+        """Run the ways in turn."""
         turns, ways, queries = Turns(), self.ways(num_hits), make_queries(num_hits)
         for query in itertools.islice(queries, WARM_UP):
             for way in ways.values():
@@ -174,7 +174,7 @@ def _ids(answer: Any) -> list[str]:
 
 
 def make_queries(seed: int) -> Iterator[str]:
-    """Queries without end, none like another."""
+    """Yield queries without end, none repeated."""
     chance = random.Random(seed)
     for number in itertools.count():
         yield f"{' '.join(chance.choices(WORDS, k=6))} {number}"
@@ -182,7 +182,7 @@ def make_queries(seed: int) -> Iterator[str]:
 
 @contextmanager
 def running_bench(version: str, scorer: str, heap: str) -> Iterator[Bench]:
-    """Run all that is needed until the block ends."""
+    """Run cluster and service until the block ends."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cluster = stack.enter_context(running_cluster(version, heap=heap, optimized=True))
@@ -195,7 +195,7 @@ def running_bench(version: str, scorer: str, heap: str) -> Iterator[Bench]:
 
 
 def set_up(cluster: Cluster, service: RerankService) -> None:
-    """Both recipes as the command `opensearch-qwen-rerank apply` makes them, each by its own name."""
+    """Set up both recipes as `opensearch-qwen-rerank apply` does, each under its own name."""
     for recipe in ("simple", "rich"):
         settings = OpenSearchSettings(
             cluster=cluster.url,
@@ -213,7 +213,7 @@ def set_up(cluster: Cluster, service: RerankService) -> None:
 
 
 def show(version: str, figures: dict[str, Any]) -> None:
-    """A table for people."""
+    """Print a table."""
     table = Table("hits", "way", "p50 ms", "p99 ms", "added p50", "added p99", title=f"OpenSearch {version}")
     for hits, rows in figures.items():
         for way, row in rows.items():
@@ -223,7 +223,7 @@ def show(version: str, figures: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; 1 if an order was wrong."""
+    """Measure; return 1 if an order was wrong."""
     options = parse(arguments)
     figures: dict[str, Any] = {"machine": machines.describe(), "scorer": options.scorer}
     for version in options.versions.split(","):
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--versions", default=",".join(RELEASES), help="default: %(default)s")

@@ -1,6 +1,6 @@
 """Runners as processes: each in its own environment, one at a time, with the same threads and no network.
 
-Environments are made on demand with uv from the pinned requirements beside the runners, and kept in the work folder.
+uv creates environments on demand from the pinned requirements beside the runners, in the work folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RunnerError(Exception):
 
 
 def python_of(requirements: str | None, work: Path, say: Say) -> Path:
-    """The interpreter of an environment with these requirements, made if there is none; None is this one."""
+    """Return the interpreter of an environment with these requirements, created if missing; None is this one."""
     if requirements is None:
         return Path(sys.executable)
     pins = PEERS / requirements
@@ -37,7 +37,7 @@ def python_of(requirements: str | None, work: Path, say: Say) -> Path:
     stamp = folder / "installed"
     wanted = hashlib.sha256(pins.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text(encoding="ascii") != wanted:
-        say(f"making the environment of {pins.stem} (the first time this downloads some GB)")
+        say(f"creating the environment of {pins.stem} (the first time this downloads several GB)")
         uv = _uv()
         python = folder / "bin" / "python"
         _check([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(folder)])
@@ -49,10 +49,10 @@ def python_of(requirements: str | None, work: Path, say: Say) -> Path:
 def run_runner(
     module: str, python: Path, job: Mapping[str, Any], work: Path, *, timeout_s: float
 ) -> dict[str, Any]:
-    """Start a runner, wait for it, give its result.
+    """Start a runner, wait for it, and return its result.
 
     Raises:
-        RunnerError: It failed or took too long.
+        RunnerError: The runner failed or took too long.
     """
     with tempfile.TemporaryDirectory(prefix="job-", dir=work) as folder:
         job_file, result_file = Path(folder) / "job.json", Path(folder) / "result.json"
@@ -65,10 +65,10 @@ def run_runner(
 
 
 def run_module(python: Path, arguments: list[str], env: Mapping[str, str], *, timeout_s: float) -> str:
-    """Run a module from the repository's root; what it printed to standard output.
+    """Run a module from the repository's root, and return its standard output.
 
     Raises:
-        RunnerError: It failed or took too long.
+        RunnerError: The module failed or took too long.
     """
     command = [str(python), "-m", *arguments]
     try:
@@ -83,7 +83,7 @@ def run_module(python: Path, arguments: list[str], env: Mapping[str, str], *, ti
 
 
 def environment(work: Path, num_threads: int) -> dict[str, str]:
-    """This process's environment, with equal threads for all, no hub, and caches in the work folder."""
+    """Return this process's environment, with equal threads for all, no hub, and caches in the work folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "QWEN_RERANK_"))}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(num_threads))
     return {
@@ -101,7 +101,7 @@ def _uv() -> str:
     beside = Path(sys.executable).parent / "uv"
     found = str(beside) if beside.exists() else shutil.which("uv")
     if found is None:
-        raise RunnerError("there is no uv on the PATH; install it with: pip install uv")
+        raise RunnerError("uv is not on the PATH; install it with: pip install uv")
     return found
 
 

@@ -4,8 +4,8 @@
     python benchmarks/ray_serve.py --parts throughput --model DIR --documents 4 --clients 4 --seconds 60
 
 Ray runs on this machine only. Every replica computes with one thread, and so does the plain service, so that two replicas
-have twice the processors of one. With the demo model, a request is so little work that Ray's own processes want the second
-processor too; with the 0.6B shape (the second line), replicas are all that counts. Clients run in this process, each with one
+have twice the processors of one. With the demo model a request is so little work that Ray's own processes need the second
+processor too; with the 0.6B shape (the second line) the replicas dominate. Clients run in this process, each with one
 request at a time; texts never repeat and the score cache is off. The last line of standard output is one JSON document.
 Exit code 1 means that a request was lost or scores differ.
 """
@@ -61,7 +61,7 @@ def deploy(model: str, num_replicas: int, **changes: Any) -> None:
 
 
 def scores(port: int) -> list[float]:
-    """The answer to the one question that all are asked."""
+    """Return the scores of one fixed request."""
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/rerank",
         json.dumps(QUESTION).encode(),
@@ -73,14 +73,14 @@ def scores(port: int) -> list[float]:
 
 
 def measured(port: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Rates and latencies under load, after some that are not counted."""
+    """Return rates and latencies under load, after an uncounted warm-up."""
     asyncio.run(closed_loop(port, options.clients, options.documents, min(2.0, options.seconds)))
     load: Load = asyncio.run(closed_loop(port, options.clients, options.documents, options.seconds))
     return {**load.figures(), "scores": scores(port)}
 
 
 def measure_throughput(port: int, options: argparse.Namespace) -> dict[str, Any]:
-    """One replica, two, and the plain service with as many threads as one."""
+    """Measure one replica, two, and the plain service with as many threads as one."""
     figures: dict[str, Any] = {}
     for number in (1, 2):
         deploy(options.model, number)
@@ -101,7 +101,7 @@ def measure_throughput(port: int, options: argparse.Namespace) -> dict[str, Any]
 
 
 def measure_redeploy(port: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A load during which every replica and the gateway are replaced."""
+    """Run a load during which every replica and the gateway are replaced."""
     deploy(options.model, 2)
     found: list[Load] = []
 
@@ -119,18 +119,18 @@ def measure_redeploy(port: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def judge(figures: dict[str, Any]) -> list[str]:
-    """What was missed."""
+    """Return the goals that were not reached."""
     missed = []
     redeploy, throughput = figures.get("redeploy"), figures.get("throughput")
     if redeploy is not None and (redeploy["lost"] or redeploy["failed"]):
         missed.append(f"{redeploy['lost']} requests lost, {redeploy['failed']} failed during a new version")
     if throughput is not None and throughput["max_abs_diff"] > MAX_DIFFERENCE:
-        missed.append(f"scores differ by {throughput['max_abs_diff']}; allowed: {MAX_DIFFERENCE}")
+        missed.append(f"scores differ by {throughput['max_abs_diff']}, more than {MAX_DIFFERENCE}")
     return missed
 
 
 def show(figures: dict[str, Any], num_documents: int) -> None:
-    """A table for people."""
+    """Print a table."""
     table = Table("service", "requests/s", "p50 ms", "p99 ms", title=f"{num_documents} documents a request")
     for name in ("ray_1", "ray_2", "plain"):
         row = figures[name]
@@ -139,13 +139,13 @@ def show(figures: dict[str, Any], num_documents: int) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on just now."""
+    """Return a port that is currently free."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; 1 if something was lost."""
+    """Measure; return 1 if a request was lost."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--parts", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load (default: %(default)s)")
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
-        parser.error(f"unknown part {min(unknown)!r}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {min(unknown)!r}; use {', '.join(PARTS)}")
     steps: dict[str, Callable[[int, argparse.Namespace], dict[str, Any]]] = {
         "throughput": measure_throughput,
         "redeploy": measure_redeploy,

@@ -1,4 +1,4 @@
-"""From runners' results to figures, tables and verdicts. It starts nothing and measures nothing."""
+"""Runners' results to figures, tables and verdicts. Starts and measures nothing."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def assemble(
     references: Mapping[str, Sequence[float]],
     results: Results,
 ) -> dict[str, Any]:
-    """All figures as plain JSON types.
+    """Return all figures as plain JSON types.
 
     Args:
-        workloads: What was scored.
-        tokens: Workload → tokens of its prompts as the recipe has them, nothing shared.
+        workloads: The workloads.
+        tokens: Workload → tokens of its prompts as in the recipe, nothing shared.
         references: Workload → P(yes) by the official recipe in float32.
-        results: What the runners wrote; a contender that failed is not in it.
+        results: Results of the runners, without contenders that failed.
     """
     ran = [contender for contender in CONTENDERS if results.get(contender.name)]
     figures: dict[str, Any] = {
@@ -57,7 +57,7 @@ def assemble(
 
 
 def _process(processes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What concerns a contender as a whole."""
+    """Return the figures of a contender as a whole."""
     last = processes[-1]
     peaks = [one["peak_mb"] for one in processes if one["peak_mb"] is not None]
     figures = {
@@ -114,14 +114,14 @@ def _seconds(processes: Iterable[Mapping[str, Any]], workload: str) -> list[floa
 
 
 def _multiplications(processes: Iterable[Mapping[str, Any]], workload: str) -> dict[str, Any]:
-    """The fastest round's, and how fast the machine multiplied in it."""
+    """Return those of the fastest round, and the machine's multiplication speed in it."""
     every = [one["multiplications"][workload] for one in processes]
     best = min(every, key=lambda one: one["seconds"])
     return {name: round(value, 4) for name, value in best.items()}
 
 
 def _speed(times: Sequence[float], num_pairs: int, alone: Mapping[str, float] | None) -> dict[str, Any]:
-    """The best round counts for everybody: whatever else the machine does only ever adds time."""
+    """Return the best round, for all contenders: other load on the machine only adds time."""
     best = min(times)
     return {
         "seconds": best,
@@ -134,7 +134,7 @@ def _speed(times: Sequence[float], num_pairs: int, alone: Mapping[str, float] | 
 
 
 def _ratio(times: Mapping[str, Sequence[float]], contender: Contender) -> float | None:
-    """How many times as long as ours it took."""
+    """Return the time relative to ours."""
     ours = times.get(contender.rival)
     return round(min(times[contender.name]) / min(ours), 3) if ours else None
 
@@ -146,7 +146,7 @@ def _format(result: Mapping[str, Any]) -> str:
 def _agreement(
     runs: Sequence[Mapping[str, Any]], reference: Sequence[float], result: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Largest difference to the official recipe, and whether rounding excuses it."""
+    """Return the largest difference to the official recipe, and whether rounding explains it."""
     pairs = [(a, b) for run in runs for a, b in zip(run["probabilities"], reference, strict=True)]
     largest = max(abs(a - b) for a, b in pairs)
     limit = INT8_TOLERANCE if result["quantization"] == "int8" else TOLERANCE[result["dtype"]]
@@ -154,7 +154,7 @@ def _agreement(
 
 
 def verdicts(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What was lost to whom, whose scores are wrong, and which goals were reached."""
+    """Return lost workloads, wrong scores, and goals."""
     rows = [(workload, row) for workload, found in figures["workloads"].items() for row in found["rows"]]
     return {
         "lost": [
@@ -197,7 +197,7 @@ def _goal(text: str, value: float, reached: bool) -> dict[str, Any]:  # noqa: FB
 
 
 def tables(figures: Mapping[str, Any]) -> list[Table]:
-    """A table a workload, and one of the goals."""
+    """Return one table per workload, and one of the goals."""
     made = [_workload_table(name, found, figures) for name, found in figures["workloads"].items()]
     if figures["goals"]:
         goals = Table("goal", "measured", "", title="Goals", title_justify="left")

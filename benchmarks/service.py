@@ -1,11 +1,11 @@
-"""The HTTP service under load: what HTTP costs over the core, what merging gives, and what overload does.
+"""The HTTP service under load: the overhead of HTTP, the effect of merging, and behaviour under overload.
 
     python benchmarks/service.py [--parts throughput,overhead,overload] [--seconds 8] [--model DIR]
 
-The service is a process of its own, `qwen-rerank serve`, with the demo model, with the weightless scorer, and, for the
+The service is a separate process, `qwen-rerank serve`, with the demo model, with the weightless scorer, and, for the
 overhead, with the 0.6B shape (`--model`, random weights by default). Clients run in this process on the same machine, each
 with one request at a time on an open connection; texts never repeat and the score cache is off. The last line of
-standard output is one JSON document. Exit code 1 means that a goal was missed or a request was lost.
+standard output is one JSON document. Exit code 1 means that a goal was not reached or a request was lost.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ OK, BUSY = 200, 429
 
 @dataclass(slots=True)
 class Load:
-    """What a load gave.
+    """Result of a load.
 
     Attributes:
         seconds: From the first request to the last answer.
         answers: Every answer.
-        sent: Requests that were sent.
+        sent: Number of requests sent.
     """
 
     seconds: float = 0.0
@@ -73,11 +73,11 @@ class Load:
     sent: int = 0
 
     def times(self, status: int = OK) -> list[float]:
-        """Seconds of the answers with a status."""
+        """Return the seconds of the answers with a status."""
         return [answer.seconds for answer in self.answers if answer.status == status]
 
     def figures(self) -> dict[str, Any]:
-        """Rates and latencies, of what was served."""
+        """Return rates and latencies of successful requests."""
         times = self.times()
         return {
             "requests_per_s": round(len(times) / self.seconds, 2),
@@ -91,13 +91,13 @@ class Load:
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """The value that a part of the values does not exceed (nearest rank); NaN of none."""
+    """Return the nearest-rank percentile; NaN without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else float("nan")
 
 
 def bodies(num_documents: int, seed: int) -> Iterator[bytes]:
-    """Requests without end, none like another."""
+    """Yield request bodies without end, none repeated."""
     chance = random.Random(seed)
     for number in itertools.count():
         texts = [" ".join(chance.choices(WORDS, k=NUM_WORDS)) for _ in range(num_documents)]
@@ -107,10 +107,10 @@ def bodies(num_documents: int, seed: int) -> Iterator[bytes]:
 
 @contextmanager
 def service(arguments: Sequence[str], settings: Mapping[str, str]) -> Iterator[int]:
-    """Run the service as a process until the block ends; gives its port.
+    """Run the service as a process until the block ends; yields its port.
 
     Raises:
-        RuntimeError: It did not start, or did not end in order.
+        RuntimeError: The service did not start, or did not end cleanly.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("QWEN_RERANK_")}
     environment |= {"QWEN_RERANK_CACHE_ENTRIES": "0", "PYTHONUNBUFFERED": "1", **settings}
@@ -128,7 +128,7 @@ def service(arguments: Sequence[str], settings: Mapping[str, str]) -> Iterator[i
 
 
 def read_port(process: subprocess.Popen[str]) -> int:
-    """The port that it says it listens on; what it says later is read and thrown away."""
+    """Return the port that the service reports; later output is discarded."""
     assert process.stderr is not None
     for line in process.stderr:
         if match := re.search(r"listening on port (\d+)", line):
@@ -138,7 +138,7 @@ def read_port(process: subprocess.Popen[str]) -> int:
 
 
 def drain(stream: Any) -> None:
-    """Keep the pipe empty, or the service would stand still on its log."""
+    """Keep the pipe empty, so that the service never blocks on its log."""
 
     def read() -> None:
         with stream:
@@ -149,7 +149,7 @@ def drain(stream: Any) -> None:
 
 
 def wait_until_ready(port: int, process: subprocess.Popen[str]) -> None:
-    """Ask until it says that it is ready."""
+    """Poll until the service is ready."""
     give_up = time.monotonic() + START_S
     while time.monotonic() < give_up and process.poll() is None:
         try:
@@ -158,11 +158,11 @@ def wait_until_ready(port: int, process: subprocess.Popen[str]) -> None:
                     return
         except OSError:
             time.sleep(0.1)
-    raise RuntimeError("the service did not get ready")
+    raise RuntimeError("the service did not become ready; see its log")
 
 
 async def closed_loop(port: int, clients: int, num_documents: int, seconds: float) -> Load:
-    """Clients that each send their next request when the last one is answered."""
+    """Run clients that send the next request when the last one is answered."""
     load = Load()
     start = time.perf_counter()
 
@@ -180,11 +180,11 @@ async def closed_loop(port: int, clients: int, num_documents: int, seconds: floa
 
 
 async def open_loop(port: int, rate: float, num_documents: int, seconds: float) -> Load:
-    """Requests at a rate, whether or not the earlier ones were answered."""
+    """Send requests at a rate, whether or not earlier ones were answered."""
     load = Load()
     ready = list(
         itertools.islice(bodies(num_documents, 10_000), int(rate * seconds) + 1)
-    )  # not made on the way
+    )  # created before the measurement
     idle: list[Connection] = []
     running: set[asyncio.Task[None]] = set()
     start = time.perf_counter()
@@ -212,7 +212,7 @@ SCORERS = {"demo": ("--model", "demo"), "weightless": ("--backend", "lexical")}
 
 
 def measure_throughput(seconds: float) -> dict[str, Any]:
-    """Requests per second and latencies, by scorer, kind of request and number of clients."""
+    """Return requests per second and latencies, by scorer, request size and number of clients."""
     figures: dict[str, Any] = {}
     for name, arguments in SCORERS.items():
         with service(arguments, {}) as port:
@@ -228,15 +228,15 @@ def measure_throughput(seconds: float) -> dict[str, Any]:
 
 
 def run(load: Any) -> dict[str, Any]:
-    """Carry a load out; its figures."""
+    """Run a load, and return its figures."""
     figures: dict[str, Any] = asyncio.run(load).figures()
     return figures
 
 
 def measure_overhead(model: str, repeat: int) -> dict[str, Any]:
-    """Seconds of a request of 20 documents over HTTP and, between them, in this process, on the same texts.
+    """Measure a request of 20 documents over HTTP and in a process without HTTP, on the same texts.
 
-    The processor holds one model at a time: first one process, then the other, in turns.
+    The machine's memory holds one model at a time: the two processes alternate.
     """
     texts = [json.loads(body) for body in itertools.islice(bodies(NUM_DOCUMENTS["list"], 1), repeat)]
     over_http, in_process = [], []
@@ -250,7 +250,7 @@ def measure_overhead(model: str, repeat: int) -> dict[str, Any]:
 
 
 async def one_by_one(port: int, texts: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Seconds of each request, after one that is not timed."""
+    """Return the seconds of each request, after one that is not timed."""
     async with Connection(port) as connection:
         await connection.post(next(bodies(NUM_DOCUMENTS["list"], 2)))
         answers = [await connection.post(json.dumps(text).encode()) for text in texts]
@@ -260,7 +260,7 @@ async def one_by_one(port: int, texts: Sequence[Mapping[str, Any]]) -> list[floa
 
 
 def rank_here(model: str, texts: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Seconds of each list, ranked by a process without HTTP."""
+    """Return the seconds of each list, ranked by a process without HTTP."""
     code = (
         "import json, sys, time\n"
         "from qwen_rerank_plugins import Reranker\n"
@@ -287,18 +287,18 @@ def rank_here(model: str, texts: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def measure_overload(seconds: float) -> dict[str, Any]:
-    """Four times as many requests as the service can serve, compared with as many as it can."""
+    """Compare four times the service's capacity with its capacity."""
     kind = NUM_DOCUMENTS["list"]
     with service(SCORERS["demo"], {}) as port:
         asyncio.run(closed_loop(port, 4, 4, 1.0))
         capacity = run(closed_loop(port, CLIENTS[-1], kind, seconds))
-    # What an operator does who wants short answers: refuse what would wait longer than is usual at capacity.
+    # As an operator configures it for short latencies: reject requests that would wait longer than usual at capacity.
     wait_s = max(0.05, capacity["p99_ms"] / 1000)
     with service(SCORERS["demo"], {"QWEN_RERANK_SERVICE_MAX_WAIT_S": f"{wait_s:.3f}"}) as port:
         rate = OVERLOAD_TIMES * capacity["requests_per_s"]
         asyncio.run(open_loop(port, rate, kind, 2.0))  # warm: connections, threads, memory
         load = asyncio.run(open_loop(port, rate, kind, seconds))
-        books = read_books(port)
+        counters = read_counters(port)
     busy = load.times(BUSY)
     return {
         "capacity": capacity,
@@ -309,27 +309,27 @@ def measure_overload(seconds: float) -> dict[str, Any]:
         "rejected_p99_ms": round(1000 * percentile(busy, 0.99), 2),
         "failed": len(load.answers) - len(busy) - len(load.times()),
         "p99_times": round(percentile(load.times(), 0.99) / (capacity["p99_ms"] / 1000), 2),
-        "books": books,
+        "counters": counters,
     }
 
 
-def read_books(port: int) -> dict[str, float]:
-    """What the service itself counted: accepted requests and what became of them."""
+def read_counters(port: int) -> dict[str, float]:
+    """Return the service's own counters: accepted requests and their outcomes."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         text = answer.read().decode()
     found = re.findall(r"^rerank_(accepted|answered|cancelled)\w*(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE)
-    books: dict[str, float] = {}
+    counters: dict[str, float] = {}
     for name, value in found:
-        books[name] = books.get(name, 0.0) + float(value)
-    return books
+        counters[name] = counters.get(name, 0.0) + float(value)
+    return counters
 
 
 def judge(figures: Mapping[str, Any]) -> list[str]:
-    """The goals that were missed, in words."""
+    """Return the goals that were not reached."""
     missed = []
     if (part := figures.get("throughput")) and part["merged_gain"] < MIN_MERGED_GAIN:
         missed.append(
-            f"64 clients give {part['merged_gain']} × one client's throughput, not {MIN_MERGED_GAIN}"
+            f"64 clients get {part['merged_gain']} × one client's throughput, not {MIN_MERGED_GAIN}"
         )
     if (part := figures.get("overhead")) and part["overhead"] > MAX_OVERHEAD:
         missed.append(f"HTTP adds {part['overhead']:.1%}, not less than {MAX_OVERHEAD:.0%}")
@@ -339,14 +339,14 @@ def judge(figures: Mapping[str, Any]) -> list[str]:
                 f"under overload p99 is {part['p99_times']} × that at capacity, not {MAX_P99_TIMES}"
             )
         if part["rejected_p99_ms"] > 1000 * MAX_REJECTION_S:
-            missed.append(f"refusals take {part['rejected_p99_ms']} ms, not {1000 * MAX_REJECTION_S:.0f}")
+            missed.append(f"rejections take {part['rejected_p99_ms']} ms, not {1000 * MAX_REJECTION_S:.0f}")
         if part["overload"]["lost"] or part["failed"]:
             missed.append(f"{part['overload']['lost']} requests lost, {part['failed']} failed under overload")
     return missed
 
 
 def print_throughput(console: Console, figures: Mapping[str, Any]) -> None:
-    """A table for people."""
+    """Print a table."""
     table = Table("scorer", "documents", "clients", "requests/s", "p50 ms", "p99 ms", title="throughput")
     for scorer in SCORERS:
         for kind, count in NUM_DOCUMENTS.items():
@@ -357,7 +357,7 @@ def print_throughput(console: Console, figures: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; 1 if a goal was missed."""
+    """Measure the parts; return 1 if a goal was not reached."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--parts", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load (default: %(default)s)")
@@ -367,7 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     parts = options.parts.split(",")
     if unknown := set(parts) - set(PARTS):
-        parser.error(f"unknown part {min(unknown)!r}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {min(unknown)!r}; use {', '.join(PARTS)}")
     steps: dict[str, Callable[[], dict[str, Any]]] = {
         "throughput": lambda: measure_throughput(options.seconds),
         "overhead": lambda: measure_overhead(

@@ -1,6 +1,6 @@
-"""A small HTTP/1.1 client for measuring: one request after the other on a connection that stays open.
+"""A small HTTP/1.1 client for measurements: sequential requests on one open connection.
 
-It does as little as it can, because it shares the machine with the service that is measured.
+It does as little as possible, because it shares the machine with the measured service.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["Answer", "Connection"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back.
+    """One response.
 
     Attributes:
-        status: The status; 0 when the connection ended without an answer.
+        status: The status; 0 if the connection ended without a response.
         body: The body.
         seconds: From the first byte sent to the last one received.
     """
@@ -32,8 +32,8 @@ class Connection:
     """A connection to a service on this machine.
 
     Args:
-        port: Its port.
-        path: Where requests go.
+        port: The port.
+        path: The path of all requests.
     """
 
     def __init__(self, port: int, path: str = "/v1/rerank") -> None:
@@ -51,13 +51,13 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """End the connection; the next request opens another."""
+        """Close the connection; the next request opens another."""
         if self._writer is not None:
             self._writer.close()
         self._reader = self._writer = None
 
     async def post(self, body: bytes) -> Answer:
-        """Send a request and wait for its answer; a broken connection is an answer with status 0."""
+        """Send a request and return the response; a broken connection has status 0."""
         start = time.perf_counter()
         try:
             status, answer = await self._post(body)

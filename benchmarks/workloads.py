@@ -1,6 +1,7 @@
-"""The work that is measured: queries and documents of known lengths in tokens, the same in every run.
+"""The workloads: queries and documents of known lengths in tokens, the same in every run.
 
-It knows no model. The length of a text is what the caller's `count` says, so a workload fits any tokenizer.
+This module knows no model. The caller's `count` measures the length of a text, so a workload fits any
+tokenizer.
 """
 
 from __future__ import annotations
@@ -56,17 +57,17 @@ class Workload:
 
 
 def make_workloads(count: Count, sizes: Mapping[str, int]) -> list[Workload]:
-    """Workloads by name, in the order of `sizes`.
+    """Return workloads by name, in the order of `sizes`.
 
     Args:
-        count: Tokens of a text; a text's count must be the sum of its words', each with the space before it.
-        sizes: Workload → documents.
+        count: Returns a text's tokens, which must be the sum of those of its words, each with the space before it.
+        sizes: Workload → number of documents.
     """
     return [_workload(name, size, _Writer(count, name)) for name, size in sizes.items()]
 
 
 def make_warm_up(count: Count) -> list[Pair]:
-    """Pairs that no workload holds, of the lengths at which kernels are chosen."""
+    """Return pairs outside every workload, of the lengths at which kernels are selected."""
     writer = _Writer(count, "warm-up")
     return [(writer.text(QUERY_TOKENS), writer.text(length)) for length in (20, 60, 180)]
 
@@ -74,9 +75,9 @@ def make_warm_up(count: Count) -> list[Pair]:
 def _workload(name: str, size: int, writer: _Writer) -> Workload:
     bounds = {"mixed": MIXED_TOKENS, "short": SHORT_TOKENS, "long": LONG_TOKENS, "pairs": PAIRS_TOKENS}
     if name not in bounds:
-        raise ValueError(f"unknown workload {name!r}; allowed: {', '.join(bounds)}")
+        raise ValueError(f"unknown workload {name!r}; use one of {', '.join(bounds)}")
     if size < 1:
-        raise ValueError(f"too few documents for {name}: {size!r}; allowed: at least 1")
+        raise ValueError(f"too few documents for {name}: {size!r}; use at least 1")
     lengths = spread(*bounds[name], size, writer.random)
     num_queries = size if name == "pairs" else 1
     queries = [writer.text(QUERY_TOKENS) for _ in range(num_queries)]
@@ -85,7 +86,7 @@ def _workload(name: str, size: int, writer: _Writer) -> Workload:
 
 
 def spread(shortest: int, longest: int, size: int, source: random.Random) -> list[int]:
-    """Lengths evenly on a log scale from the shortest to the longest, in random order."""
+    """Return lengths evenly spaced on a log scale, in random order."""
     steps = max(size - 1, 1)
     lengths = [round(shortest * (longest / shortest) ** (i / steps)) for i in range(size)]
     source.shuffle(lengths)
@@ -93,14 +94,14 @@ def spread(shortest: int, longest: int, size: int, source: random.Random) -> lis
 
 
 class _Writer:
-    """Writes texts of a given number of tokens; its seed is its name."""
+    """Writes texts of a given number of tokens; seeded by its name."""
 
     def __init__(self, count: Count, name: str) -> None:
         self.random = random.Random(name)
         self._costs = {word: count(f" {word}") for word in WORDS}
 
     def text(self, num_tokens: int) -> str:
-        """Random words that make up the tokens, as nearly as the words' own lengths allow."""
+        """Return random words of this many tokens, as nearly as the words' lengths allow."""
         words: list[str] = []
         left = num_tokens
         while fitting := [word for word in WORDS if self._costs[word] <= left]:

@@ -1,14 +1,14 @@
-"""What the framework wrappers cost, how their concurrent calls merge, and what a whole chain finds.
+"""Overhead of the framework wrappers, merging of their concurrent calls, and quality of a whole chain.
 
     python benchmarks/wrappers.py [--parts cost,merge,quality] [--xquad DIR]
 
-cost: a wrapper's call less the base package's, over the weightless scorer, for 10, 100 and 1000 documents; the two take turns,
-and the best of each counts. merge: 100 concurrent calls on one event loop with the demo model: batches of the engine, and
-the longest time for which the loop did not turn; the best of some rounds counts, since whatever else a machine does only ever
-adds. What was loaded is frozen for Python's garbage collector first, as an asynchronous server does that minds its pauses: a
-full collection over torch's objects alone stops every thread for 50 to 150 ms. quality: the first stage (MiniLM, FAISS, 100 candidates) and the same
-reranked by the demo model, as a LangChain chain on XQuAD (google-deepmind/xquad, CC BY-SA 4.0; no copy is carried); only with
-`--xquad`. The last line of standard output is one JSON document. Exit code 1 means that a goal was missed.
+cost: a wrapper's call less the base package's, over the weightless scorer, for 10, 100 and 1000 documents, alternating; the
+best of each counts. merge: 100 concurrent calls on one event loop with the demo model: batches of the engine, and the longest
+stall of the loop; the best of several rounds counts, because other load on the machine only adds time. Loaded objects are
+frozen for Python's garbage collector first, as in an asynchronous server that avoids pauses: a full collection over torch's
+objects stops every thread for 50 to 150 ms. quality: the first stage (MiniLM, FAISS, 100 candidates) and the same reranked by
+the demo model, as a LangChain chain on XQuAD (google-deepmind/xquad, CC BY-SA 4.0; the project has no copy); only with
+`--xquad`. The last line of standard output is one JSON document. Exit code 1 means that a goal was not reached.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ MIN_CALLS_PER_BATCH = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Wrapper:
-    """A framework's wrapper, made alike for all of them.
+    """A framework's wrapper behind a common interface.
 
     Attributes:
         name: The framework.
-        items: From texts to what the wrapper takes.
-        blocking: From a reranker to a blocking call of (items, query).
-        concurrent: From a reranker to an asynchronous call of (items, query).
+        items: Texts to the wrapper's input.
+        blocking: A reranker to a blocking call of (items, query).
+        concurrent: A reranker to an asynchronous call of (items, query).
     """
 
     name: str
@@ -69,7 +69,7 @@ class Wrapper:
 
 
 def langchain() -> Wrapper:
-    """LangChain's document compressor."""
+    """Return LangChain's document compressor."""
     from langchain_core.documents import Document
     from langchain_qwen_rerank import QwenRerank
 
@@ -87,7 +87,7 @@ def langchain() -> Wrapper:
 
 
 def llama_index() -> Wrapper:
-    """LlamaIndex's node postprocessor."""
+    """Return LlamaIndex's node postprocessor."""
     from llama_index.core.schema import NodeWithScore, TextNode
     from llama_index.postprocessor.qwen_rerank import QwenRerank
 
@@ -110,7 +110,7 @@ WRAPPERS = {"langchain": langchain, "llama-index": llama_index}
 
 
 def texts(rng: random.Random, count: int) -> list[str]:
-    """Texts of words that never repeat as a whole."""
+    """Return texts that never repeat."""
     return [" ".join(rng.choices(WORDS, k=NUM_WORDS)) for _ in range(count)]
 
 
@@ -118,7 +118,7 @@ def texts(rng: random.Random, count: int) -> list[str]:
 
 
 def measure_cost(wrapper: Wrapper, num_documents: int, seconds: float) -> dict[str, float]:
-    """Seconds of one call: the base package's, the wrapper's, and the difference, beside what it may be."""
+    """Return seconds of one call: the base package's, the wrapper's, the difference, and its limit."""
     given = texts(random.Random(num_documents), num_documents)
     items = wrapper.items(given)
     with Reranker(backend="lexical") as reranker:
@@ -135,14 +135,14 @@ def measure_cost(wrapper: Wrapper, num_documents: int, seconds: float) -> dict[s
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """How long a call takes."""
+    """Return the seconds of a call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def cost_figures(wrappers: Sequence[Wrapper], seconds: float) -> dict[str, Any]:
-    """Cost by wrapper and number of documents, and what of it is for the call and what for each document."""
+    """Return the cost by wrapper and number of documents, split into per call and per document."""
     figures: dict[str, Any] = {}
     for wrapper in wrappers:
         say(f"cost of {wrapper.name}")
@@ -164,7 +164,7 @@ def cost_figures(wrappers: Sequence[Wrapper], seconds: float) -> dict[str, Any]:
 async def gather(
     call: Callable[[list[Any], str], Awaitable[Any]], lists: Sequence[list[Any]]
 ) -> tuple[float, float]:
-    """Make all calls at once; seconds in all, and the longest time for which the loop did not turn."""
+    """Run all calls at once; return the seconds, and the longest stall of the loop."""
     longest = 0.0
     start = last = time.perf_counter()
     calls = asyncio.gather(*[call(items, f"{QUERY} {number}") for number, items in enumerate(lists)])
@@ -177,7 +177,7 @@ async def gather(
 
 
 def merge_figures(wrappers: Sequence[Wrapper]) -> dict[str, Any]:
-    """Batches, seconds and the longest stall of concurrent calls, by wrapper."""
+    """Return batches, seconds and the longest stall of concurrent calls, by wrapper."""
     rng = random.Random(7)
     figures: dict[str, Any] = {}
     with Reranker(model="demo", device="cpu", cache_entries=0) as reranker:
@@ -199,7 +199,7 @@ def merge_figures(wrappers: Sequence[Wrapper]) -> dict[str, Any]:
 
 
 def merge_round(wrapper: Wrapper, reranker: Reranker, rng: random.Random) -> dict[str, Any]:
-    """Concurrent calls, once; the first round of a process warms up."""
+    """Run the concurrent calls once; the first round of a process warms up."""
     lists = [wrapper.items(texts(rng, DOCUMENTS_PER_CALL)) for _ in range(NUM_CALLS)]
     call = wrapper.concurrent(reranker)
     gc.collect()
@@ -210,7 +210,7 @@ def merge_round(wrapper: Wrapper, reranker: Reranker, rng: random.Random) -> dic
 
 
 def batches(reranker: Reranker) -> int:
-    """Batches that the engine has computed."""
+    """Return the number of batches that the engine computed."""
     return int(reranker.info()["scheduler"]["batches"])
 
 
@@ -218,7 +218,7 @@ def batches(reranker: Reranker) -> int:
 
 
 def quality_figures(folder: Path, num_questions: int) -> dict[str, Any]:
-    """Mean reciprocal rank of first stage and chain, by language."""
+    """Return the mean reciprocal rank of first stage and chain, by language."""
     return {
         language: chain_quality(folder / f"xquad.{language}.json", num_questions) for language in ("en", "zh")
     }
@@ -250,7 +250,7 @@ def chain_quality(path: Path, num_questions: int) -> dict[str, Any]:
 
 
 def read_xquad(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """The paragraphs, and each question with its paragraph's place."""
+    """Return the paragraphs, and each question with its paragraph's index."""
     articles = json.loads(path.read_text(encoding="utf-8"))["data"]
     blocks = [block for article in articles for block in article["paragraphs"]]
     questions = [(one["question"], place) for place, block in enumerate(blocks) for one in block["qas"]]
@@ -258,7 +258,7 @@ def read_xquad(path: Path) -> tuple[list[str], list[tuple[str, int]]]:
 
 
 def reciprocal_rank(documents: Sequence[Any], place: int) -> float:
-    """One by the rank of the right paragraph, 0 where it is missing."""
+    """Return 1 / rank of the right paragraph, 0 if it is missing."""
     ids = [one.id for one in documents]
     return 1.0 / (ids.index(str(place)) + 1) if str(place) in ids else 0.0
 
@@ -267,7 +267,7 @@ def reciprocal_rank(documents: Sequence[Any], place: int) -> float:
 
 
 def tables(figures: dict[str, Any]) -> Iterator[Table]:
-    """One table a part."""
+    """Return one table per part."""
     if "cost" in figures:
         table = Table(
             "wrapper", "documents", "base ms", "wrapper ms", "cost ms", "allowed ms", title="Cost of a call"
@@ -291,7 +291,7 @@ def tables(figures: dict[str, Any]) -> Iterator[Table]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All parts that were asked for."""
+    """Measure the requested parts."""
     wrappers = [WRAPPERS[name]() for name in options.wrappers.split(",")]
     parts = options.parts.split(",")
     figures: dict[str, Any] = {"machine": machines.describe()}
@@ -305,7 +305,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print tables and the JSON line; 1 if a goal was missed."""
+    """Measure, and print tables and the JSON line; return 1 if a goal was not reached."""
     parser = argparse.ArgumentParser(description="What the framework wrappers cost.")
     parser.add_argument("--parts", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--wrappers", default=",".join(WRAPPERS), help="default: %(default)s")

@@ -1,9 +1,9 @@
-"""Turn questions and paragraphs in SQuAD's form into a BEIR folder, for `qwen-rerank evaluate`.
+"""Convert questions and paragraphs in SQuAD's format into a BEIR folder, for `qwen-rerank evaluate`.
 
     python benchmarks/xquad.py --data DIR/xquad.en.json --out xquad-en --sample 200
     qwen-rerank evaluate --dataset xquad-en --model demo --depth 20
 
-A question's own paragraph is relevant, and no other is. The project carries no copy of such data and never trains on
+A question's own paragraph is relevant, and no other is. The project has no copy of such data and never trains on
 it: XQuAD is google-deepmind/xquad, CC BY-SA 4.0.
 """
 
@@ -18,20 +18,20 @@ from typing import Any
 
 
 def paragraphs_of(data: Path) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
-    """Give every paragraph's id, text and questions."""
+    """Yield every paragraph's id, text and questions."""
     for place, article in enumerate(json.loads(data.read_text(encoding="utf-8"))["data"], start=1):
         for number, paragraph in enumerate(article["paragraphs"], start=1):
             yield f"{place}-{number}", paragraph["context"], paragraph["qas"]
 
 
 def convert(data: Path, out: Path, *, sample: int, seed: int) -> tuple[int, int]:
-    """Write corpus, queries and judgements, and give the number of paragraphs and of questions.
+    """Write corpus, queries and judgements, and return the numbers of paragraphs and questions.
 
     Args:
-        data: A file in SQuAD's form.
-        out: The folder, made if it is not there.
-        sample: Questions to take; 0 takes all. The same for every language that has the same ids.
-        seed: Of the sample.
+        data: A file in SQuAD's format.
+        out: The folder, created if missing.
+        sample: Number of questions; 0 selects all. The same for every language with the same ids.
+        seed: Seed of the sample.
     """
     paragraphs = list(paragraphs_of(data))
     asked = [(str(one["id"]), one["question"], doc_id) for doc_id, _, rows in paragraphs for one in rows]

@@ -1,7 +1,7 @@
-"""sentence-transformers' CrossEncoder, which runs causal rerankers by itself.
+"""sentence-transformers' CrossEncoder, which runs causal rerankers itself.
 
-It has no template of its own for a checkpoint without a chat template, so the pairs carry the literal one in their
-two halves. They meet before a space that starts a word, where the tokenizer splits in any case.
+It has no template for a checkpoint without a chat template, so the pairs contain the literal one in their two
+halves. They meet before a space that starts a word, where the tokenizer splits anyway.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from benchmarks.peers.runner import PREFIX, SUFFIX, Job, PairList, Scorer, body,
 
 
 class SentenceTransformers(Scorer):
-    """A CrossEncoder with its defaults, but for dtype and batch size."""
+    """A CrossEncoder with its defaults, except dtype and batch size."""
 
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(job.num_threads)
@@ -25,7 +25,7 @@ class SentenceTransformers(Scorer):
         )
 
     def score(self, pairs: PairList, batch_size: int) -> list[float]:
-        """P(yes) of each pair."""
+        """Return P(yes) of each pair."""
         halves = [(PREFIX + body(query, "").rstrip(" "), f" {document}{SUFFIX}") for query, document in pairs]
         scores = self.model.predict(halves, batch_size=batch_size, show_progress_bar=False)
         return [float(score) for score in scores]

@@ -1,6 +1,6 @@
-"""How long a decoder's matrix multiplications alone take on this machine, for given batches.
+"""Time of a decoder's matrix multiplications alone on this machine, for given batches.
 
-The same matrices (each layer's own, so that they come from memory as they do in the forward pass), the same numbers
+The same matrices (each layer's own, so that they come from memory as in the forward pass), the same numbers
 of rows, the same number format, and nothing between the products.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["Batch", "multiply"]
 
 
 class Batch(NamedTuple):
-    """A forward pass: its packed tokens, and the prompts of which the last token passes the last layer."""
+    """A forward pass: its packed tokens, and the prompts whose last token passes the last layer."""
 
     num_tokens: int
     num_prompts: int
@@ -44,10 +44,10 @@ def multiply(decoder: Decoder, batches: Sequence[Batch]) -> dict[str, Any]:
         for int8 they are operations on integers).
     """
     products = [product for batch in batches for product in _products(decoder, batch)]
-    desk = _Desk(products, decoder.dtype)
+    workspace = _Workspace(products, decoder.dtype)
     with torch.inference_mode():
-        block = _faster_block(desk, products[:4])
-        seconds = desk.time(products, block)
+        block = _faster_block(workspace, products[:4])
+        seconds = workspace.time(products, block)
     gflop = sum(product.num_operations for product in products) / 1e9
     return {
         "num_tokens": sum(batch.num_tokens for batch in batches),
@@ -59,7 +59,7 @@ def multiply(decoder: Decoder, batches: Sequence[Batch]) -> dict[str, Any]:
 
 
 def _products(decoder: Decoder, batch: Batch) -> Iterator[_Product]:
-    """The products of one forward pass; the last layer computes keys and values alone for all tokens."""
+    """Yield the products of one forward pass; the last layer computes only keys and values for all tokens."""
     attention = decoder.architecture.attention
     queries = attention.num_heads * attention.head_dim
     for layer in decoder.weights.layers[:-1]:
@@ -74,8 +74,8 @@ def _each(num_rows: int, layers: Iterable[Linear]) -> Iterator[_Product]:
     return (_Product(num_rows, layer.weight) for layer in layers)
 
 
-class _Desk:
-    """Room for factors and results, so that no memory is asked for while it is timed."""
+class _Workspace:
+    """Buffers for factors and results, so that no memory is allocated while timing."""
 
     def __init__(self, products: Sequence[_Product], dtype: torch.dtype) -> None:
         sizes_in = max(product.num_rows * product.weight.shape[1] for product in products)
@@ -86,7 +86,7 @@ class _Desk:
         self._out = torch.zeros(sizes_out, dtype=torch.int32 if integers else dtype)
 
     def time(self, products: Sequence[_Product], block: int) -> float:
-        """Seconds for the products, `block` rows at a time."""
+        """Return seconds of the products, `block` rows at a time."""
         start = time.perf_counter()
         for num_rows, weight in products:
             for first in range(0, num_rows, block):
@@ -100,8 +100,8 @@ class _Desk:
         self._multiply(x, weight.t(), out=out)
 
 
-def _faster_block(desk: _Desk, products: Sequence[_Product]) -> int:
-    """Rows at a time that are faster: the core's own blocks, or all at once. Also warms up."""
+def _faster_block(workspace: _Workspace, products: Sequence[_Product]) -> int:
+    """Return the faster number of rows at a time: the core's own blocks, or all. Also warms up."""
     blocks = (CPU_ROWS_PER_BLOCK, 1 << 30)
-    times = {block: min(desk.time(products, block) for _ in range(2)) for block in blocks}
+    times = {block: min(workspace.time(products, block) for _ in range(2)) for block in blocks}
     return min(times, key=times.__getitem__)

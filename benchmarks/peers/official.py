@@ -1,6 +1,7 @@
 """The official recipe: transformers as in the model card, left padding, the logits of every position.
 
-In the mode "reference" it is the oracle: float32, one pair at a time without padding, the last position alone.
+In the mode "reference" it is the reference: float32, one pair at a time without padding, the last position
+alone.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Official(Scorer):
         self.suffix = self.tokenizer.encode(SUFFIX, add_special_tokens=False)
 
     def score(self, pairs: PairList, batch_size: int) -> list[float]:
-        """P(yes) of each pair."""
+        """Return P(yes) of each pair."""
         size = 1 if self.is_reference else batch_size
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         return [probability for batch in batches for probability in self._logits(self._inputs(batch))]

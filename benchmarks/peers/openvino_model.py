@@ -1,7 +1,7 @@
-"""OpenVINO through optimum-intel: the checkpoint as a sequence classifier with one label, pairs sorted by length.
+"""OpenVINO through optimum-intel: the checkpoint as a classifier with one label, pairs sorted by length.
 
-The classifier's one row is the difference of the rows of yes and no, so it computes nothing that is not needed. The
-conversion is made once, in the mode "prepare", and kept.
+The classifier's one row is the difference of the rows of yes and no, so it computes nothing unneeded. The
+conversion runs once, in the mode "prepare", and is kept.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class OpenVINO(Scorer):
         self.model: Any = OVModelForSequenceClassification.from_pretrained(job.converted, ov_config=options)
 
     def score(self, pairs: PairList, batch_size: int) -> list[float]:
-        """P(yes) of each pair."""
+        """Return P(yes) of each pair."""
         texts = [f"{PREFIX}{body(query, document)}{SUFFIX}" for query, document in pairs]
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))

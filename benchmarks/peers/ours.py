@@ -1,4 +1,4 @@
-"""This project's core, and the matrix multiplications alone that its forward passes consist of."""
+"""This project's core, and the matrix multiplications of its forward passes alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qwen_rerank_plugins.core.runtime import acquire_runtime
 
 
 class RecordingDecoder(Decoder):
-    """A decoder that remembers how many tokens and prompts each of its batches had."""
+    """A decoder that records tokens and prompts of each batch."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__(decoder.architecture, decoder.weights)
@@ -31,7 +31,7 @@ class RecordingDecoder(Decoder):
         cached_kv: Mapping[int, Tensor] | None = None,
         store_kv: Sequence[int] = (),
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """As `Decoder.forward`."""
+        """See `Decoder.forward`."""
         self.batches.append(Batch(forest.num_tokens, len(set(forest.leaves))))
         return super().forward(forest, attention_backend, cached_kv, store_kv)
 
@@ -57,7 +57,7 @@ class Ours(Scorer):
         self.is_warm = False
 
     def score(self, pairs: PairList, batch_size: int) -> list[float]:
-        """P(yes) of each pair; the batch size is this core's own matter."""
+        """Return P(yes) of each pair; the core selects its own batch size."""
         del batch_size
         self.decoder.batches.clear()
         probabilities = self.reranker.score_pairs(pairs)
@@ -67,7 +67,7 @@ class Ours(Scorer):
         return probabilities
 
     def details(self) -> dict[str, Any]:
-        """What was really used, and each workload's multiplications, timed now."""
+        """Return the settings in use, and each workload's multiplications, timed now."""
         return {
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "weight_mb": weight_bytes(self.decoder.weights) / 1e6,

@@ -1,6 +1,6 @@
-"""What every runner is: load, warm up, score each workload once a batch size, write the figures.
+"""The common part of all runners: load, warm up, score each workload once per batch size, write the figures.
 
-Runners are started as modules from the repository's root, each in an environment of its own, so this file needs the
+Runners are started as modules from the repository's root, each in its own environment, so this file imports the
 standard library alone:
 
     python -m benchmarks.peers.NAME JOB.json RESULT.json
@@ -42,7 +42,7 @@ PairList = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A workload and the batch sizes with which it is run, one after the other."""
+    """A workload and its batch sizes, run in turn."""
 
     workload: str
     pairs: PairList
@@ -51,13 +51,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a runner is to do.
+    """The task of a runner.
 
     Attributes:
         model: Folder of the checkpoint.
-        converted: Where a peer keeps its own form of the checkpoint.
-        mode: "measure"; "prepare" converts and stops; "reference" scores exactly, whatever it costs.
-        dtype: "auto" (where the runner can choose), "float32" or "bfloat16".
+        converted: Where a peer stores its own form of the checkpoint.
+        mode: "measure"; "prepare" converts and stops; "reference" scores exactly, at any cost.
+        dtype: "auto" (if the runner can choose), "float32" or "bfloat16".
         quantization: "none" or "int8".
     """
 
@@ -72,7 +72,7 @@ class Job:
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """A job from its file."""
+        """Read a job from its file."""
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         tasks = [Task(**{**task, "pairs": _pairs(task["pairs"])}) for task in fields.pop("tasks")]
         model, converted = Path(fields.pop("model")), Path(fields.pop("converted"))
@@ -84,16 +84,16 @@ class Scorer:
     """One loaded peer."""
 
     def score(self, pairs: PairList, batch_size: int) -> list[float]:
-        """P(yes) of each pair, in input order."""
+        """Return P(yes) of each pair, in input order."""
         raise NotImplementedError
 
     def details(self) -> dict[str, Any]:
-        """More that belongs into the result; called after everything was timed and memory was read."""
+        """Return further results; called after all timing and the memory measurement."""
         return {}
 
 
 def main(load: Callable[[Job], Scorer], prepare: Callable[[Job], None] | None = None) -> None:
-    """Do the job that the command line names, and write its result."""
+    """Run the job that the command line names, and write its result."""
     job = Job.read(Path(sys.argv[1]))
     if job.mode == "prepare":
         result: dict[str, Any] = {}
@@ -140,12 +140,12 @@ def _timed(scorer: Scorer, workload: str, pairs: PairList, batch_size: int) -> d
 
 
 def body(query: str, document: str) -> str:
-    """What stands between prefix and suffix."""
+    """Return the text between prefix and suffix."""
     return f"<Instruct>: {INSTRUCTION}\n<Query>: {query}\n<Document>: {document}"
 
 
 def peak_mb() -> float | None:
-    """Most memory that this process has had resident, in MB (10**6); None where Linux does not tell.
+    """Return the peak resident memory of this process in MB (10**6); None where Linux does not report it.
 
     Read from the memory's own high-water mark: getrusage would also count the parent before the program was started.
     """

@@ -1,4 +1,4 @@
-"""The cross-encoder: prompt families, tokens, packing, the decoder, its engine, scheduler and cache.
+"""The cross-encoder: prompt families, tokenizer, packing, decoder, engine, scheduler and score cache.
 
-Nothing in here knows HTTP, files of documents, LangChain, LlamaIndex or OpenSearch.
+Nothing in this package knows HTTP, files of documents, LangChain, LlamaIndex or OpenSearch.
 """

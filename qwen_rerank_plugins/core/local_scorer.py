@@ -1,7 +1,7 @@
-"""LocalScorer: texts in, scores out, from the model in this process.
+"""LocalScorer: text pairs in, scores out, from a model in this process.
 
-Pairs whose score is known come from the cache; the others become prompts, go to the scheduler, and come back as
-log-odds. The best chunk of a document is its score.
+Cached pairs come from the score cache. The others become prompts, which the scheduler turns into log-odds.
+The score of a document that is read in chunks is that of its best chunk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.core.prompts.encoder import EncodedPair, PromptEncoder, TokenLimits
 from qwen_rerank_plugins.core.runtime import Runtime, acquire_runtime, release_runtime
-from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyMaker, ScoreCache
+from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
 from qwen_rerank_plugins.errors import ClosedError, NonFiniteScoreError
 from qwen_rerank_plugins.types import PairScore, ScoreRequest
 
@@ -28,11 +28,11 @@ __all__ = ["LocalScorer"]
 
 
 @dataclass(slots=True)
-class _Job:
-    """Requests on their way: what is known, and what the scheduler is asked for."""
+class _PendingScores:
+    """Scores of one request: the cached ones, and the future of those in the scheduler."""
 
     keys: list[bytes]
-    known: list[CachedScore | None]
+    cached: list[CachedScore | None]
     encoded: list[EncodedPair]
     future: Future[list[float]]
 
@@ -41,8 +41,8 @@ class LocalScorer:
     """The cross-encoder behind the `Scorer` protocol.
 
     Args:
-        config: Limits, cache and deadline; what names the model has been used to load `runtime`.
-        runtime: The loaded model. The scorer gives it back when it is closed or dropped.
+        config: Limits, cache and deadline. Its model settings are those that `runtime` was loaded with.
+        runtime: The loaded model. The scorer releases it when it is closed or garbage-collected.
     """
 
     def __init__(self, config: RerankConfig, runtime: Runtime) -> None:
@@ -57,10 +57,10 @@ class LocalScorer:
             path=config.cache_path if self._has_disk else None,
             max_disk_entries=max(1, config.cache_disk_entries),
         )
-        self._keys = _key_maker(runtime, self._limits)
+        self._key_hasher = _key_hasher(runtime, self._limits)
         self._encode_s = 0.0
         self._closed = threading.Event()
-        self._finalizer = weakref.finalize(self, _give_back, runtime, self._cache)
+        self._finalizer = weakref.finalize(self, _release, runtime, self._cache)
 
     @classmethod
     def from_config(cls, config: RerankConfig, *, shared: bool = False) -> Self:
@@ -68,116 +68,128 @@ class LocalScorer:
 
         Args:
             config: The settings.
-            shared: Use the engine that this process has for the same model and device, if it has one.
+            shared: Reuse the engine that this process has loaded for the same model and device, if any.
 
         Raises:
-            CheckpointError: The model cannot be used.
-            ConfigurationError: Device, dtype or family are not to be had.
+            CheckpointError: The checkpoint is missing, incomplete or unsupported.
+            ConfigurationError: The device, dtype or family is unknown or unavailable.
         """
         return cls(config, acquire_runtime(config, shared=shared))
 
     @property
     def model(self) -> str:
-        """The model's name as it was asked for."""
+        """The model's name as configured."""
         return self._runtime.checkpoint.name
 
     def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
-        """Score every pair, in input order.
+        """Return one score per pair, in input order.
 
         Args:
             requests: The pairs.
-            deadline_s: Seconds from now after which the result is worthless; None for the configured deadline.
+            deadline_s: Seconds from now after which the request fails; None for the configured deadline.
 
         Raises:
-            InputError: An instruction leaves no room, or the family takes none.
+            InputError: An instruction leaves no room for a document, or the family takes none.
             RequestError: The queue is full, the deadline passed, or the scorer was closed.
             EngineError: The forward pass failed.
         """
-        job = self._submit(requests, deadline_s)
+        pending = self._submit(requests, deadline_s)
         try:
-            log_odds = job.future.result()
-        except BaseException:  # also when the waiting thread is interrupted
-            job.future.cancel()
+            log_odds = pending.future.result()
+        except BaseException:  # also KeyboardInterrupt in the waiting thread
+            pending.future.cancel()
             raise
-        return self._finish(job, log_odds)
+        return self._collect(pending, log_odds)
 
     async def ascore(
         self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
     ) -> list[PairScore]:
-        """Score every pair without blocking the event loop. Cancelling takes the pairs out of the queue."""
-        submitting = asyncio.ensure_future(asyncio.to_thread(self._submit, requests, deadline_s))
+        """Return one score per pair without blocking the event loop; see `score`.
+
+        Cancelling the task removes its pairs from the queue.
+        """
+        submission = asyncio.ensure_future(asyncio.to_thread(self._submit, requests, deadline_s))
         try:
-            job = await asyncio.shield(submitting)
+            pending = await asyncio.shield(submission)
         except asyncio.CancelledError:
-            submitting.add_done_callback(_withdraw)  # the thread goes on, and what it queues is not wanted
+            submission.add_done_callback(
+                _cancel_submitted
+            )  # the thread still submits; its request is cancelled then
             raise
-        log_odds = await asyncio.wrap_future(job.future)
+        log_odds = await asyncio.wrap_future(pending.future)
         if self._has_disk:
-            return await asyncio.to_thread(self._finish, job, log_odds)
-        return self._finish(job, log_odds)
+            return await asyncio.to_thread(self._collect, pending, log_odds)
+        return self._collect(pending, log_odds)
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, its limits, and what cache and queue hold, as plain JSON types."""
+        """Return the loaded model, the token limits, and the state of cache and queue as plain JSON types."""
         stats = self._cache.stats()
         limits = {
             name: value for name, value in asdict(self._limits).items() if not name.startswith("chunk_")
         }
-        own = {**limits, "encode_s": round(self._encode_s, 6)}
-        return {**self._runtime.info(), **own, "cache": {**asdict(stats), "hit_rate": stats.hit_rate}}
+        local = {**limits, "encode_s": round(self._encode_s, 6)}
+        return {**self._runtime.info(), **local, "cache": {**asdict(stats), "hit_rate": stats.hit_rate}}
 
     def close(self) -> None:
-        """Give the model back; later calls raise `ClosedError`."""
+        """Release the model; later calls raise `ClosedError`."""
         self._closed.set()
         self._finalizer()
 
-    def _submit(self, requests: Sequence[ScoreRequest], deadline_s: float | None) -> _Job:
+    def _submit(self, requests: Sequence[ScoreRequest], deadline_s: float | None) -> _PendingScores:
         if self._closed.is_set():
             raise ClosedError(f"the scorer of {self.model!r} was closed")
         keys = self._request_keys(requests)
-        known: list[CachedScore | None] = [None] * len(requests)
+        cached: list[CachedScore | None] = [None] * len(requests)
         if self._uses_cache:
-            known = self._cache.get_many(keys)
-        todo = [request for request, score in zip(requests, known, strict=True) if score is None]
+            cached = self._cache.get_many(keys)
+        uncached = [request for request, score in zip(requests, cached, strict=True) if score is None]
         started = time.perf_counter()
-        encoded = self._encoder.encode(todo)
-        self._encode_s += time.perf_counter() - started  # without a lock, which a fork could leave taken
+        encoded = self._encoder.encode(uncached)
+        self._encode_s += time.perf_counter() - started  # without a lock: a fork could copy it locked
         prompts = [prompt for pair in encoded for prompt in pair.prompts]
         deadline_s = self._deadline_s if deadline_s is None else deadline_s
-        return _Job(keys, known, encoded, self._runtime.scheduler.submit(prompts, deadline_s=deadline_s))
+        return _PendingScores(
+            keys, cached, encoded, self._runtime.scheduler.submit(prompts, deadline_s=deadline_s)
+        )
 
     def _request_keys(self, requests: Sequence[ScoreRequest]) -> list[bytes]:
         if not self._uses_cache:
             return []
-        makers: dict[tuple[str | None, str], KeyMaker] = {}
+        hashers: dict[tuple[str | None, str], KeyHasher] = {}
         keys = []
         for request in requests:
-            head = (request.instruction, request.query)
-            if head not in makers:
-                makers[head] = self._keys.extended(*head)
-            keys.append(makers[head].key(request.document))
+            prefix = (request.instruction, request.query)
+            if prefix not in hashers:
+                hashers[prefix] = self._key_hasher.extended(*prefix)
+            keys.append(hashers[prefix].key(request.document))
         return keys
 
-    def _finish(self, job: _Job, log_odds: Sequence[float]) -> list[PairScore]:
-        """Scores in input order; what is new goes into the cache."""
-        answers = iter(log_odds)
-        fresh = iter([_best(pair, [next(answers) for _ in pair.prompts]) for pair in job.encoded])
-        scores = [score if score is not None else next(fresh) for score in job.known]
+    def _collect(self, pending: _PendingScores, log_odds: Sequence[float]) -> list[PairScore]:
+        """Return the scores in input order, and cache the new ones."""
+        results = iter(log_odds)
+        new_scores = iter(
+            [_best_chunk_score(pair, [next(results) for _ in pair.prompts]) for pair in pending.encoded]
+        )
+        scores = [score if score is not None else next(new_scores) for score in pending.cached]
         if self._uses_cache:
-            news = [(k, s) for k, s, old in zip(job.keys, scores, job.known, strict=True) if old is None]
-            self._cache.put_many(news)
+            new_entries = [
+                (k, s) for k, s, hit in zip(pending.keys, scores, pending.cached, strict=True) if hit is None
+            ]
+            self._cache.put_many(new_entries)
         return [
-            _pair_score(score, cached=old is not None) for score, old in zip(scores, job.known, strict=True)
+            _pair_score(score, cached=hit is not None)
+            for score, hit in zip(scores, pending.cached, strict=True)
         ]
 
 
-def _withdraw(submitting: asyncio.Future[_Job]) -> None:
-    """Take out of the queue what was put there after its caller had left."""
-    if not submitting.cancelled() and submitting.exception() is None:
-        submitting.result().future.cancel()
+def _cancel_submitted(submission: asyncio.Future[_PendingScores]) -> None:
+    """Cancel a request that reached the queue after its caller was cancelled."""
+    if not submission.cancelled() and submission.exception() is None:
+        submission.result().future.cancel()
 
 
 def _limits(config: RerankConfig, runtime: Runtime) -> TokenLimits:
-    """The configured limits, none above what the model has positions for."""
+    """Return the configured limits, capped at the positions that the model has."""
     max_length = min(config.max_length, runtime.checkpoint.architecture.max_positions)
     return TokenLimits(
         max_length=max_length,
@@ -188,10 +200,10 @@ def _limits(config: RerankConfig, runtime: Runtime) -> TokenLimits:
     )
 
 
-def _key_maker(runtime: Runtime, limits: TokenLimits) -> KeyMaker:
-    """Keys that differ wherever a score could."""
+def _key_hasher(runtime: Runtime, limits: TokenLimits) -> KeyHasher:
+    """Return a hasher over everything that changes a score."""
     engine = runtime.engines[0]
-    return KeyMaker(
+    return KeyHasher(
         __version__,
         runtime.fingerprint,
         runtime.family.model_dump_json(),
@@ -206,11 +218,11 @@ def _key_maker(runtime: Runtime, limits: TokenLimits) -> KeyMaker:
     )
 
 
-def _best(pair: EncodedPair, log_odds: Sequence[float]) -> CachedScore:
-    """The score of a pair: that of its best prompt, the first of equals."""
+def _best_chunk_score(pair: EncodedPair, log_odds: Sequence[float]) -> CachedScore:
+    """Return the score of a pair's best prompt; of equal ones, the first."""
     if not all(map(math.isfinite, log_odds)):
         raise NonFiniteScoreError(
-            "the model gave NaN or infinity for a pair; its weights or its dtype are unusable"
+            "the model returned NaN or infinity as a pair's log-odds; check its weights, or use a wider dtype"
         )
     best = max(range(len(log_odds)), key=lambda n: (log_odds[n], -n))
     return CachedScore(
@@ -235,12 +247,12 @@ def _pair_score(score: CachedScore, *, cached: bool) -> PairScore:
 
 
 def _sigmoid(x: float) -> float:
-    """The logistic function, without overflow."""
+    """Return the logistic function of `x`, without overflow."""
     if x >= 0:
         return 1.0 / (1.0 + math.exp(-x))
     return math.exp(x) / (1.0 + math.exp(x))
 
 
-def _give_back(runtime: Runtime, cache: ScoreCache) -> None:
+def _release(runtime: Runtime, cache: ScoreCache) -> None:
     cache.close()
     release_runtime(runtime)

@@ -1,6 +1,6 @@
-"""What is loaded: a checkpoint, its vocabulary and family, an engine a device, and their scheduler.
+"""A loaded model: checkpoint, tokenizer, prompt family, one engine per device, and their scheduler.
 
-Runtimes can be shared: a process then loads a checkpoint once, however many threads and rerankers ask for it.
+Runtimes can be shared: a process then loads a checkpoint once, for any number of threads and rerankers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.core.engine.devices import (
     choose_dtype,
     default_batch_tokens,
-    keep_freed_memory,
+    raise_mmap_threshold,
     resolve_devices,
     set_num_threads,
 )
@@ -28,7 +28,7 @@ from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.engine.self_check import SelfCheck, run_self_check
 from qwen_rerank_plugins.core.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from qwen_rerank_plugins.core.model.decoder import Decoder
-from qwen_rerank_plugins.core.model.quantization import quantizer
+from qwen_rerank_plugins.core.model.quantization import get_quantizer
 from qwen_rerank_plugins.core.model.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.core.prompts.families import PromptFamily, get_family
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids, check_family, read_recipe
@@ -40,7 +40,7 @@ __all__ = ["Runtime", "acquire_runtime", "load_runtime"]
 logger = logging.getLogger(__name__)
 
 QUEUE_BATCHES = 64
-"""The queue holds this many batches by default: some seconds of work on a GPU, minutes on a CPU."""
+"""Default queue size in batches: some seconds of work on a GPU, minutes on a CPU."""
 
 
 @dataclass(slots=True)
@@ -49,8 +49,9 @@ class Runtime:
 
     Attributes:
         fingerprint: Digest of the checkpoint.
-        checks: One self-check an engine.
-        load_s: Seconds from the files to ready, self-check included.
+        checks: One self-check per engine.
+        load_s: Seconds from opening the files to ready, self-check included.
+        num_references: Scorers that use this runtime.
     """
 
     checkpoint: Checkpoint
@@ -63,10 +64,10 @@ class Runtime:
     quantization: str
     max_batch_tokens: int
     load_s: float
-    references: int = field(default=1)
+    num_references: int = field(default=1)
 
     def info(self) -> dict[str, Any]:
-        """What is loaded and what it did, as plain JSON types."""
+        """Return the loaded model and its counters as plain JSON types."""
         first = self.engines[0]
         check = self.checks[0]
         return {
@@ -95,7 +96,7 @@ class Runtime:
         }
 
     def close(self) -> None:
-        """Stop the workers; what waits gets `ClosedError`."""
+        """Stop the workers; pending requests fail with `ClosedError`."""
         self.scheduler.close()
 
 
@@ -109,13 +110,13 @@ def _scheduler_info(scheduler: Scheduler) -> dict[str, Any]:
         "sequences",
         "computed_tokens",
     )
-    more = ("oom_splits", "worker_restarts", "completed", "failed", "rejected", "expired", "cancelled")
+    counters = ("oom_splits", "worker_restarts", "completed", "failed", "rejected", "expired", "cancelled")
     seconds = {"queue_s": round(stats.queue_s, 6), "compute_s": round(stats.compute_s, 6)}
-    return {name: getattr(stats, name) for name in names + more} | seconds
+    return {name: getattr(stats, name) for name in names + counters} | seconds
 
 
 def _num_parameters(decoder: Decoder) -> int:
-    """Weights that take part in scoring: the head's matrix, of which two rows count, is left out."""
+    """Return the number of weights used in scoring, without the head's matrix: two of its rows are used."""
     shape = decoder.architecture
     q = shape.attention.num_heads * shape.attention.head_dim
     kv = shape.attention.num_kv_heads * shape.attention.head_dim
@@ -125,27 +126,27 @@ def _num_parameters(decoder: Decoder) -> int:
 
 
 def load_runtime(config: RerankConfig) -> Runtime:
-    """Load what a configuration names.
+    """Load the model that a configuration names.
 
     Raises:
-        CheckpointError: The model cannot be used.
-        ConfigurationError: Device, dtype or family are not to be had.
+        CheckpointError: The checkpoint is missing, incomplete or unsupported.
+        ConfigurationError: The device, dtype or family is unknown or unavailable.
     """
     start = time.perf_counter()
     devices = resolve_devices(config.devices)
     set_num_threads(config.num_threads)
-    keep_freed_memory()
+    raise_mmap_threshold()
     checkpoint = open_checkpoint(config.model, config.revision)
     tokenizer = PromptTokenizer.from_folder(checkpoint.folder)
-    family = _family(config.family, checkpoint, tokenizer)
+    family = _resolve_family(config.family, checkpoint, tokenizer)
     digest = fingerprint(checkpoint)
 
     def load_engines() -> tuple[tuple[Engine, ...], tuple[SelfCheck, ...]]:
-        engines = tuple(_engine(config, checkpoint, tokenizer, family, device) for device in devices)
-        return engines, tuple(_check(config, engine, digest) for engine in engines)
+        engines = tuple(_load_engine(config, checkpoint, tokenizer, family, device) for device in devices)
+        return engines, tuple(_self_check(config, engine, digest) for engine in engines)
 
-    # In a thread of its own, whose OpenMP threads end with it: those of two threads together outnumber the
-    # cores, and then they no longer spin between two products but sleep (a tenth of the time on two cores).
+    # In a separate thread, so that its OpenMP threads end with it. With those of two threads there are more
+    # threads than cores, and they sleep between two products instead of spinning (a tenth of the time on two cores).
     with ThreadPoolExecutor(1, "qwen-rerank-load") as loader:
         engines, checks = loader.submit(load_engines).result()
     max_batch_tokens = config.max_batch_tokens or default_batch_tokens(devices[0])
@@ -169,8 +170,8 @@ def load_runtime(config: RerankConfig) -> Runtime:
     )
 
 
-def _family(name: str, checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> PromptFamily:
-    """The family that is asked for, or the checkpoint's own, proven to fit."""
+def _resolve_family(name: str, checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> PromptFamily:
+    """Return the configured family, or the checkpoint's own, after checking that it fits."""
     recipe = read_recipe(checkpoint.folder)
     if name == "auto":
         by_type = {"qwen2": "mxbai", "zeroentropy": "zerank"}
@@ -178,19 +179,19 @@ def _family(name: str, checkpoint: Checkpoint, tokenizer: PromptTokenizer) -> Pr
     family = get_family(name)
     if checkpoint.model_type not in family.architectures:
         raise FamilyMismatchError(
-            f"family {family.name!r} is for {' and '.join(family.architectures)} checkpoints; "
-            f"{checkpoint.name!r} is {checkpoint.model_type}"
+            f"family {family.name!r} is for {' and '.join(family.architectures)} checkpoints, but {checkpoint.name!r} "
+            f"is {checkpoint.model_type}; set family to 'auto' or to one that fits"
         )
     if checkpoint.has_classifier and (family.false_token is None or family.scale != 1):
         raise FamilyMismatchError(
-            f"family {family.name!r} scores one answer's logit, which a sequence-classification checkpoint "
-            f"such as {checkpoint.name!r} does not have"
+            f"family {family.name!r} needs the logits of a vocabulary, but {checkpoint.name!r} is a "
+            f"sequence-classification checkpoint, which has none; use a causal checkpoint or another family"
         )
     check_family(tokenizer, family, recipe)
     return family
 
 
-def _engine(
+def _load_engine(
     config: RerankConfig,
     checkpoint: Checkpoint,
     tokenizer: PromptTokenizer,
@@ -199,16 +200,17 @@ def _engine(
 ) -> Engine:
     if tokenizer.size > checkpoint.architecture.vocab_size:
         raise TensorMismatchError(
-            f"the tokenizer has {tokenizer.size} ids, the embedding {checkpoint.architecture.vocab_size} rows"
+            f"the tokenizer has {tokenizer.size} ids, the embedding {checkpoint.architecture.vocab_size} rows; "
+            f"use the tokenizer that belongs to the weights"
         )
     dtype = choose_dtype(config.dtype, device, checkpoint.dtype)
-    convert = quantizer(config.quantization)
+    convert = get_quantizer(config.quantization)
     weights = load_weights(checkpoint, answer_ids(tokenizer, family), device, dtype, convert)
     decoder = Decoder(checkpoint.architecture, weights)
-    return Engine(decoder, scale=family.scale, prefix_bytes=config.prefix_cache_mb << 20)
+    return Engine(decoder, scale=family.scale, prefix_cache_bytes=config.prefix_cache_mb << 20)
 
 
-def _check(config: RerankConfig, engine: Engine, digest: str) -> SelfCheck:
+def _self_check(config: RerankConfig, engine: Engine, digest: str) -> SelfCheck:
     if not config.self_check:
         return SelfCheck("skipped", engine.attention_backend.__name__)
     return run_self_check(engine, f"{digest} {config.quantization}", _self_check_file())
@@ -219,26 +221,26 @@ def _self_check_file() -> Path:
     return Path(cache) / "qwen-rerank" / "self-check.json"
 
 
-_Key = tuple[object, ...]
+_ConfigKey = tuple[object, ...]
 
 
-class _Registry:
-    """The runtimes that are shared in this process."""
+class _RuntimeRegistry:
+    """The shared runtimes of this process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.runtimes: dict[_Key, Runtime] = {}
-        self.loading: dict[_Key, threading.Lock] = {}
+        self.runtimes: dict[_ConfigKey, Runtime] = {}
+        self.loading: dict[_ConfigKey, threading.Lock] = {}
 
     def acquire(self, config: RerankConfig) -> Runtime:
-        key = _key(config)
+        key = _config_key(config)
         with self.lock:
-            gate = self.loading.setdefault(key, threading.Lock())
-        with gate:  # one thread loads, the others wait for it; other models load beside it
+            load_lock = self.loading.setdefault(key, threading.Lock())
+        with load_lock:  # threads that want the same model wait; other models load in parallel
             with self.lock:
                 runtime = self.runtimes.get(key)
                 if runtime is not None:
-                    runtime.references += 1
+                    runtime.num_references += 1
                     return runtime
             runtime = load_runtime(config)
             with self.lock:
@@ -247,26 +249,26 @@ class _Registry:
 
     def release(self, runtime: Runtime) -> None:
         with self.lock:
-            runtime.references -= 1
-            if runtime.references > 0:
+            runtime.num_references -= 1
+            if runtime.num_references > 0:
                 return
             self.runtimes = {key: other for key, other in self.runtimes.items() if other is not runtime}
         runtime.close()
 
 
-_registry = _Registry()
+_registry = _RuntimeRegistry()
 
 
-def _fresh_locks() -> None:
+def _reset_locks_in_child() -> None:
     _registry.lock = threading.Lock()
     _registry.loading = {}
 
 
-os.register_at_fork(after_in_child=_fresh_locks)
+os.register_at_fork(after_in_child=_reset_locks_in_child)
 
 
-def _key(config: RerankConfig) -> _Key:
-    """What makes two configurations need different engines."""
+def _config_key(config: RerankConfig) -> _ConfigKey:
+    """Return the settings that require a separate engine where they differ."""
     folder = Path(config.model).expanduser()
     model = str(folder.resolve()) if folder.is_dir() else config.model
     return (
@@ -277,10 +279,13 @@ def _key(config: RerankConfig) -> _Key:
 
 
 def acquire_runtime(config: RerankConfig, *, shared: bool) -> Runtime:
-    """A loaded model, the process's own for this configuration if `shared`. Give it back with `release_runtime`."""
+    """Return a loaded model; if `shared`, the process's own for this configuration.
+
+    Release it with `release_runtime`.
+    """
     return _registry.acquire(config) if shared else load_runtime(config)
 
 
 def release_runtime(runtime: Runtime) -> None:
-    """Give a runtime back; the last one to do so closes it."""
+    """Release a runtime; it is closed with its last reference."""
     _registry.release(runtime)

@@ -1,7 +1,8 @@
-"""Prompts as paths of token segments, and what they cost together. Knows no torch, no text and no model.
+"""Prompts as paths of token segments, and the number of tokens that a set of prompts computes.
 
-A prompt is a path of segments from a root to a leaf: system and instruction, query, document. Prompts that share leading
-segments share their computation.
+A prompt is a path of segments from a root to a leaf: system and instruction, query, document. Prompts that
+share leading segments share their computation. This module is the contract between prompts, scheduler and
+engine; it knows no torch, no text and no model.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Path", "Segment", "TokenCounter", "TokenSequence", "plan_batches", "sharing_order"]
+__all__ = ["Segment", "SegmentPath", "TokenCounter", "TokenSequence", "group_by_prefix"]
 
 Segment = tuple[int, ...]
-"""Token ids that belong together and may be shared."""
+"""Token ids that may be shared as a unit."""
 
-Path = tuple[Segment, ...]
-"""Segments from a root down to a node: what identifies the node."""
+SegmentPath = tuple[Segment, ...]
+"""Segments from a root down to a node; they identify the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,36 +24,36 @@ class TokenSequence:
     """One prompt as the path of its segments; its token ids are their concatenation.
 
     Attributes:
-        segments: At least one; empty segments are allowed except as the last.
+        segments: At least one segment. Any but the last may be empty.
     """
 
-    segments: Path
+    segments: SegmentPath
 
     @property
     def num_tokens(self) -> int:
-        """Length of the whole prompt in tokens."""
+        """Length of the prompt in tokens."""
         return sum(map(len, self.segments))
 
 
 class TokenCounter:
-    """Counts what a set of prompts costs when everything they share is computed once."""
+    """Counts the tokens that a set of prompts computes when shared segments are computed once."""
 
     def __init__(self) -> None:
         self._children: dict[tuple[int, Segment], int] = {}
         self.num_tokens = 0
 
     def cost(self, sequence: TokenSequence) -> int:
-        """Tokens that this prompt would add to those already counted."""
+        """Return the tokens that this prompt would add."""
         node, new = 0, 0
         for segment in sequence.segments:
-            known = self._children.get((node, segment), -1) if node >= 0 else -1
-            if known < 0:
+            child = self._children.get((node, segment), -1) if node >= 0 else -1
+            if child < 0:
                 new += len(segment)
-            node = known
+            node = child
         return new
 
     def add(self, sequence: TokenSequence) -> int:
-        """Count this prompt in, and return the tokens that it added."""
+        """Add a prompt, and return the tokens that it adds."""
         node, new = 0, 0
         for segment in sequence.segments:
             key = (node, segment)
@@ -65,35 +66,16 @@ class TokenCounter:
         return new
 
 
-def plan_batches(sequences: Sequence[TokenSequence], max_batch_tokens: int) -> list[list[int]]:
-    """Cut prompts into batches of at most `max_batch_tokens` computed tokens.
+def group_by_prefix(sequences: Sequence[TokenSequence]) -> list[int]:
+    """Return the indices of prompts such that those with a common prefix are neighbours, shorter ones first.
 
-    Prompts that share segments stay together, and shorter ones come first among them, so that little is computed
-    twice and rows of equal length meet. A prompt that is longer than the budget has a batch to itself.
-
-    Returns:
-        Indices into `sequences`, each exactly once.
+    Groups are in the order of their first prompt.
     """
-    batches: list[list[int]] = []
-    counter = TokenCounter()
-    for index in sharing_order(sequences):
-        sequence = sequences[index]
-        if not batches or counter.num_tokens + counter.cost(sequence) > max_batch_tokens:
-            batches.append([])
-            counter = TokenCounter()
-        counter.add(sequence)
-        batches[-1].append(index)
-    return batches
-
-
-def sharing_order(sequences: Sequence[TokenSequence]) -> list[int]:
-    """Indices of prompts such that those with a common beginning are neighbours, shorter ones first among them.
-
-    Groups come in the order in which their first prompt does.
-    """
-    rank: dict[Path, int] = {}
+    rank: dict[SegmentPath, int] = {}
     keys: list[tuple[int, ...]] = []
     for sequence in sequences:
-        heads = [sequence.segments[: depth + 1] for depth in range(len(sequence.segments) - 1)]
-        keys.append((*(rank.setdefault(head, len(rank)) for head in heads), len(sequence.segments[-1])))
+        prefixes = [sequence.segments[: depth + 1] for depth in range(len(sequence.segments) - 1)]
+        keys.append(
+            (*(rank.setdefault(prefix, len(rank)) for prefix in prefixes), len(sequence.segments[-1]))
+        )
     return sorted(range(len(sequences)), key=lambda index: (keys[index], index))

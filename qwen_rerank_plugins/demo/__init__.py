@@ -1,7 +1,7 @@
 """The demo checkpoint: a very small Qwen3-architecture reranker that ships inside the package.
 
-It serves a first run without a download, tests and CI; README.md beside this file is its card. ``train/``
-made it and is never imported at run time. Importing this module imports nothing but the standard library.
+It serves a first run without a download, tests and CI; README.md beside this file is its card. scripts/train_demo
+trained it. Importing this module loads nothing but the standard library.
 """
 
 from __future__ import annotations

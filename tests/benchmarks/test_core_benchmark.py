@@ -296,6 +296,6 @@ def test_options_that_make_no_sense_are_refused(capsys: pytest.CaptureFixture[st
     for wrong in (["--workloads", "huge"], ["--peers", "nobody"], ["--documents", "mixed=0"]):
         with pytest.raises(SystemExit):
             core.parse(wrong)
-    assert "allowed are mixed, short, long, pairs" in capsys.readouterr().err
+    assert "use mixed, short, long, pairs" in capsys.readouterr().err
     options = core.parse(["--documents", "mixed=3,short=4", "--peers", "openvino"])
     assert (options.documents, options.peers) == ({"mixed": 3, "short": 4}, ["openvino"])

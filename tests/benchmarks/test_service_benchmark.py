@@ -51,7 +51,7 @@ def good_figures() -> dict[str, Any]:
         ("throughput", {"merged_gain": 2.9}, "64 clients"),
         ("overhead", {"overhead": 0.11}, "HTTP adds"),
         ("overload", {"p99_times": 3.1}, "p99"),
-        ("overload", {"rejected_p99_ms": 51.0}, "refusals"),
+        ("overload", {"rejected_p99_ms": 51.0}, "rejections"),
         ("overload", {"failed": 1}, "lost"),
         ("overload", {"overload": {"lost": 1}}, "lost"),
     ],
@@ -99,7 +99,7 @@ def test_refusals_and_lost_connections_are_answers_too() -> None:
 def test_the_service_is_started_and_ended_as_a_process() -> None:
     with service.service(("--backend", "lexical"), {}) as port:
         load = asyncio.run(closed_loop(port, 2, 2, 0.3))
-        books = service.read_books(port)
+        counters = service.read_counters(port)
     assert load.figures()["lost"] == 0
-    assert books["accepted"] == books["answered"] == load.sent
-    assert books["cancelled"] == 0
+    assert counters["accepted"] == counters["answered"] == load.sent
+    assert counters["cancelled"] == 0

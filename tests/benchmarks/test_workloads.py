@@ -71,8 +71,8 @@ def test_a_single_document_is_a_workload() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"tiny": 3}, "unknown workload 'tiny'; allowed: mixed"),
-        ({"mixed": 0}, "mixed: 0; allowed: at least 1"),
+        ({"tiny": 3}, "unknown workload 'tiny'; use one of mixed"),
+        ({"mixed": 0}, "mixed: 0; use at least 1"),
     ],
 )
 def test_wrong_workloads_are_refused(sizes: dict[str, int], message: str) -> None:

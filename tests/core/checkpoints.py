@@ -23,7 +23,7 @@ _CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "zeroentropy": "Qwen3"}
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a checkpoint; small unless told otherwise."""
+    """The shape of a checkpoint; small by default."""
 
     model_type: str = "qwen3"
     hidden_size: int = 48

@@ -1,11 +1,11 @@
-"""Prompts of made-up token ids that share their beginnings."""
+"""Prompts of random token ids with common prefixes."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
 from qwen_rerank_plugins.core.model.packing import Node, PackedForest
-from qwen_rerank_plugins.core.sequences import Segment, TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment, TokenCounter, TokenSequence, group_by_prefix
 
 VOCAB_SIZE = 64
 
@@ -15,7 +15,7 @@ leaves = st.lists(st.integers(0, 5), min_size=1, max_size=6).map(tuple)
 
 @st.composite
 def sequence_lists(draw: st.DrawFn) -> list[TokenSequence]:
-    """Some prompts whose segments come from small pools, so that roots, heads and whole prompts meet again."""
+    """Some prompts whose segments come from small pools, so that roots, queries and whole prompts recur."""
     pools = [draw(st.lists(segments, min_size=1, max_size=3)) for _ in range(draw(st.integers(0, 3)))]
     ends = draw(st.lists(leaves, min_size=1, max_size=4))
     prompt = st.tuples(*map(st.sampled_from, pools), st.sampled_from(ends)).map(TokenSequence)
@@ -27,7 +27,7 @@ def ids(sequence: TokenSequence) -> Segment:
     return tuple(number for segment in sequence.segments for number in segment)
 
 
-def way(forest: PackedForest, leaf: int) -> list[Node]:
+def path_nodes(forest: PackedForest, leaf: int) -> list[Node]:
     """The nodes from the root to a leaf."""
     return [forest.nodes[index] for index in (*forest.ancestors(leaf), leaf)]
 
@@ -43,3 +43,16 @@ def grid(root: int, heads: tuple[int, ...], tails: tuple[int, ...]) -> list[Toke
         for h, head in enumerate(heads)
         for t, tail in enumerate(tails)
     ]
+
+
+def split_into_batches(sequences: list[TokenSequence], max_batch_tokens: int) -> list[list[int]]:
+    """Indices of prompts in batches of at most `max_batch_tokens` computed tokens, a longer prompt alone."""
+    batches: list[list[int]] = []
+    counter = TokenCounter()
+    for index in group_by_prefix(sequences):
+        if not batches or counter.num_tokens + counter.cost(sequences[index]) > max_batch_tokens:
+            batches.append([])
+            counter = TokenCounter()
+        counter.add(sequences[index])
+        batches[-1].append(index)
+    return batches

@@ -67,7 +67,7 @@ def prompt(
 
 def controls(qwen: PromptTokenizer, ids: list[int]) -> list[int]:
     """The control ids among ids, in order."""
-    known = set(qwen.added.values())
+    known = set(qwen.added_tokens.values())
     return [number for number in ids if number in known]
 
 

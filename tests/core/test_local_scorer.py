@@ -110,8 +110,8 @@ def test_a_probability_is_the_sigmoid_of_the_log_odds(demo: LocalScorer) -> None
 
 
 def test_an_instruction_changes_the_score(demo: LocalScorer) -> None:
-    plain, told = demo.score([ScoreRequest(QUERY, "d"), ScoreRequest(QUERY, "d", "Find telephones.")])
-    assert plain.log_odds != told.log_odds
+    default, other = demo.score([ScoreRequest(QUERY, "d"), ScoreRequest(QUERY, "d", "Find telephones.")])
+    assert default.log_odds != other.log_odds
 
 
 def test_nothing_gives_nothing(demo: LocalScorer) -> None:
@@ -164,9 +164,7 @@ def test_the_state_tells_the_caches_hits(demo: LocalScorer) -> None:
 # ----------------------------------------------------------------------------------------------- cache
 
 
-def test_a_score_that_is_known_is_not_computed_again(
-    own: LocalScorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_score_is_not_computed_again(own: LocalScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(own, monkeypatch)
     gate.opened.set()
     first = own.score(REQUESTS[:3])
@@ -214,7 +212,7 @@ def test_the_cache_never_mixes_settings(
         ("a", "b", None),
     ],
 )
-def test_texts_are_told_apart_wherever_they_are_cut(
+def test_texts_are_distinguished_wherever_they_are_split(
     demo: LocalScorer, query: str, document: str, instruction: str | None
 ) -> None:
     others = [ScoreRequest("abc", ""), ScoreRequest("", "ab", "c"), ScoreRequest("b", "a")]
@@ -451,7 +449,7 @@ def test_broken_weights_are_an_error_and_never_a_score(tmp_path: Path, value: fl
 
 def test_weights_that_do_not_pass_the_self_check_are_not_loaded(tmp_path: Path) -> None:
     config = RerankConfig(model=str(broken_folder(tmp_path, math.nan)), device="cpu", dtype="float32")
-    with pytest.raises(EngineError, match=r"gave NaN or infinity.*set self_check to False"):
+    with pytest.raises(EngineError, match=r"returned NaN or infinity.*set self_check to False"):
         LocalScorer.from_config(config)
 
 

@@ -20,11 +20,12 @@ from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAtte
 from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits
 from qwen_rerank_plugins.core.prompts.families import FAMILIES
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids
-from qwen_rerank_plugins.core.sequences import TokenSequence, plan_batches
+from qwen_rerank_plugins.core.sequences import TokenSequence
 from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 from qwen_rerank_plugins.types import ScoreRequest
 from tests.core.checkpoints import Shape, as_classifier, make, write_checkpoint
 from tests.core.engines import engine_of
+from tests.core.forests import split_into_batches
 from tests.core.model.test_attention import ReferenceVarlen
 from tests.core.oracle import OfficialModel, Pair, Recipes
 from tests.core.texts import NASTY, texts
@@ -219,12 +220,12 @@ def test_the_shape_of_the_real_model_is_exact_too(
     assert_probabilities_close(found, wanted, "the 0.6B shape, bf16")
 
 
-# ---------------------------------------------------------------------- against the plain computation
+# ---------------------------------------------------------------------- against the reference
 
 
 @pytest.mark.parametrize("attention_backend", [GroupedAttention, DenseAttention, ReferenceVarlen])
 def test_sharing_changes_nothing(qwen: PromptTokenizer, twin: Twin, attention_backend: Any) -> None:
-    """One packed batch against each prompt by itself, for every kernel."""
+    """One packed batch against each prompt alone, for every attention backend."""
     engine = engine_of(
         twin.folder, answer_ids(qwen, FAMILIES[twin.family]), attention_backend=attention_backend
     )
@@ -243,19 +244,19 @@ def test_packing_and_merging_change_nothing(qwen: PromptTokenizer, tied: Twin) -
     assert_close(engine.log_odds(prompts[::-1])[::-1], together, what="backwards")
     for budget in (100, 300, 1000):
         found = [0.0] * len(prompts)
-        for batch in plan_batches(prompts, budget):
+        for batch in split_into_batches(prompts, budget):
             for index, score in zip(batch, engine.log_odds([prompts[i] for i in batch]), strict=True):
                 found[index] = score
         assert_close(found, together, what=f"batches of {budget}")
 
 
-def test_known_beginnings_change_nothing(qwen: PromptTokenizer, tied: Twin) -> None:
-    """The second call finds the root and the queries computed."""
-    engine = engine_of(tied.folder, answer_ids(qwen, FAMILIES["qwen3"]), prefix_bytes=1 << 24)
+def test_cached_prefixes_change_nothing(qwen: PromptTokenizer, tied: Twin) -> None:
+    """The second call finds the root and the queries cached."""
+    engine = engine_of(tied.folder, answer_ids(qwen, FAMILIES["qwen3"]), prefix_cache_bytes=1 << 24)
     prompts = prompts_of(qwen, PAIRS)
     first, second = engine.log_odds(prompts), engine.log_odds(prompts)
-    assert engine.prefixes.hits > 0
-    assert_close(second, first, what="known beginnings")
+    assert engine.prefix_cache.hits > 0
+    assert_close(second, first, what="cached prefixes")
 
 
 def test_splitting_otherwise_changes_nothing(qwen: PromptTokenizer, tied: Twin) -> None:

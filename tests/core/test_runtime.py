@@ -1,4 +1,4 @@
-"""What is loaded: the right family for the checkpoint, once a process, given back when nobody needs it."""
+"""Loading: the right family for the checkpoint, once per process, released with the last reference."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ def test_without_a_record_the_model_type_says_which_family(
 
 
 def test_a_family_for_another_architecture_is_refused(tiny: Path) -> None:
-    with pytest.raises(FamilyMismatchError, match=r"'mxbai' is for qwen2 checkpoints; .* is qwen3"):
+    with pytest.raises(FamilyMismatchError, match=r"'mxbai' is for qwen2 checkpoints, but .* is qwen3"):
         load_runtime(settings(tiny, family="mxbai"))
 
 
 def test_a_classifier_has_no_single_logit(tmp_path: Path) -> None:
     folder = with_demo_tokenizer(make(tmp_path, Shape(vocab_size=DEMO_IDS, has_classifier=True)))
-    with pytest.raises(FamilyMismatchError, match="scores one answer's logit"):
+    with pytest.raises(FamilyMismatchError, match="needs the logits of a vocabulary"):
         load_runtime(settings(folder, family="zerank"))
 
 
@@ -142,7 +142,7 @@ def test_devices_are_resolved_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_devices(("auto",)) == resolve_devices(("cuda",)) == [CUDA]
     assert resolve_devices(("cuda:0", "cuda:1", "cpu")) == [CUDA, torch.device("cuda:1"), CPU]
     with pytest.raises(
-        ConfigurationError, match="'cuda:2' is not on this machine; torch sees 2 CUDA devices"
+        ConfigurationError, match="'cuda:2' does not exist on this machine, where torch sees 2 CUDA devices"
     ):
         resolve_devices(("cuda:2",))
     with pytest.raises(ConfigurationError, match="'cuda,cuda:0' names a device twice"):
@@ -181,7 +181,7 @@ def test_auto_is_16_bits_where_the_hardware_multiplies_them(
 def test_fp16_is_not_for_cpus() -> None:
     assert choose_dtype("float16", CUDA, "float32") is torch.float16
     assert choose_dtype("bfloat16", CPU, "float32") is torch.bfloat16
-    with pytest.raises(ConfigurationError, match="dtype 'float16' is for GPUs"):
+    with pytest.raises(ConfigurationError, match="dtype 'float16' is not supported on a CPU"):
         choose_dtype("float16", CPU, "float16")
 
 
@@ -192,7 +192,7 @@ def test_batches_are_larger_on_a_gpu() -> None:
 # ----------------------------------------------------------------------------------------- information
 
 
-def test_what_is_loaded_is_told_in_plain_json(tiny: Path) -> None:
+def test_the_loaded_model_is_reported_as_plain_json(tiny: Path) -> None:
     runtime = load_runtime(settings(tiny, dtype="float32", max_batch_tokens=777))
     info = runtime.info()
     runtime.close()
@@ -231,7 +231,7 @@ def test_many_threads_load_a_model_once(tiny: Path, loads: list[Runtime]) -> Non
         got = [future.result() for future in [pool.submit(acquire) for _ in range(20)]]
     assert len(loads) == 1
     assert {id(runtime) for runtime in got} == {id(loads[0])}
-    assert loads[0].references == 20
+    assert loads[0].num_references == 20
     for runtime in got:
         release_runtime(runtime)
 
@@ -258,10 +258,10 @@ def test_closing_twice_gives_back_once(tiny: Path, loads: list[Runtime]) -> None
 
 def test_a_scorer_that_is_dropped_gives_its_model_back(tiny: Path, loads: list[Runtime]) -> None:
     first, second = (LocalScorer.from_config(settings(tiny), shared=True) for _ in range(2))
-    assert loads[0].references == 2
+    assert loads[0].num_references == 2
     del first
     gc.collect()
-    assert loads[0].references == 1
+    assert loads[0].num_references == 1
     second.close()
 
 

@@ -1,4 +1,4 @@
-"""What a device can do: which one to take, which dtype is fastest there, how much fits into a batch."""
+"""Device selection, number formats and batch sizes per device."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ __all__ = [
     "choose_dtype",
     "default_batch_tokens",
     "is_device_lost",
-    "keep_freed_memory",
+    "raise_mmap_threshold",
     "resolve_devices",
     "set_num_threads",
 ]
 
-LARGEST_KEPT_BLOCK = (32 << 20) - (64 << 10)
-"""Just below glibc's own limit for the threshold, its bookkeeping included."""
+MMAP_THRESHOLD_BYTES = (32 << 20) - (64 << 10)
+"""Just below glibc's upper limit for the threshold, its bookkeeping included."""
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_devices(names: tuple[str, ...]) -> list[torch.device]:
-    """Devices by name; "auto" is all of CUDA's first device, else the CPU.
+    """Return the devices of these names; "auto" is CUDA's first device, else the CPU.
 
     Raises:
-        ConfigurationError: A device is not on this machine, or is named twice.
+        ConfigurationError: A device does not exist on this machine, or is named twice.
     """
     devices = [_resolve(name) for name in names]
     if len(set(devices)) != len(devices):
-        raise ConfigurationError(f"device {','.join(names)!r} names a device twice")
+        raise ConfigurationError(f"device {','.join(names)!r} names a device twice; name each once")
     return devices
 
 
@@ -39,42 +39,47 @@ def _resolve(name: str) -> torch.device:
     device = torch.device("cuda:0" if name == "cuda" else name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ConfigurationError(f"device {name!r} is not on this machine; torch sees {count} CUDA devices")
+        raise ConfigurationError(
+            f"device {name!r} does not exist on this machine, where torch sees {count} CUDA devices; "
+            f"use one of them, or 'cpu'"
+        )
     return device
 
 
-def choose_dtype(wanted: str, device: torch.device, stored: str) -> torch.dtype:
-    """The dtype of the computation.
+def choose_dtype(requested: str, device: torch.device, checkpoint_dtype: str) -> torch.dtype:
+    """Return the dtype of the computation.
 
-    "auto" is 16 bits where the device multiplies them in hardware: on CUDA always, on CPU where the processor has
-    AVX-512 BF16 or AMX and the checkpoint is stored so. Elsewhere a CPU emulates bf16 at a fifth of fp32's speed.
+    "auto" is a 16-bit type where the device multiplies it in hardware: always on CUDA; on a CPU with AVX-512
+    BF16 or AMX, if the checkpoint is stored in bfloat16. Other CPUs emulate bf16 at a fifth of fp32's speed.
 
     Args:
-        wanted: "auto" or a name.
-        device: Where it runs.
-        stored: The dtype that the checkpoint names.
+        requested: "auto" or the name of a dtype.
+        device: The device of the computation.
+        checkpoint_dtype: The dtype that config.json names.
 
     Raises:
-        ConfigurationError: The device cannot compute in it.
+        ConfigurationError: The device cannot compute in this dtype.
     """
-    if wanted == "auto":
-        return _auto_dtype(device, stored)
-    dtype = _DTYPES[wanted]
+    if requested == "auto":
+        return _auto_dtype(device, checkpoint_dtype)
+    dtype = _DTYPES[requested]
     if device.type == "cpu" and dtype is torch.float16:
-        raise ConfigurationError("dtype 'float16' is for GPUs; on a CPU use 'float32', 'bfloat16' or 'auto'")
+        raise ConfigurationError(
+            "dtype 'float16' is not supported on a CPU; use 'float32', 'bfloat16' or 'auto'"
+        )
     return dtype
 
 
-def _auto_dtype(device: torch.device, stored: str) -> torch.dtype:
+def _auto_dtype(device: torch.device, checkpoint_dtype: str) -> torch.dtype:
     if device.type == "cuda":
-        if stored == "float16" or not torch.cuda.is_bf16_supported():
+        if checkpoint_dtype == "float16" or not torch.cuda.is_bf16_supported():
             return torch.float16
         return torch.bfloat16
-    return torch.bfloat16 if stored == "bfloat16" and _cpu_multiplies_bf16() else torch.float32
+    return torch.bfloat16 if checkpoint_dtype == "bfloat16" and _cpu_multiplies_bf16() else torch.float32
 
 
 def _cpu_multiplies_bf16() -> bool:
-    """Whether the processor has instructions for bf16 products (torch keeps its answer private)."""
+    """Return whether the processor has instructions for bf16 products; torch's own checks are private."""
     checks = (
         getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     )
@@ -82,14 +87,15 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def default_batch_tokens(device: torch.device) -> int:
-    """Tokens of a batch: enough to keep the device busy, few enough to fit and to let others in soon."""
+    """Return the default tokens per batch: enough to use the device fully, within its memory."""
     return 4096 if device.type == "cpu" else 32768
 
 
 def is_device_lost(device: torch.device) -> bool:
-    """Return whether no operation succeeds on a CUDA device any more.
+    """Return whether every further operation on a CUDA device fails.
 
-    An illegal access or a device-side assert is sticky: every later call of the process on that context fails.
+    An illegal access or a device-side assert is sticky: every later call of the process on that context
+    fails.
     """
     if device.type != "cuda":
         return False
@@ -101,16 +107,17 @@ def is_device_lost(device: torch.device) -> bool:
 
 
 def set_num_threads(num_threads: int | None) -> None:
-    """Set torch's threads, for the whole process, if a number is given."""
+    """Set the number of torch's threads for the whole process, unless it is None."""
     if num_threads is not None:
         torch.set_num_threads(num_threads)
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep blocks of up to 32 MB that were freed, for the next layer, in place of giving them back.
+def raise_mmap_threshold() -> None:
+    """Let the C library reuse freed blocks of up to 32 MB instead of returning them to the system.
 
-    glibc maps a block above a threshold anew each time, and every page of it is a fault. The threshold rises, up to 32 MB,
-    to the size of the largest mapped block that was freed (mallopt(3), M_MMAP_THRESHOLD); so one is. On the first call in
-    int8 (0.6B shape, 3,800 tokens, two cores) that is 50,000 faults in place of 1,340,000, and 7.2 s in place of 9.0.
+    glibc maps each block above a threshold anew, and every page of it is a fault. Freeing a mapped block
+    raises the threshold to its size, up to 32 MB (mallopt(3), M_MMAP_THRESHOLD); this function frees such a
+    block. On the first call in int8 (0.6B shape, 3,800 tokens, two cores) that saves 1,290,000 of 1,340,000
+    faults, and takes 7.2 s instead of 9.0.
     """
-    torch.empty(LARGEST_KEPT_BLOCK, dtype=torch.uint8)
+    torch.empty(MMAP_THRESHOLD_BYTES, dtype=torch.uint8)

@@ -1,7 +1,6 @@
 """Token sequences in, log-odds out, on one device. No strings.
 
-It owns the decoder, the store of known prompt beginnings and the choice of the attention kernel, and proves at the
-start that the kernel computes what the plain one does.
+The engine owns the decoder, the prefix cache and the choice of the attention backend.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 class Engine:
-    """One decoder on one device. One thread at a time.
+    """One decoder on one device. Not thread-safe: one thread at a time.
 
     Args:
         decoder: The model.
         scale: Factor from the head's output to the log-odds.
-        prefix_bytes: Memory for keys and values of prompt beginnings that come again.
-        attention_backend: The attention; None takes the fastest that the device has.
+        prefix_cache_bytes: Memory for keys and values of prefixes that recur; 0 disables the cache.
+        attention_backend: The attention backend; None selects the fastest for device and dtype.
     """
 
     def __init__(
@@ -40,54 +39,59 @@ class Engine:
         decoder: Decoder,
         *,
         scale: float = 1.0,
-        prefix_bytes: int = 0,
+        prefix_cache_bytes: int = 0,
         attention_backend: AttentionBackend | None = None,
     ) -> None:
         self.decoder = decoder
         self.scale = scale
         self.attention_backend = attention_backend or select_attention(decoder.device, decoder.dtype)
-        self.prefixes = PrefixCache(prefix_bytes)
+        self.prefix_cache = PrefixCache(prefix_cache_bytes)
 
     @property
     def name(self) -> str:
-        """The device, "cpu" or "cuda:0"."""
+        """The device, such as "cpu" or "cuda:0"."""
         return str(self.decoder.device)
 
     def log_odds(self, sequences: Sequence[TokenSequence]) -> list[float]:
-        """Log-odds of prompts, in input order, in one forward pass.
+        """Return the log-odds of prompts, in input order, from one forward pass.
 
         Raises:
             EngineOutOfMemoryError: The batch does not fit the device's memory.
             DeviceLostError: The device is unusable for the rest of this process.
-            EngineError: torch failed in another way.
+            EngineError: torch raised another error.
         """
         if not sequences:
             return []
-        forest = pack(sequences, self.prefixes)
+        forest = pack(sequences, self.prefix_cache)
         try:
             return self._forward(forest)
         except torch.OutOfMemoryError as error:
             self._release_memory()
-            raise EngineOutOfMemoryError(_too_large(forest, self.name)) from error
+            raise EngineOutOfMemoryError(_out_of_memory_message(forest, self.name)) from error
         except RuntimeError as error:
-            if "allocate memory" in str(error):  # how torch's CPU allocator says it
+            if "allocate memory" in str(error):  # the message of torch's CPU allocator
                 self._release_memory()
-                raise EngineOutOfMemoryError(_too_large(forest, self.name)) from error
+                raise EngineOutOfMemoryError(_out_of_memory_message(forest, self.name)) from error
             if is_device_lost(self.decoder.device):
                 raise DeviceLostError(f"{self.name} is lost: {error}. Restart the process") from error
             raise EngineError(f"the forward pass on {self.name} failed: {error}") from error
 
     def _forward(self, forest: PackedForest) -> list[float]:
-        cached_kv = {i: self.prefixes.get(node.path) for i, node in enumerate(forest.nodes) if node.is_cached}
-        store_kv = self._worth_keeping(forest) if self.prefixes.max_bytes else []
-        log_odds, kept = self.decoder.forward(forest, self.attention_backend, cached_kv, store_kv)
-        answers: list[float] = (log_odds * self.scale).tolist()
-        for index, tensor in kept.items():
-            self.prefixes.put(forest.nodes[index].path, tensor)
-        return answers
+        cached_kv = {
+            i: self.prefix_cache.get(node.path) for i, node in enumerate(forest.nodes) if node.is_cached
+        }
+        store_kv = self._nodes_to_store(forest) if self.prefix_cache.max_bytes else []
+        log_odds, stored_kv = self.decoder.forward(forest, self.attention_backend, cached_kv, store_kv)
+        results: list[float] = (log_odds * self.scale).tolist()
+        for index, tensor in stored_kv.items():
+            self.prefix_cache.put(forest.nodes[index].path, tensor)
+        return results
 
-    def _worth_keeping(self, forest: PackedForest) -> list[int]:
-        """Computed roots, and inner nodes that several prompts share: a query with one document seldom returns."""
+    def _nodes_to_store(self, forest: PackedForest) -> list[int]:
+        """Return computed roots, and inner nodes that several prompts share.
+
+        A query with one document seldom recurs.
+        """
         children = [0] * len(forest.nodes)
         for node in forest.nodes:
             if node.parent >= 0:
@@ -99,7 +103,7 @@ class Engine:
         ]
 
     def _release_memory(self) -> None:
-        self.prefixes.clear()
+        self.prefix_cache.clear()
         if self.decoder.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -107,33 +111,33 @@ class Engine:
         """Make the engine usable in a forked child.
 
         Raises:
-            EngineError: CUDA does not survive a fork.
+            EngineError: The engine is on CUDA, which does not survive a fork.
         """
         if self.decoder.device.type == "cuda":
             raise EngineError(
                 "CUDA cannot be used in a forked child; start processes with 'spawn', or load the model in the child"
             )
-        # The parent's OpenMP threads do not exist here, and waiting for them would never end.
+        # The parent's OpenMP threads do not exist here; waiting for them would hang.
         torch.set_num_threads(1)
 
     def info(self) -> dict[str, Any]:
-        """The device, the dtype and what is kept, as plain JSON types."""
+        """Return device, dtype, attention backend and prefix cache as plain JSON types."""
         return {
             "device": self.name,
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "attention_backend": self.attention_backend.__name__,
             "prefix_cache": {
-                "entries": len(self.prefixes),
-                "bytes": self.prefixes.num_bytes,
-                "max_bytes": self.prefixes.max_bytes,
-                "hits": self.prefixes.hits,
-                "misses": self.prefixes.misses,
+                "entries": len(self.prefix_cache),
+                "bytes": self.prefix_cache.num_bytes,
+                "max_bytes": self.prefix_cache.max_bytes,
+                "hits": self.prefix_cache.hits,
+                "misses": self.prefix_cache.misses,
             },
         }
 
 
 def select_attention(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """The fastest attention that a device has for a dtype."""
+    """Return the fastest attention backend for a device and a dtype."""
     if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
         return VarlenAttention
     return GroupedAttention
@@ -142,13 +146,16 @@ def select_attention(device: torch.device, dtype: torch.dtype) -> AttentionBacke
 def reference_log_odds(
     decoder: Decoder, sequences: Sequence[TokenSequence], scale: float = 1.0
 ) -> list[float]:
-    """Log-odds with nothing shared and nothing fast: each prompt by itself, one mask. The twin of `Engine.log_odds`."""
-    answers = []
+    """Return the log-odds of each prompt computed alone, with one dense mask.
+
+    This is the reference that `Engine.log_odds` is compared with: no sharing, no fast attention backend.
+    """
+    results = []
     for sequence in sequences:
-        whole = TokenSequence((tuple(number for segment in sequence.segments for number in segment),))
-        answers.append(decoder.forward(pack([whole]), DenseAttention)[0].item() * scale)
-    return answers
+        unshared = TokenSequence((tuple(token_id for segment in sequence.segments for token_id in segment),))
+        results.append(decoder.forward(pack([unshared]), DenseAttention)[0].item() * scale)
+    return results
 
 
-def _too_large(forest: PackedForest, name: str) -> str:
-    return f"a batch of {forest.num_tokens} tokens does not fit the memory of {name}"
+def _out_of_memory_message(forest: PackedForest, name: str) -> str:
+    return f"a batch of {forest.num_tokens} tokens does not fit the memory of {name}; lower max_batch_tokens"

@@ -1,6 +1,6 @@
-"""Keys and values of prompt beginnings that come again, within a budget of bytes.
+"""Keys and values of prefixes that recur, within a byte budget.
 
-Used by one thread at a time, as the engine is. The least recently used beginnings go first.
+Not thread-safe, like the engine. Eviction is least recently used first.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from qwen_rerank_plugins.core.sequences import Path
+from qwen_rerank_plugins.core.sequences import SegmentPath
 
 __all__ = ["PrefixCache"]
 
 
 class PrefixCache:
-    """Maps the path of a node to its keys and values, [layers, 2, tokens, kv_heads * head_dim].
+    """Maps a node's path to its keys and values, [layers, 2, tokens, kv_heads * head_dim].
 
     Args:
-        max_bytes: What all of them may take together; 0 keeps nothing.
+        max_bytes: Total size of all tensors; 0 stores none.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -26,7 +26,7 @@ class PrefixCache:
         self.num_bytes = 0
         self.hits = 0
         self.misses = 0
-        self._tensors: OrderedDict[Path, Tensor] = OrderedDict()
+        self._tensors: OrderedDict[SegmentPath, Tensor] = OrderedDict()
 
     def __contains__(self, path: object) -> bool:
         return path in self._tensors
@@ -34,29 +34,29 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def get(self, path: Path) -> Tensor:
-        """The tensor of a path that is there; marks it as used."""
+    def get(self, path: SegmentPath) -> Tensor:
+        """Return the tensor of a cached path, and mark it as used."""
         self._tensors.move_to_end(path)
         self.hits += 1
         return self._tensors[path]
 
-    def put(self, path: Path, tensor: Tensor) -> None:
-        """Keep a tensor, and let others go for it; one that is larger than the budget is not kept."""
+    def put(self, path: SegmentPath, tensor: Tensor) -> None:
+        """Store a tensor, evicting others; one that is larger than the budget is not stored."""
         self.misses += 1
-        self._drop(path)
+        self._remove(path)
         if tensor.nbytes > self.max_bytes:
             return
         while self.num_bytes + tensor.nbytes > self.max_bytes:
-            self._drop(next(iter(self._tensors)))
+            self._remove(next(iter(self._tensors)))
         self._tensors[path] = tensor
         self.num_bytes += tensor.nbytes
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Remove all tensors."""
         self._tensors.clear()
         self.num_bytes = 0
 
-    def _drop(self, path: Path) -> None:
+    def _remove(self, path: SegmentPath) -> None:
         tensor = self._tensors.pop(path, None)
         if tensor is not None:
             self.num_bytes -= tensor.nbytes

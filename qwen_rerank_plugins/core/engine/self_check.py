@@ -1,6 +1,7 @@
-"""The self-check at loading: does the fast attention give the reference's log-odds, on this machine, for this checkpoint?
+"""The self-check at loading: compares the attention backend with the reference, on this machine.
 
-The result is kept in a small file, so that the check costs a second or two once and not at every start.
+The result is cached per checkpoint in a small file, so that the check costs a second or two once, not at
+every start.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ class SelfCheck:
     """Result of the self-check.
 
     Attributes:
-        status: "passed"; "failed", when a slower attention backend replaced the preferred one; or "skipped".
+        status: "passed"; "failed", if a slower attention backend replaced the preferred one; or "skipped".
         attention_backend: The attention backend in use.
-        max_abs_diff: Largest difference of that backend to the reference, in log-odds; None if it was not compared.
+        max_abs_diff: Largest difference of that backend to the reference, in log-odds; None if it was not
+            compared.
         tolerance: Largest difference that passes.
-        cached: The result was read from the cache file.
-        reason: Why the preferred backend failed; None if it did not.
+        cached: Whether the result was read from the cache file.
+        reason: Why the preferred backend failed; None if it passed.
     """
 
     status: Literal["passed", "failed", "skipped"]
@@ -50,91 +52,91 @@ class SelfCheck:
 
 
 def tolerance(engine: Engine) -> float:
-    """Return the largest difference in log-odds that the engine's number format excuses.
+    """Return the largest difference in log-odds that the engine's number format explains.
 
-    Rounding activations to 8 bits turns a difference in the last bit into one of a whole step, so int8 has the
-    tolerance of the 16-bit formats.
+    Rounding activations to 8 bits turns a difference in the last bit into one of a whole step, so int8 has
+    the tolerance of the 16-bit formats.
     """
     exact = engine.decoder.dtype is torch.float32 and not engine.decoder.is_quantized
     return 1e-4 if exact else 0.1
 
 
 def run_self_check(engine: Engine, fingerprint: str, cache_file: Path | None) -> SelfCheck:
-    """Compare the engine's attention backend with the reference, and replace it by a slower one if they differ.
+    """Compare the engine's attention backend with the reference; on failure, select a slower one.
 
     Args:
         engine: The engine. Its attention backend changes when the preferred one fails.
         fingerprint: Digest of the checkpoint.
-        cache_file: Where results are kept; None keeps none.
+        cache_file: File of earlier results; None disables caching.
 
     Raises:
-        EngineError: No attention backend gives the reference's log-odds.
+        EngineError: No attention backend matches the reference.
     """
-    key = _key(engine, fingerprint)
-    earlier = _read(cache_file).get(key)
-    if isinstance(earlier, float) and earlier <= tolerance(engine):
-        return SelfCheck("passed", engine.attention_backend.__name__, earlier, tolerance(engine), cached=True)
-    check = _compare(engine)
+    key = _cache_key(engine, fingerprint)
+    cached = _read(cache_file).get(key)
+    if isinstance(cached, float) and cached <= tolerance(engine):
+        return SelfCheck("passed", engine.attention_backend.__name__, cached, tolerance(engine), cached=True)
+    check = _select_passing_backend(engine)
     if check.status == "passed":
         _write(cache_file, key, check)
     return check
 
 
-def _compare(engine: Engine) -> SelfCheck:
+def _select_passing_backend(engine: Engine) -> SelfCheck:
     allowed = tolerance(engine)
-    sequences = _sequences(engine.decoder.architecture.vocab_size)
+    sequences = _probe_prompts(engine.decoder.architecture.vocab_size)
     expected = reference_log_odds(engine.decoder, sequences, engine.scale)
     reasons: list[str] = []
     for backend in dict.fromkeys((engine.attention_backend, GroupedAttention, DenseAttention)):
         engine.attention_backend = backend
-        outcome = _difference(engine, sequences, expected)
-        if isinstance(outcome, float) and outcome <= allowed:
+        difference = _max_difference(engine, sequences, expected)
+        if isinstance(difference, float) and difference <= allowed:
             break
-        found = (
-            outcome
-            if isinstance(outcome, str)
-            else f"differs from the reference by {outcome:.3g} in log-odds"
+        fault = (
+            difference
+            if isinstance(difference, str)
+            else f"differs from the reference by {difference:.3g} in log-odds"
         )
-        reasons.append(f"{backend.__name__} {found}")
+        reasons.append(f"{backend.__name__} {fault}")
     else:
         raise EngineError(
             f"no attention backend passes the self-check on {engine.name} (tolerance {allowed:.3g}): "
             f"{'; '.join(reasons)}. The weights may be damaged, or the dtype {engine.decoder.dtype} too narrow for "
-            f"them; set self_check to False to load the model all the same"
+            f"them; set self_check to False to load the model without the check"
         )
     if not reasons:
-        return SelfCheck("passed", backend.__name__, outcome, allowed)
+        return SelfCheck("passed", backend.__name__, difference, allowed)
     logger.warning(
         "self-check on %s: %s (tolerance %.3g); using %s",
         *(engine.name, "; ".join(reasons), allowed, backend.__name__),
     )
-    return SelfCheck("failed", backend.__name__, outcome, allowed, reason=reasons[0])
+    return SelfCheck("failed", backend.__name__, difference, allowed, reason=reasons[0])
 
 
-def _difference(engine: Engine, sequences: list[TokenSequence], expected: list[float]) -> float | str:
-    """Return the largest difference without and with cached prefixes, or why there is none."""
+def _max_difference(engine: Engine, sequences: list[TokenSequence], expected: list[float]) -> float | str:
+    """Return the largest difference, without and with cached prefixes, or why the backend failed."""
     try:
-        found = [*engine.log_odds(sequences), *engine.log_odds(sequences)]
+        actual = [*engine.log_odds(sequences), *engine.log_odds(sequences)]
     except Exception as error:  # noqa: BLE001 - for example a kernel that this device cannot run
         return f"raised {type(error).__name__}: {error}"
     finally:
-        engine.prefixes.clear()
-    differences = [abs(a - b) for a, b in zip(found, expected * 2, strict=True)]
-    return max(differences) if all(map(math.isfinite, differences)) else "gave NaN or infinity"
+        engine.prefix_cache.clear()
+    differences = [abs(a - b) for a, b in zip(actual, expected * 2, strict=True)]
+    return max(differences) if all(map(math.isfinite, differences)) else "returned NaN or infinity"
 
 
-def _sequences(vocab_size: int) -> list[TokenSequence]:
-    """Prompts of 150 tokens in all: one root, two heads, tails of equal and of different lengths."""
-    draw = random.Random(20)  # noqa: S311 - not for secrets
+def _probe_prompts(vocab_size: int) -> list[TokenSequence]:
+    """Return prompts of 150 tokens in total: one root, two queries, documents of equal and unequal lengths."""
+    rng = random.Random(20)  # noqa: S311 - not for secrets
 
     def ids(count: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(vocab_size) for _ in range(count))
+        return tuple(rng.randrange(vocab_size) for _ in range(count))
 
-    root, heads = ids(21), (ids(9), ids(14))
-    return [TokenSequence((root, head, ids(size))) for head in heads for size in (1, 12, 12, 28)]
+    root, queries = ids(21), (ids(9), ids(14))
+    return [TokenSequence((root, query, ids(size))) for query in queries for size in (1, 12, 12, 28)]
 
 
-def _key(engine: Engine, fingerprint: str) -> str:
+def _cache_key(engine: Engine, fingerprint: str) -> str:
     device = engine.decoder.device
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     parts = (
@@ -156,22 +158,22 @@ def _read(cache_file: Path | None) -> dict[str, Any]:
     if cache_file is None:
         return {}
     try:
-        content = json.loads(cache_file.read_text(encoding="utf-8"))
+        results = json.loads(cache_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return results if isinstance(results, dict) else {}
 
 
 def _write(cache_file: Path | None, key: str, check: SelfCheck) -> None:
-    """Add a result; a file that cannot be written costs a second at the next start and nothing else."""
+    """Add a result; if the file cannot be written, the next start repeats the check."""
     if cache_file is None:
         return
-    content = _read(cache_file)
-    content[key] = check.max_abs_diff
+    results = _read(cache_file)
+    results[key] = check.max_abs_diff
     temporary = cache_file.with_name(f"{cache_file.name}.{os.getpid()}")
     try:
         cache_file.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(results, indent=1), encoding="utf-8")
         temporary.replace(cache_file)
     except OSError as error:
-        logger.debug("the self-check's result could not be kept: %s", error)
+        logger.debug("the result of the self-check could not be written: %s", error)

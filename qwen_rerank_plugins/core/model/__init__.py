@@ -1,1 +1,1 @@
-"""The decoder: checkpoint, weights, layers and attention over a packed forest. Knows no text and no requests."""
+"""The decoder: checkpoint, weights, layers, packing and attention. Knows no text and no requests."""

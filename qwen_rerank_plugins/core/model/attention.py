@@ -1,10 +1,10 @@
-"""Attention over a packed forest: a token sees its node's ancestors, and its own node up to itself.
+"""Attention over a packed forest: a token attends to its node's ancestors and, causally, to its own node.
 
-Three implementations of one meaning. `DenseAttention` is the plain one: one mask over everything, against which the
-others are tested. `GroupedAttention` multiplies siblings of equal length in one batch, in fp32, on any device.
-`VarlenAttention` gathers each node's keys behind one another for the variable-length kernel of torch, on CUDA.
+Three attention backends with one signature. `DenseAttention` is the reference: one mask over all keys.
+`GroupedAttention` batches siblings of equal length into matrix multiplications in fp32, on any device.
+`VarlenAttention` gathers the keys of each node for torch's variable-length kernel, on CUDA.
 
-Keys and values come as a pool: rows of the nodes that were known before, then the rows of the packed sequence.
+Keys and values are one buffer each: rows of the cached nodes first, then the rows of the packed sequence.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ __all__ = [
 ]
 
 ROWS_PER_BLOCK = 128
-"""Rows of one node that are multiplied at once: later keys than the block's last are skipped."""
+"""Query rows of one node per multiplication; keys after the block's last row are skipped."""
 
-SCORES_PER_GROUP = 1 << 20
-"""Most attention scores of a group of siblings; about what a core's cache holds."""
+MAX_SCORES_PER_BLOCK = 1 << 20
+"""Largest number of attention scores of a block of siblings; about what a core's cache holds."""
 
 
 class Attention(Protocol):
     """Attention for one packed forest, built once and used in every layer."""
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """All rows.
+        """Attend from all rows.
 
         Args:
             queries: [tokens, num_heads * head_dim].
-            keys: [pool, num_kv_heads * head_dim].
-            values: [pool, num_kv_heads * head_dim].
+            keys: [kv_rows, num_kv_heads * head_dim].
+            values: [kv_rows, num_kv_heads * head_dim].
 
         Returns:
-            [tokens, num_heads * head_dim]; may be the memory of `queries`.
+            [tokens, num_heads * head_dim]; may share memory with `queries`.
         """
 
     def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The last row of each node that ends a prompt: [ends, num_heads * head_dim] in and out."""
+        """Attend from the last row of each node that ends a prompt: [ends, num_heads * head_dim]."""
 
 
 class DenseAttention:
-    """The plain form: scores of all rows with the whole pool, and one boolean mask."""
+    """The reference: scores of all rows with all keys, and one boolean mask."""
 
     def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
         self._shape = shape
@@ -65,14 +65,14 @@ class DenseAttention:
         self._last_mask = self._mask[torch.tensor(layout.last_rows, device=device)]
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """All rows; see `Attention.attend`."""
-        return self._masked(queries, keys, values, self._mask)
+        """Attend from all rows; see `Attention.attend`."""
+        return self._masked_attention(queries, keys, values, self._mask)
 
     def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The last row of each prompt; see `Attention.attend_last`."""
-        return self._masked(queries, keys, values, self._last_mask)
+        """Attend from the last row of each prompt; see `Attention.attend_last`."""
+        return self._masked_attention(queries, keys, values, self._last_mask)
 
-    def _masked(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def _masked_attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         q, k, v = (
             t.view(t.shape[0], -1, self._shape.head_dim).transpose(0, 1)[None]
             for t in (queries, keys, values)
@@ -84,75 +84,74 @@ class DenseAttention:
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """`count` siblings of `length` rows each, from row `start` of the packed sequence on."""
+class _SiblingBlock:
+    """`count` siblings of `length` rows each, starting at row `start` of the packed sequence."""
 
     ancestors: tuple[slice, ...]
     start: int
     length: int
     count: int
-    pool_start: int
+    kv_start: int
 
 
 class GroupedAttention:
     """Matrix multiplications in fp32 over siblings of equal length.
 
-    On CPU this is faster than torch's fused attention, whose kernel is made for longer keys: a node has 20 to 400.
+    Faster on a CPU than torch's fused attention, which is tuned for longer keys: a node has 20 to 400.
     """
 
     def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
         self._shape = shape
-        self._num_known = layout.forest.num_cached_tokens
         self._blocks = list(_sibling_blocks(layout, range(len(layout.forest.nodes))))
         self._end_blocks = list(_sibling_blocks(layout, layout.ends))
         future = torch.full((ROWS_PER_BLOCK, ROWS_PER_BLOCK), float("-inf"), device=device)
-        self._future = future.triu(1)
-        self._nothing = torch.zeros(1, 1, 1, device=device)
+        self._causal_mask = future.triu(1)
+        self._unused_bias = torch.zeros(1, 1, 1, device=device)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """All rows; see `Attention.attend`."""
-        keys, values = self._split(keys), self._split(values)
+        """Attend from all rows; see `Attention.attend`."""
+        keys, values = self._split_heads(keys), self._split_heads(values)
         for block in self._blocks:
-            for part in _parts(block, self._shape.num_heads):
+            for part in _split_block(block, self._shape.num_heads):
                 self._attend_block(queries, keys, values, part)
         return queries
 
     def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The last row of each prompt; see `Attention.attend_last`."""
-        keys, values = self._split(keys), self._split(values)
-        done = 0
+        """Attend from the last row of each prompt; see `Attention.attend_last`."""
+        keys, values = self._split_heads(keys), self._split_heads(values)
+        offset = 0
         for block in self._end_blocks:
             k, v = self._gather(keys, block), self._gather(values, block)
-            rows = queries[done : done + block.count]
+            rows = queries[offset : offset + block.count]
             q = rows.view(block.count * self._shape.num_kv_heads, self._shape.group, -1).float()
             rows.copy_(torch.bmm(torch.softmax(self._scores(q, k.mT), -1), v).view(block.count, -1))
-            done += block.count
+            offset += block.count
         return queries
 
     def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return torch.baddbmm(self._nothing, queries, keys, beta=0, alpha=self._shape.scale)
+        return torch.baddbmm(self._unused_bias, queries, keys, beta=0, alpha=self._shape.scale)
 
-    def _split(self, pool: Tensor) -> Tensor:
-        return pool.view(pool.shape[0], self._shape.num_kv_heads, self._shape.head_dim)
+    def _split_heads(self, kv: Tensor) -> Tensor:
+        return kv.view(kv.shape[0], self._shape.num_kv_heads, self._shape.head_dim)
 
-    def _gather(self, pool: Tensor, block: _Block) -> Tensor:
-        """Keys or values of a block with its ancestors' in front: [count * kv_heads, keys, head_dim] fp32."""
+    def _gather(self, kv: Tensor, block: _SiblingBlock) -> Tensor:
+        """Return keys or values of a block after its ancestors': [count * kv_heads, keys, head_dim] fp32."""
         heads, dim = self._shape.num_kv_heads, self._shape.head_dim
         shared = sum(rows.stop - rows.start for rows in block.ancestors)
         out = torch.empty(
-            block.count, heads, shared + block.length, dim, dtype=torch.float32, device=pool.device
+            block.count, heads, shared + block.length, dim, dtype=torch.float32, device=kv.device
         )
-        done = 0
+        offset = 0
         for rows in block.ancestors:
             size = rows.stop - rows.start
-            out[:, :, done : done + size] = pool[rows].transpose(0, 1)
-            done += size
-        own = pool[block.pool_start : block.pool_start + block.count * block.length]
-        out[:, :, done:] = own.view(block.count, block.length, heads, dim).transpose(1, 2)
+            out[:, :, offset : offset + size] = kv[rows].transpose(0, 1)
+            offset += size
+        own = kv[block.kv_start : block.kv_start + block.count * block.length]
+        out[:, :, offset:] = own.view(block.count, block.length, heads, dim).transpose(1, 2)
         return out.view(block.count * heads, shared + block.length, dim)
 
-    def _attend_block(self, queries: Tensor, keys: Tensor, values: Tensor, block: _Block) -> None:
-        """Attend from the rows of a block, and put the result into their place."""
+    def _attend_block(self, queries: Tensor, keys: Tensor, values: Tensor, block: _SiblingBlock) -> None:
+        """Attend from the rows of a block, in place."""
         shape = self._shape
         k, v = self._gather(keys, block).mT, self._gather(values, block)
         shared = k.shape[-1] - block.length
@@ -160,64 +159,66 @@ class GroupedAttention:
         rows = rows.view(block.count, block.length, shape.num_kv_heads, shape.group, shape.head_dim)
         for first in range(0, block.length, ROWS_PER_BLOCK):
             after = min(first + ROWS_PER_BLOCK, block.length)
-            seen, size = shared + after, after - first
+            num_keys, size = shared + after, after - first
             q = rows[:, first:after].permute(0, 2, 3, 1, 4).float()
             q = q.reshape(block.count * shape.num_kv_heads, shape.group * size, shape.head_dim)
-            scores = self._scores(q, k[:, :, :seen])
-            own = scores.view(-1, shape.group, size, seen)[..., seen - size :]
-            own += self._future[:size, :size]
-            out = torch.bmm(torch.softmax(scores, -1), v[:, :seen])
+            scores = self._scores(q, k[:, :, :num_keys])
+            own = scores.view(-1, shape.group, size, num_keys)[..., num_keys - size :]
+            own += self._causal_mask[:size, :size]
+            out = torch.bmm(torch.softmax(scores, -1), v[:, :num_keys])
             out = out.view(block.count, shape.num_kv_heads, shape.group, size, shape.head_dim)
             rows[:, first:after] = out.permute(0, 3, 1, 2, 4)
 
 
-def _sibling_blocks(layout: KVLayout, nodes: range | list[int]) -> Iterator[_Block]:
-    """Runs of computed siblings of equal length that stand behind one another."""
-    run: _Block | None = None
+def _sibling_blocks(layout: KVLayout, nodes: range | list[int]) -> Iterator[_SiblingBlock]:
+    """Yield blocks of computed siblings that are adjacent and of equal length."""
+    block: _SiblingBlock | None = None
     parent = -2
     for index in nodes:
         node = layout.forest.nodes[index]
         if node.is_cached:
             continue
         if (
-            run is not None
+            block is not None
             and node.parent == parent
-            and len(node.ids) == run.length
-            and _follows(run, node.start)
+            and len(node.ids) == block.length
+            and _is_adjacent(block, node.start)
         ):
-            run = _Block(run.ancestors, run.start, run.length, run.count + 1, run.pool_start)
+            block = _SiblingBlock(block.ancestors, block.start, block.length, block.count + 1, block.kv_start)
             continue
-        if run is not None:
-            yield run
+        if block is not None:
+            yield block
         ancestors = tuple(layout.slices[a] for a in layout.forest.ancestors(index))
-        run = _Block(ancestors, node.start, len(node.ids), 1, layout.slices[index].start)
+        block = _SiblingBlock(ancestors, node.start, len(node.ids), 1, layout.slices[index].start)
         parent = node.parent
-    if run is not None:
-        yield run
+    if block is not None:
+        yield block
 
 
-def _follows(run: _Block, start: int) -> bool:
-    return start == run.start + run.count * run.length
+def _is_adjacent(block: _SiblingBlock, start: int) -> bool:
+    return start == block.start + block.count * block.length
 
 
-def _parts(block: _Block, num_heads: int) -> Iterator[_Block]:
-    """A block in parts whose scores are not too many to hold at once."""
+def _split_block(block: _SiblingBlock, num_heads: int) -> Iterator[_SiblingBlock]:
+    """Split a block into parts of at most `MAX_SCORES_PER_BLOCK` scores."""
     keys = sum(rows.stop - rows.start for rows in block.ancestors) + block.length
-    most = max(1, SCORES_PER_GROUP // (num_heads * min(block.length, ROWS_PER_BLOCK) * keys))
-    for first in range(0, block.count, most):
-        count = min(most, block.count - first)
+    max_count = max(1, MAX_SCORES_PER_BLOCK // (num_heads * min(block.length, ROWS_PER_BLOCK) * keys))
+    for first in range(0, block.count, max_count):
+        count = min(max_count, block.count - first)
         offset = first * block.length
-        yield _Block(block.ancestors, block.start + offset, block.length, count, block.pool_start + offset)
+        yield _SiblingBlock(
+            block.ancestors, block.start + offset, block.length, count, block.kv_start + offset
+        )
 
 
 class VarlenAttention:
     """Gathered keys and torch's variable-length kernel, whose causal mask is aligned at the right end.
 
     Args:
-        layout: The forest's pool.
-        shape: Heads.
-        device: Where the index tensors live.
-        kernel: A function of `torch.nn.attention.varlen.varlen_attn`'s signature; None takes that one.
+        layout: Rows of keys and values in the forest.
+        shape: Attention heads.
+        device: Device of the index tensors.
+        kernel: A function with the signature of `torch.nn.attention.varlen.varlen_attn`; None uses that one.
     """
 
     def __init__(
@@ -231,16 +232,16 @@ class VarlenAttention:
         self._kernel = kernel or _varlen_attn()
         computed = [index for index, node in enumerate(layout.forest.nodes) if not node.is_cached]
         lengths = [len(layout.forest.nodes[index].ids) for index in computed]
-        self._all = _VarlenIndex.build(layout, computed, lengths, device)
-        self._last = _VarlenIndex.build(layout, layout.ends, [1] * len(layout.ends), device)
+        self._all_index = _VarlenIndex.build(layout, computed, lengths, device)
+        self._last_index = _VarlenIndex.build(layout, layout.ends, [1] * len(layout.ends), device)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """All rows; see `Attention.attend`."""
-        return self._call(queries, keys, values, self._all)
+        """Attend from all rows; see `Attention.attend`."""
+        return self._call(queries, keys, values, self._all_index)
 
     def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The last row of each prompt; see `Attention.attend_last`."""
-        return self._call(queries, keys, values, self._last)
+        """Attend from the last row of each prompt; see `Attention.attend_last`."""
+        return self._call(queries, keys, values, self._last_index)
 
     def _call(self, queries: Tensor, keys: Tensor, values: Tensor, index: _VarlenIndex) -> Tensor:
         dim = self._shape.head_dim
@@ -255,7 +256,7 @@ class VarlenAttention:
             scale=self._shape.scale,
             window_size=(-1, 0),
             enable_gqa=True,
-            # One split: a pair's scores do not depend on the longest key of its batch.
+            # With one split, a pair's scores do not depend on the longest key of its batch.
             num_splits=1,
         )
         return out.reshape(queries.shape)
@@ -263,7 +264,7 @@ class VarlenAttention:
 
 @dataclass(frozen=True, slots=True)
 class _VarlenIndex:
-    """Rows and offsets for one call: query rows stay in packed order, keys are gathered a node at a time."""
+    """Rows and offsets for one call: query rows stay in packed order, keys are gathered per node."""
 
     key_rows: Tensor
     cu_queries: Tensor
@@ -315,14 +316,14 @@ def varlen_attn_reference(  # noqa: PLR0913 - the signature is torch's
     enable_gqa: bool = False,
     num_splits: int | None = None,
 ) -> Tensor:
-    """`varlen_attn` in plain torch, a sequence at a time, on any device: shows index tensors right without a GPU.
+    """Compute `varlen_attn` in plain torch, one sequence at a time, to test index tensors on any device.
 
     Raises:
-        ValueError: The offsets do not fit the tensors, or the window is neither full nor causal.
+        ValueError: The offsets do not match the tensors, or the window is neither full nor causal.
     """
     del num_splits
     if window_size not in ((-1, -1), (-1, 0)):
-        raise ValueError(f"window {window_size!r} is not supported")
+        raise ValueError(f"window_size {window_size!r} is not supported; use (-1, -1) or (-1, 0)")
     q_ends, k_ends = cu_seq_q.tolist(), cu_seq_k.tolist()
     q_lengths, k_lengths = ([b - a for a, b in pairwise(e)] for e in (q_ends, k_ends))
     if (q_ends[-1], k_ends[-1]) != (len(query), len(key)) or (max(q_lengths), max(k_lengths)) != (

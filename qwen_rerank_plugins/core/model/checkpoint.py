@@ -1,7 +1,7 @@
-"""A folder or a hub id to weights on a device: safetensors only, no pickle, no remote code.
+"""Find a checkpoint, read its configuration, and compute its fingerprint.
 
-It knows files and tensor names, and nothing of text. Every tensor is asked for by name and shape before one is read;
-what is missing, superfluous or random is refused. A tensor goes straight to its device and dtype, one at a time.
+This module knows files and configurations, and nothing of text. Only safetensors are accepted, no pickle and
+no remote code; what the decoder does not compute is rejected here.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["DEMO", "Checkpoint", "fingerprint", "open_checkpoint"]
 logger = logging.getLogger(__name__)
 
 DEMO = "demo"
-"""The name of the checkpoint that is part of the package."""
+"""Name of the checkpoint that ships with the package."""
 
 _HUB_FILES = [
     *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "rerank_recipe.json"),
 ]
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _MODEL_TYPES = {"qwen2": "qwen2", "qwen3": "qwen3", "zeroentropy": "qwen3"}
 
 
@@ -38,14 +38,14 @@ class Checkpoint:
     """A checkpoint on disk whose configuration has been read.
 
     Attributes:
-        name: As it was asked for.
-        folder: Where it lies.
-        revision: The hub's commit, or None for a folder.
+        name: The name as configured.
+        folder: The folder of its files.
+        revision: The hub's commit; None for a folder.
         config: The contents of config.json.
         architecture: The decoder's shape.
         model_type: As in config.json.
-        has_classifier: A sequence-classification conversion: its head is one row of its own.
-        is_tied: The head is the embedding.
+        has_classifier: Whether it is a sequence-classification conversion, whose head is one row of its own.
+        is_tied: Whether the head is the embedding.
         files: The safetensors files.
     """
 
@@ -66,23 +66,24 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Find a checkpoint and read its configuration; from the hub, its files are fetched where they are not cached.
+    """Find a checkpoint and read its configuration. Files from the hub are downloaded unless they are cached.
 
     Args:
         model: "demo", a folder, or a hub id such as "Qwen/Qwen3-Reranker-0.6B".
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        CheckpointNotFoundError: There is no such folder, or the hub cannot give it.
-        CheckpointFormatError: The files are incomplete, broken or of a kind that is refused.
-        ConfigurationError: A revision was asked for where there is none.
+        CheckpointNotFoundError: The folder does not exist, or the download failed.
+        CheckpointFormatError: The files are incomplete, broken or of an unsupported kind.
+        ConfigurationError: A revision was given for a folder.
     """
-    folder, commit = _find(model, revision)
+    folder, commit = _locate(model, revision)
     config = _read_json(folder / "config.json")
     model_type = str(config.get("model_type"))
     if model_type not in _MODEL_TYPES:
         raise CheckpointFormatError(
-            f"{model!r} has the model type {model_type!r}; known are {', '.join(sorted(_MODEL_TYPES))}"
+            f"{model!r} has the model type {model_type!r}, which is not supported; use one of "
+            f"{', '.join(sorted(_MODEL_TYPES))}"
         )
     has_classifier = _has_classifier(model, config)
     return Checkpoint(
@@ -98,8 +99,8 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     )
 
 
-def _find(model: str, revision: str | None) -> tuple[Path, str | None]:
-    """The checkpoint's folder, and its commit if it came from the hub."""
+def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return the checkpoint's folder, and its commit if it comes from the hub."""
     folder = Path(model).expanduser()
     if model == DEMO:
         from qwen_rerank_plugins.demo import CHECKPOINT_DIR
@@ -108,26 +109,27 @@ def _find(model: str, revision: str | None) -> tuple[Path, str | None]:
     if model and folder.is_dir():
         if revision is not None:
             raise ConfigurationError(
-                f"revision {revision!r} was asked for, but {model!r} is a folder, which has none"
+                f"revision {revision!r} was given, but {model!r} is a folder, which has none; leave it out"
             )
         return folder, None
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise CheckpointNotFoundError(
-            f"there is no folder {model!r}; give a folder, a hub id such as 'Qwen/Qwen3-Reranker-0.6B', or 'demo'"
+            f"no such folder: {model!r}; give a folder, a hub id such as 'Qwen/Qwen3-Reranker-0.6B', "
+            f"or 'demo'"
         )
-    return _from_hub(model, revision)
+    return _download(model, revision)
 
 
-def _from_hub(model: str, revision: str | None) -> tuple[Path, str]:
+def _download(model: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
-    except Exception as error:  # the hub's client raises errors of many libraries
+    except Exception as error:  # the hub client raises errors of several libraries
         raise CheckpointNotFoundError(
-            f"{model!r}{f' at revision {revision!r}' if revision else ''} is neither a folder nor to be had from the "
-            f"hub ({type(error).__name__}: {_first_line(error)}). Without network, give a local folder, or 'demo' "
-            f"for the small checkpoint that is part of the package"
+            f"{model!r}{f' at revision {revision!r}' if revision else ''} was not found: no such folder, "
+            f"and the download from the hub failed ({type(error).__name__}: {_first_line(error)}). Without a "
+            f"network, give a local folder, or 'demo' for the small checkpoint that ships with the package"
         ) from error
     return folder, folder.name
 
@@ -141,12 +143,14 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointFormatError(
-            f"{str(path.parent)!r} is no checkpoint: it has no {path.name}"
+            f"{str(path.parent)!r} is not a checkpoint: it has no {path.name}"
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointFormatError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointFormatError(f"{str(path)!r} holds {type(content).__name__}, not an object")
+        raise CheckpointFormatError(
+            f"{str(path)!r} holds a JSON {type(content).__name__}; it must hold an object"
+        )
     return content
 
 
@@ -155,17 +159,20 @@ def _has_classifier(model: str, config: Mapping[str, Any]) -> bool:
     if str(names[0]).endswith("ForSequenceClassification"):
         labels = config.get("num_labels") or len(config.get("id2label") or (0, 1))
         if labels != 1:
-            raise CheckpointFormatError(f"{model!r} classifies into {labels} labels; a reranker has one")
+            raise CheckpointFormatError(
+                f"{model!r} classifies into {labels} labels; use a checkpoint with one"
+            )
         return True
     if not str(names[0]).endswith("ForCausalLM"):
         raise CheckpointFormatError(
-            f"{model!r} has the architecture {names[0]!r}; ...ForCausalLM and ...ForSequenceClassification are known"
+            f"{model!r} has the unsupported architecture {names[0]!r}; use one that ends in ForCausalLM or "
+            f"ForSequenceClassification"
         )
     return False
 
 
 def _architecture(model: str, config: Mapping[str, Any], model_type: str) -> Architecture:
-    _refuse_variants(model, config)
+    _reject_unsupported(model, config)
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         shape = AttentionShape(
@@ -186,13 +193,15 @@ def _architecture(model: str, config: Mapping[str, Any], model_type: str) -> Arc
             qkv_bias=model_type == "qwen2",
         )
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointFormatError(f"config.json of {model!r} lacks or garbles {error}") from error
-    if not _is_possible(architecture):
+        raise CheckpointFormatError(
+            f"config.json of {model!r} has a missing or invalid field: {error}"
+        ) from error
+    if not _is_valid_shape(architecture):
         raise CheckpointFormatError(f"config.json of {model!r} describes an impossible shape: {architecture}")
     return architecture
 
 
-def _is_possible(shape: Architecture) -> bool:
+def _is_valid_shape(shape: Architecture) -> bool:
     heads = shape.attention
     sizes = (
         shape.hidden_size,
@@ -207,22 +216,22 @@ def _is_possible(shape: Architecture) -> bool:
 
 
 def _default_head_dim(model_type: str, hidden: int, heads: int) -> int:
-    """Size of a head where config.json names none, as transformers takes it."""
+    """Return the head size where config.json names none, with transformers' defaults."""
     return 128 if model_type == "qwen3" else hidden // heads
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Parameters of the rotary embedding, which newer files keep in an object of their own."""
+    """Return the parameters of the rotary embedding, which newer files keep in a separate object."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(parameters, Mapping):
         raise CheckpointFormatError(
-            f"config.json describes the rotary embedding as {parameters!r}, which is not an object"
+            f"config.json describes the rotary embedding as {parameters!r}; it must be an object"
         )
     return parameters
 
 
-def _refuse_variants(model: str, config: Mapping[str, Any]) -> None:
-    """Refuse what this decoder does not compute."""
+def _reject_unsupported(model: str, config: Mapping[str, Any]) -> None:
+    """Reject what this decoder does not compute."""
     rope = str(_rope(config).get("rope_type") or _rope(config).get("type") or "default")
     layer_types = set(config.get("layer_types") or ["full_attention"])
     problems = {
@@ -245,26 +254,32 @@ def _weight_files(model: str, folder: Path) -> tuple[Path, ...]:
     if index.is_file():
         weight_map = _read_json(index).get("weight_map") or {}
         if not isinstance(weight_map, dict):
-            raise CheckpointFormatError(f"{str(index)!r} has {weight_map!r} as its weight_map, not an object")
+            raise CheckpointFormatError(
+                f"{str(index)!r} has the weight_map {weight_map!r}; it must be an object"
+            )
         names = sorted(set(map(str, weight_map.values())))
         if any(Path(name).name != name for name in names):
-            raise CheckpointFormatError(f"{str(index)!r} names files outside its folder")
+            raise CheckpointFormatError(
+                f"{str(index)!r} names files outside its folder; they must be beside it"
+            )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing or not names:
-            raise CheckpointFormatError(f"{model!r} lacks the files {', '.join(missing) or 'of its index'}")
+            raise CheckpointFormatError(
+                f"{model!r} lacks the files {', '.join(missing) or 'of its index'}; download it again"
+            )
         return tuple(folder / name for name in names)
-    if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+    if any(next(folder.glob(pattern), None) for pattern in _PICKLE_PATTERNS):
         raise CheckpointFormatError(
-            f"{model!r} has its weights in pickle files, which can run code and are refused; "
+            f"{model!r} has its weights in pickle files, which can run code and are rejected; "
             f"convert them to safetensors"
         )
     raise CheckpointFormatError(
-        f"{str(folder)!r} has no model.safetensors and no model.safetensors.index.json"
+        f"{str(folder)!r} has neither model.safetensors nor model.safetensors.index.json"
     )
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """A digest that changes when the checkpoint does: configuration, tokenizer, headers, sizes, times or revision."""
+    """Return a digest of the checkpoint: configuration, tokenizer, headers, sizes, and times or revision."""
     digest = hashlib.blake2b(digest_size=16)
     for part in _fingerprint_parts(checkpoint):
         digest.update(len(part).to_bytes(8, "little"))
@@ -281,5 +296,5 @@ def _fingerprint_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
         with path.open("rb") as file:
             header_size = int.from_bytes(file.read(8), "little")
             yield file.read(min(header_size, 1 << 24))
-        when = checkpoint.revision or str(status.st_mtime_ns)
-        yield f"{path.name} {status.st_size} {when}".encode()
+        version = checkpoint.revision or str(status.st_mtime_ns)
+        yield f"{path.name} {status.st_size} {version}".encode()

@@ -1,8 +1,9 @@
-"""The decoder: a packed forest of token ids in, one log-odds a prompt out.
+"""The decoder: a packed forest of token ids in, one log-odds per prompt out.
 
-Qwen3 and, by flags, Qwen2. It knows neither text nor files. Tokens run through the layers as one sequence without
-padding; only attention sees the forest. The last layer gives queries, output and MLP to the last token of each prompt
-alone, and the head is one fp32 row: the difference of the answers' rows of the vocabulary matrix.
+Qwen3 and, by flags, Qwen2. It knows neither text nor files. Tokens run through the layers as one sequence
+without padding; only attention sees the forest. The last layer computes queries, output and MLP for the last
+token of each prompt alone, and the head is one fp32 row: the difference of the answers' rows of the
+vocabulary matrix.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ __all__ = ["Architecture", "AttentionBackend", "Decoder", "LayerWeights", "Linea
 AttentionBackend = type[DenseAttention] | type[GroupedAttention] | type[VarlenAttention]
 
 CPU_ROWS_PER_BLOCK = 2048
-"""Rows that go through a layer's multiplications at once on CPU: each product reads all its weights from memory and
-brings them into the kernel's layout. On 28 layers of the 0.6B shape a tenth faster than 512; on three, which fit the
-cache, slower."""
+"""Rows per matrix multiplication on a CPU. Each product reads all its weights from memory and converts them
+to the kernel's layout. On 28 layers of the 0.6B shape this is a tenth faster than 512; on three, which fit
+the cache, slower.
+"""
 
 CPU_ROWS_PER_INT8_BLOCK = 512
-"""The same in int8, whose weights are a quarter and whose sums should stay in cache."""
+"""The same for int8, whose weights are a quarter of the size and whose sums should stay in cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,8 @@ class Architecture:
     """The shape of the decoder, as in a checkpoint's config.json.
 
     Attributes:
-        qk_norm: Queries and keys are normalised a head before the rotation (Qwen3).
-        qkv_bias: The projections to queries, keys and values have a bias (Qwen2).
+        qk_norm: Queries and keys are normalised per head before the rotary embedding (Qwen3).
+        qkv_bias: The query, key and value projections have a bias (Qwen2).
     """
 
     hidden_size: int
@@ -60,7 +62,7 @@ class Architecture:
 
 
 class Linear:
-    """A matrix multiplication by stored weights [out, in]; the seam at which quantisation enters."""
+    """A matrix multiplication by stored weights [out, in]; quantised layers are its subclasses."""
 
     __slots__ = ("bias", "weight")
 
@@ -69,7 +71,7 @@ class Linear:
         self.bias = bias
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """[rows, in] to [rows, out]; into `out`, whose memory need not be asked for again, if it is given."""
+        """Multiply [rows, in] to [rows, out]; `out`, if given, receives the result."""
         if out is None:
             return F.linear(x, self.weight, self.bias)
         if self.bias is None:
@@ -77,22 +79,22 @@ class Linear:
         return torch.addmm(self.bias, x, self.weight.t(), out=out)
 
     def add_to(self, x: Tensor, y: Tensor) -> None:
-        """Add the product with `y` to `x` in place, in one pass."""
+        """Add the product with `y` to `x` in place."""
         x.addmm_(y, self.weight.t())
 
     def rows(self, first: int, last: int) -> Linear:
-        """The part that gives the outputs from `first` to `last`, as a view."""
+        """Return the layer of the outputs from `first` to `last`, as a view."""
         return Linear(self.weight[first:last], None if self.bias is None else self.bias[first:last])
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the weights take."""
+        """Memory of the weights."""
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
 
 @dataclass(slots=True)
 class LayerWeights:
-    """One layer. `qkv` and `gate_up` are the projections that read the same input, behind one another."""
+    """One layer. `qkv` and `gate_up` are fused projections of the same input."""
 
     input_norm: Tensor
     qkv: Linear
@@ -125,8 +127,8 @@ class Decoder:
     """The forward pass over packed forests.
 
     Args:
-        architecture: Its shape.
-        weights: Its weights; their device and dtype are those of the computation.
+        architecture: The decoder's shape.
+        weights: The weights; their device and dtype are those of the computation.
     """
 
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
@@ -148,45 +150,46 @@ class Decoder:
         cached_kv: Mapping[int, Tensor] | None = None,
         store_kv: Sequence[int] = (),
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Log-odds of every prompt of the forest.
+        """Return the log-odds of every prompt of the forest.
 
         Args:
             forest: The packed prompts.
-            attention_backend: The attention implementation.
-            cached_kv: For each cached node its keys and values, [layers, 2, tokens, kv_heads * head_dim].
-            store_kv: Computed nodes whose keys and values are wanted.
+            attention_backend: The attention backend.
+            cached_kv: Keys and values of each cached node, [layers, 2, tokens, kv_heads * head_dim].
+            store_kv: Computed nodes whose keys and values are returned.
 
         Returns:
-            [prompts] fp32 on the decoder's device, unscaled; and what was to be kept, in the form of `cached_kv`.
+            [prompts] fp32 on the decoder's device, unscaled; and the keys and values of `store_kv`, in the
+            form of `cached_kv`.
         """
         layout = KVLayout(forest)
-        run = _ForwardPass(
+        forward_pass = _ForwardPass(
             self,
             layout,
             attention_backend(layout, self.architecture.attention, self.device),
             cached_kv or {},
             store_kv,
         )
-        x = run.embed()
-        for number in range(self.architecture.num_layers - 1):
-            run.layer(number, x)
-        x = run.last_layer(x)
+        x = forward_pass.embed()
+        for layer_index in range(self.architecture.num_layers - 1):
+            forward_pass.layer(layer_index, x)
+        x = forward_pass.last_layer(x)
         hidden = self.norm(x, self.weights.final_norm).float()
         log_odds = hidden @ self.weights.head
-        return log_odds[torch.tensor(layout.sequence_of, device=self.device)], run.stored_kv
+        return log_odds[torch.tensor(layout.prompt_ends, device=self.device)], forward_pass.stored_kv
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Root mean square normalisation of the last dimension."""
+        """Normalise the last dimension by its root mean square."""
         return rms_norm(x, weight, self.architecture.rms_eps)
 
     def rotation(self, positions: Sequence[int]) -> RotaryCache:
-        """The rotary embedding of tokens at these positions."""
+        """Return the rotary embedding of tokens at these positions."""
         return RotaryCache.at(
             torch.tensor(positions, device=self.device), self._inverse_frequencies, self.dtype
         )
 
     def blocks(self, num_rows: int) -> list[slice]:
-        """Rows in blocks of even size, none larger than fits the cache."""
+        """Split rows into blocks of even size, none larger than fits the cache."""
         count = max(1, -(-num_rows // self._rows_per_block))
         size = -(-num_rows // count)
         return [slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size)]
@@ -199,7 +202,7 @@ def _rows_per_block(device: torch.device, *, is_quantized: bool) -> int:
 
 
 class _ForwardPass:
-    """One forward pass: buffers that all layers share."""
+    """One forward pass, with the buffers that all layers share."""
 
     def __init__(
         self,
@@ -224,11 +227,9 @@ class _ForwardPass:
         self.keys = self._empty(self.num_cached + forest.num_tokens, kv_size)
         self.values = self._empty(self.num_cached + forest.num_tokens, kv_size)
         block = decoder.blocks(forest.num_tokens)[0].stop
-        last_block = decoder.blocks(len(layout.last_rows))[
-            0
-        ].stop  # blocks are even, so this may be the larger one
-        self.projected = self._empty(block, self.queries.shape[1] + 2 * kv_size)
-        self.inner = self._empty(max(block, last_block), 2 * decoder.architecture.intermediate_size)
+        last_block = decoder.blocks(len(layout.last_rows))[0].stop  # even-sized, so possibly the larger one
+        self.qkv_buffer = self._empty(block, self.queries.shape[1] + 2 * kv_size)
+        self.mlp_buffer = self._empty(max(block, last_block), 2 * decoder.architecture.intermediate_size)
         self.last_rows = torch.tensor(layout.last_rows, device=decoder.device)
         positions = [n.position + i for n in forest.nodes if not n.is_cached for i in range(len(n.ids))]
         self.rotation = decoder.rotation(positions)
@@ -237,33 +238,33 @@ class _ForwardPass:
         return torch.empty(size, dtype=self.decoder.dtype, device=self.decoder.device)
 
     def embed(self) -> Tensor:
-        """[tokens, hidden] in the computation's dtype."""
-        ids = [number for node in self.layout.forest.nodes if not node.is_cached for number in node.ids]
+        """Return [tokens, hidden] in the computation's dtype."""
+        ids = [token_id for node in self.layout.forest.nodes if not node.is_cached for token_id in node.ids]
         rows = self.decoder.weights.embedding[torch.tensor(ids, device=self.decoder.device)]
         return rows.to(self.decoder.dtype)
 
-    def layer(self, number: int, x: Tensor) -> None:
-        """One layer for all rows, in place."""
-        layer = self.decoder.weights.layers[number]
+    def layer(self, layer_index: int, x: Tensor) -> None:
+        """Compute one layer for all rows, in place."""
+        layer = self.decoder.weights.layers[layer_index]
         blocks = self.decoder.blocks(x.shape[0])
         for rows in blocks:
             self._project(layer, x, rows)
-        self._load_store_prefix_kv(number)
+        self._load_store_prefix_kv(layer_index)
         attended = self.attention.attend(self.queries, self.keys, self.values)
         for rows in blocks:
             self._output_and_mlp(layer, x[rows], attended[rows])
 
     def last_layer(self, x: Tensor) -> Tensor:
-        """The last layer for the last row of each prompt alone: [ends, hidden]."""
+        """Compute the last layer for the last row of each prompt alone: [ends, hidden]."""
         decoder, last = self.decoder, self.last_rows
-        number = decoder.architecture.num_layers - 1
-        layer = decoder.weights.layers[number]
+        layer_index = decoder.architecture.num_layers - 1
+        layer = decoder.weights.layers[layer_index]
         query_size = self.queries.shape[1]
         to_kv = layer.qkv.rows(query_size, query_size + 2 * self.keys.shape[1])
         for rows in decoder.blocks(x.shape[0]):
             keys, values = to_kv(decoder.norm(x[rows], layer.input_norm)).chunk(2, -1)
             self._store(layer, keys, values, rows)
-        self._load_store_prefix_kv(number)
+        self._load_store_prefix_kv(layer_index)
         x = x[last]
         projected = layer.qkv.rows(0, query_size)(decoder.norm(x, layer.input_norm))
         queries = torch.empty_like(projected)
@@ -276,32 +277,32 @@ class _ForwardPass:
         return x
 
     def _project(self, layer: LayerWeights, x: Tensor, rows: slice) -> None:
-        """Queries, keys and values of some rows into the buffers."""
+        """Write queries, keys and values of some rows into the buffers."""
         shape = self.decoder.architecture.attention
         sizes = [shape.num_heads * shape.head_dim, *2 * [shape.num_kv_heads * shape.head_dim]]
-        out = self.projected[: rows.stop - rows.start]
+        out = self.qkv_buffer[: rows.stop - rows.start]
         q, k, v = layer.qkv(self.decoder.norm(x[rows], layer.input_norm), out).split(sizes, -1)
         eps = self.decoder.architecture.rms_eps
         apply_qk_norm_rope(q, layer.query_norm, self.rotation[rows], eps, self.queries[rows])
         self._store(layer, k, v, rows)
 
     def _store(self, layer: LayerWeights, keys: Tensor, values: Tensor, rows: slice) -> None:
-        pool_rows = slice(self.num_cached + rows.start, self.num_cached + rows.stop)
+        kv_rows = slice(self.num_cached + rows.start, self.num_cached + rows.stop)
         eps = self.decoder.architecture.rms_eps
-        apply_qk_norm_rope(keys, layer.key_norm, self.rotation[rows], eps, self.keys[pool_rows])
-        self.values[pool_rows] = values
+        apply_qk_norm_rope(keys, layer.key_norm, self.rotation[rows], eps, self.keys[kv_rows])
+        self.values[kv_rows] = values
 
-    def _load_store_prefix_kv(self, number: int) -> None:
-        """Known keys and values of this layer into the pool, and those to be kept out of it."""
+    def _load_store_prefix_kv(self, layer_index: int) -> None:
+        """Copy this layer's cached keys and values into the buffers, and those to store out of them."""
         for index, tensor in self.cached_kv.items():
-            self.keys[self.layout.slices[index]] = tensor[number, 0]
-            self.values[self.layout.slices[index]] = tensor[number, 1]
+            self.keys[self.layout.slices[index]] = tensor[layer_index, 0]
+            self.values[self.layout.slices[index]] = tensor[layer_index, 1]
         for index, tensor in self.stored_kv.items():
-            tensor[number, 0] = self.keys[self.layout.slices[index]]
-            tensor[number, 1] = self.values[self.layout.slices[index]]
+            tensor[layer_index, 0] = self.keys[self.layout.slices[index]]
+            tensor[layer_index, 1] = self.values[self.layout.slices[index]]
 
     def _output_and_mlp(self, layer: LayerWeights, x: Tensor, attended: Tensor) -> None:
-        """Output projection and MLP, added to `x` in place."""
+        """Add output projection and MLP to `x` in place."""
         layer.output.add_to(x, attended)
-        both = layer.gate_up(self.decoder.norm(x, layer.mlp_norm), self.inner[: x.shape[0]])
-        layer.down.add_to(x, swiglu_(both))
+        gate_up = layer.gate_up(self.decoder.norm(x, layer.mlp_norm), self.mlp_buffer[: x.shape[0]])
+        layer.down.add_to(x, swiglu_(gate_up))

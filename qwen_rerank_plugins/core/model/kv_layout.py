@@ -1,4 +1,4 @@
-"""The pool of keys: where the rows of a forest's nodes stand, and which row sees which."""
+"""The layout of keys and values: the rows of each node of a forest, and which row attends to which key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["AttentionShape", "KVLayout", "dense_mask"]
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """Heads of the attention: `num_heads` query heads share `num_kv_heads` heads of keys and values."""
+    """Attention heads: `num_heads` query heads share `num_kv_heads` key and value heads."""
 
     num_heads: int
     num_kv_heads: int
@@ -22,26 +22,26 @@ class AttentionShape:
 
     @property
     def group(self) -> int:
-        """Query heads a key head."""
+        """Query heads per key head."""
         return self.num_heads // self.num_kv_heads
 
     @property
     def scale(self) -> float:
-        """Factor of the scores."""
+        """Factor of the attention scores."""
         return float(self.head_dim**-0.5)
 
 
 class KVLayout:
-    """Where the keys of a forest's nodes stand in the pool.
+    """Rows of a forest's nodes in the buffers of keys and values.
 
     Args:
         forest: The packed forest.
 
     Attributes:
-        slices: For each node, its rows in the pool.
-        last_rows: For each distinct end of a prompt, in the order of `ends`, its row in the packed sequence.
+        slices: For each node, its rows in the buffers.
+        last_rows: For each node of `ends`, its last row in the packed sequence.
         ends: The nodes that end a prompt, each once.
-        sequence_of: For each prompt, the place of its end in `ends`.
+        prompt_ends: For each prompt, the index of its last node in `ends`.
     """
 
     def __init__(self, forest: PackedForest) -> None:
@@ -53,13 +53,13 @@ class KVLayout:
             cached += len(node.ids) if node.is_cached else 0
             self.slices.append(slice(begin, begin + len(node.ids)))
         self.ends = sorted(set(forest.leaves))
-        place = {node: n for n, node in enumerate(self.ends)}
-        self.sequence_of = [place[leaf] for leaf in forest.leaves]
+        index_of = {node: n for n, node in enumerate(self.ends)}
+        self.prompt_ends = [index_of[leaf] for leaf in forest.leaves]
         self.last_rows = [forest.nodes[end].start + len(forest.nodes[end].ids) - 1 for end in self.ends]
 
 
 def dense_mask(layout: KVLayout) -> Tensor:
-    """[tokens, pool] bool: whether a row sees a key."""
+    """Return [tokens, kv_rows] bool: whether a row attends to a key."""
     forest = layout.forest
     mask = torch.zeros(forest.num_tokens, forest.num_cached_tokens + forest.num_tokens, dtype=torch.bool)
     for index, node in enumerate(forest.nodes):

@@ -1,8 +1,8 @@
-"""What happens to a token between two multiplications: normalisation, rotation, activation.
+"""Element-wise steps between two matrix multiplications: normalisation, rotary embedding, activation.
 
-torch's own `rms_norm` is one fused kernel on CUDA and six passes over memory on CPU. For fp32 on CPU there is a form
-here that takes two, and one for the heads of queries and keys that folds norm and rotation together; both compute the
-same up to rounding. Everything else takes the plain form.
+torch's `rms_norm` is one fused kernel on CUDA and six passes over memory on a CPU. For fp32 on a CPU this
+module has an implementation with two passes, and one that fuses norm and rotary embedding of queries and
+keys; both agree with torch's up to rounding. Everything else uses torch's.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __all__ = ["RotaryCache", "apply_qk_norm_rope", "rms_norm", "swiglu_"]
 
 
 class RotaryCache:
-    """Cosines and signed sines of the rotary embedding for some positions, [tokens, 1, head_dim] each.
+    """Cosines and signed sines of the rotary embedding at some positions, [tokens, 1, head_dim] each.
 
-    The first half of a head is paired with the second; the sines of the first half carry the minus.
+    The first half of a head is paired with the second; the sines of the first half are negated.
     """
 
     __slots__ = ("cos", "sin")
@@ -28,7 +28,7 @@ class RotaryCache:
 
     @classmethod
     def at(cls, positions: Tensor, inverse_frequencies: Tensor, dtype: torch.dtype) -> RotaryCache:
-        """The rotation of tokens at these positions; angles are computed in fp32."""
+        """Return the rotary embedding at these positions; angles are computed in fp32."""
         angles = positions[:, None].float() * inverse_frequencies
         cos, sin = angles.cos(), angles.sin()
         return cls(
@@ -40,14 +40,14 @@ class RotaryCache:
         return RotaryCache(self.cos[rows], self.sin[rows])
 
     def scaled(self, weight: Tensor) -> RotaryCache:
-        """The rotation of heads that are multiplied by a weight [head_dim] before it."""
+        """Return the rotary embedding of heads that are multiplied by a weight [head_dim] first."""
         half = weight.shape[0] // 2
         return RotaryCache(self.cos * weight, self.sin * weight.roll(half))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root mean square normalisation of the last dimension."""
-    if _is_plain(x):
+    """Normalise the last dimension by its root mean square."""
+    if _uses_torch_rms_norm(x):
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     return (x * _inverse_rms(x, eps)).mul_(weight)
 
@@ -55,39 +55,39 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def apply_qk_norm_rope(
     x: Tensor, norm: Tensor | None, rotation: RotaryCache, eps: float, out: Tensor
 ) -> None:
-    """Normalise each head, if it has a norm, and rotate it to its position.
+    """Normalise each head, if it has a norm, and apply the rotary embedding.
 
     Args:
         x: [rows, heads * head_dim].
         norm: [head_dim], or None.
-        rotation: Of the rows.
-        eps: Of the norm.
-        out: As `x`; where the result goes.
+        rotation: The rotary embedding of the rows.
+        eps: Epsilon of the norm.
+        out: Like `x`; receives the result.
     """
     head_dim = rotation.cos.shape[-1]
     heads = x.view(x.shape[0], -1, head_dim)
     target = out.view(heads.shape)
     if norm is None:
         _rotate(heads, rotation, target)
-    elif _is_plain(x):
+    elif _uses_torch_rms_norm(x):
         _rotate(F.rms_norm(heads, (head_dim,), norm, eps), rotation, target)
     else:
         _rotate(heads, rotation.scaled(norm), target)
         target.mul_(_inverse_rms(heads, eps))
 
 
-def swiglu_(both: Tensor) -> Tensor:
-    """SiLU of the first half of the columns times the second half, in the place of the first."""
-    gate, up = both.chunk(2, -1)
+def swiglu_(gate_up: Tensor) -> Tensor:
+    """Return SiLU of the first half of the columns times the second half, in place of the first."""
+    gate, up = gate_up.chunk(2, -1)
     return F.silu(gate, inplace=True).mul_(up)
 
 
-def _is_plain(x: Tensor) -> bool:
+def _uses_torch_rms_norm(x: Tensor) -> bool:
     return x.device.type != "cpu" or x.dtype is not torch.float32
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """[..., 1]: one over the root mean square of the last dimension."""
+    """Return [..., 1]: one over the root mean square of the last dimension."""
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 

@@ -1,1 +1,1 @@
-"""Text to token ids: prompt families, the tokenizer, truncation and chunking. Knows no tensors."""
+"""Text to token ids: prompt families, tokenizer, truncation and chunking. Knows no tensors."""

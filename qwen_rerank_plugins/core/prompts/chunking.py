@@ -1,4 +1,4 @@
-"""Where a long text may be cut: clips that change no token before them, and overlapping chunks at word boundaries."""
+"""Where a text may be cut: clips at token boundaries, chunks at word boundaries."""
 
 from __future__ import annotations
 
@@ -8,44 +8,42 @@ from collections.abc import Sequence
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from qwen_rerank_plugins.types import Span
 
-__all__ = ["chunk_spans", "safe_clip"]
+__all__ = ["chunk_spans", "clip_at_token_boundary"]
 
-# Before a space that follows a visible character and is followed by a letter every tokenizer of the Qwen kind
-# begins a new word, so the text up to there has the same tokens with and without what comes after it.
-_SAFE = re.compile(r"(?<=\S) (?=[^\W\d_])")
+# Every tokenizer of the Qwen kind begins a new word at a space that follows a visible character and precedes a
+# letter, so the text before that space has the same tokens with and without what follows.
+_TOKEN_BOUNDARY = re.compile(r"(?<=\S) (?=[^\W\d_])")
 
-# Scripts that are written without spaces: any place between two of their characters is as good as another.
+# Scripts written without spaces: a chunk may end between any two characters.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
-_SPARE_TOKENS = (
-    2  # a chunk is tokenised by itself, behind a space, and may have a token more than in its text
-)
+_MARGIN_TOKENS = 2  # a chunk is tokenised alone, after a space, and may have one token more than in its text
 _SEARCH_WINDOW = 4096
 
 
-def safe_clip(text: str, max_characters: int) -> str:
-    """The beginning of a text, of at most `max_characters`, whose tokens are those of the whole text.
+def clip_at_token_boundary(text: str, max_characters: int) -> str:
+    """Return a prefix of at most `max_characters` whose tokens are a prefix of the whole text's tokens.
 
-    Where there is no safe place the text is clipped at the limit itself, and its last word may differ.
+    Without such a boundary the text is clipped at the limit, and its last tokens may differ.
     """
     if len(text) <= max_characters:
         return text
     window_start = max(0, max_characters - _SEARCH_WINDOW)
-    places = [match.start() for match in _SAFE.finditer(text, window_start, max_characters)]
-    return text[: places[-1]] if places and places[-1] > 0 else text[:max_characters]
+    boundaries = [match.start() for match in _TOKEN_BOUNDARY.finditer(text, window_start, max_characters)]
+    return text[: boundaries[-1]] if boundaries and boundaries[-1] > 0 else text[:max_characters]
 
 
 def chunk_spans(text: str, tokenizer: PromptTokenizer, limit: int, overlap: int) -> list[Span]:
-    """Cut a text into overlapping chunks at word boundaries.
+    """Split a text into overlapping chunks at word boundaries.
 
     Args:
         text: The text.
         tokenizer: Counts the tokens.
-        limit: Most tokens of a chunk, tokenised behind a space.
-        overlap: Tokens that neighbouring chunks share, about; less than `limit`.
+        limit: Maximum tokens per chunk, tokenised after a space.
+        overlap: Approximate number of tokens that neighbouring chunks share; less than `limit`.
 
     Returns:
-        Spans in characters, in order, without white space at their ends; together they hold every visible
+        Spans in characters, in order, without white space at their ends; together they cover every visible
         character. Empty for a blank text.
     """
     offsets = tokenizer.token_offsets(text)
@@ -54,49 +52,49 @@ def chunk_spans(text: str, tokenizer: PromptTokenizer, limit: int, overlap: int)
     while first < len(offsets):
         start = offsets[first]
         end, after = _chunk_end(text, offsets, first, tokenizer, limit)
-        span = _stripped(text, start, end)
-        if span and (not spans or span[1] > spans[-1][1]):  # else nothing visible is new in it
+        span = _strip_span(text, start, end)
+        if span and (not spans or span[1] > spans[-1][1]):  # otherwise it adds no visible character
             spans.append(span)
         if end >= len(text):
             break
-        first = _next_first(text, offsets, first, after, overlap)
+        first = _next_chunk_start(text, offsets, first, after, overlap)
     return spans
 
 
 def _chunk_end(
     text: str, offsets: Sequence[int], first: int, tokenizer: PromptTokenizer, limit: int
 ) -> tuple[int, int]:
-    """End of the chunk that begins with token `first`, in characters, and the first token after it."""
-    room = max(1, limit - _SPARE_TOKENS)
+    """Return the end of the chunk that begins at token `first`, in characters, and the next token."""
+    max_tokens = max(1, limit - _MARGIN_TOKENS)
     while True:
-        after = min(first + room, len(offsets))
+        after = min(first + max_tokens, len(offsets))
         if after == len(offsets):
             end = len(text)
         else:
-            after = _word_start(text, offsets, first + max(1, room * 3 // 4), after)
+            after = _last_word_boundary(text, offsets, first + max(1, max_tokens * 3 // 4), after)
             end = offsets[after]
-        if end <= offsets[first]:  # a character of several tokens: take all of it
+        if end <= offsets[first]:  # a character of several tokens is not split
             end = offsets[first] + 1
             after = next((i for i in range(first, len(offsets)) if offsets[i] >= end), len(offsets))
             return end, after
-        if room == 1 or len(tokenizer.encode([" " + text[offsets[first] : end].strip()])[0]) <= limit:
+        if max_tokens == 1 or len(tokenizer.encode([" " + text[offsets[first] : end].strip()])[0]) <= limit:
             return end, after
-        room = max(1, room * 3 // 4)
+        max_tokens = max(1, max_tokens * 3 // 4)
 
 
-def _word_start(text: str, offsets: Sequence[int], lowest: int, highest: int) -> int:
-    """The last token in [lowest, highest] before which a word ends; `highest` if there is none."""
+def _last_word_boundary(text: str, offsets: Sequence[int], lowest: int, highest: int) -> int:
+    """Return the last token in [lowest, highest] at a word boundary; `highest` if there is none."""
     for token in range(highest, lowest - 1, -1):
         if _is_boundary(text, offsets[token]):
             return token
     return highest
 
 
-def _next_first(text: str, offsets: Sequence[int], first: int, after: int, overlap: int) -> int:
-    """The token with which the next chunk begins: after `first`, at most at `after`."""
-    wanted = max(first + 1, after - overlap)
-    for token in range(wanted, after):
-        # A character of several tokens is no progress.
+def _next_chunk_start(text: str, offsets: Sequence[int], first: int, after: int, overlap: int) -> int:
+    """Return the first token of the next chunk: after `first`, at most `after`."""
+    earliest = max(first + 1, after - overlap)
+    for token in range(earliest, after):
+        # Within a character of several tokens the offset does not advance.
         if offsets[token] > offsets[first] and _is_boundary(text, offsets[token]):
             return token
     return after if overlap else max(first + 1, after)
@@ -109,7 +107,7 @@ def _is_boundary(text: str, position: int) -> bool:
     return before.isspace() or here.isspace() or bool(_UNSPACED.match(before) or _UNSPACED.match(here))
 
 
-def _stripped(text: str, start: int, end: int) -> Span | None:
+def _strip_span(text: str, start: int, end: int) -> Span | None:
     piece = text[start:end]
     inner = piece.strip()
     if not inner:

@@ -1,8 +1,8 @@
-"""Query, document and instruction to prompts: token ids in shared segments, cut or chunked to the limits.
+"""Query, document and instruction to prompts, truncated or chunked to the limits.
 
-It knows families and a tokenizer, no model. The document alone is cut when a prompt is too long; the query has a
-cap of its own; what follows the document always stands. Lone surrogates become U+FFFD, one for one, so that spans
-stay characters of the caller's string.
+This module knows families and a tokenizer, and no model. A prompt is a path of shared token segments. When it
+is too long, only the document is truncated; the query has its own limit; the template's suffix always stands.
+Lone surrogates become U+FFFD, one for one, so that spans stay character offsets of the caller's string.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from qwen_rerank_plugins.core.prompts.chunking import chunk_spans, safe_clip
+from qwen_rerank_plugins.core.prompts.chunking import chunk_spans, clip_at_token_boundary
 from qwen_rerank_plugins.core.prompts.families import Piece, PromptFamily
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from qwen_rerank_plugins.core.sequences import Segment, TokenSequence
@@ -24,22 +24,22 @@ __all__ = ["EncodedPair", "PromptEncoder", "TokenLimits"]
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 CLIP_CHARACTERS_PER_TOKEN = 8
-"""A text is clipped to this many characters for each token that it may have before it is tokenised at all."""
+"""Before tokenisation a text is clipped to this many characters per token that it may have."""
 
 CLIP_MARGIN_TOKENS = 16
-"""A clip inside a word changes the last tokens before it; that many more than are needed must be there."""
+"""Tokens beyond the limit that a clipped text must have: a clip inside a word changes the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLimits:
-    """How long things may be, in tokens.
+    """Limits in tokens.
 
     Attributes:
         max_length: The whole prompt.
         max_query_tokens: The query alone.
-        long_documents: Cut a long document, or read it in overlapping chunks and let the best one count.
-        chunk_tokens: A document longer than this is read in chunks of at most this length.
-        chunk_overlap: What neighbouring chunks share, about.
+        long_documents: Truncate a long document, or read it in overlapping chunks and use the best one.
+        chunk_tokens: Maximum tokens per chunk; longer documents are read in chunks.
+        chunk_overlap: Approximate number of tokens that neighbouring chunks share.
     """
 
     max_length: int = 8192
@@ -51,13 +51,14 @@ class TokenLimits:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A query-document pair as one prompt, or as one a chunk.
+    """A query-document pair as one prompt, or as one per chunk.
 
     Attributes:
         prompts: At least one.
-        spans: For each prompt its place in the document, in characters; None where the document is whole or cut.
-        truncated: The document was cut.
-        query_truncated: The query was cut.
+        spans: For each prompt its span of the document, in characters; None unless the document is read in
+            chunks.
+        truncated: Whether the document was truncated.
+        query_truncated: Whether the query was truncated.
     """
 
     prompts: tuple[TokenSequence, ...]
@@ -67,13 +68,13 @@ class EncodedPair:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all prompts as the plain recipe would count them."""
+        """Total tokens of all prompts, as the official recipe counts them."""
         return sum(prompt.num_tokens for prompt in self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
-    """What the pairs of one query and instruction have in common."""
+class _QueryPrefix:
+    """What the pairs of one query and instruction share; `budget` is the maximum tokens of a document."""
 
     segments: tuple[Segment, Segment]
     values: Mapping[str, str]
@@ -82,101 +83,108 @@ class _Head:
 
 
 @dataclass(slots=True)
-class _Tail:
-    """A text to be put into the document's place, on its way to ids."""
+class _DocumentTail:
+    """A text in the document's place, and its token ids once it is tokenised."""
 
-    head: _Head
+    prefix: _QueryPrefix
     text: str
     span: Span | None = None
     ids: Segment = ()
-    was_cut: bool = False
+    truncated: bool = False
 
 
 class PromptEncoder:
-    """Turns pairs into prompts by a family's recipe.
+    """Encodes pairs as prompts of a family.
 
-    Safe to call from several threads. For clean text that fits, the ids are those of the published recipe.
+    Thread-safe. For clean text that fits, the ids are those of the published recipe.
 
     Args:
         tokenizer: The checkpoint's tokenizer.
         family: The prompt family.
-        limits: How long things may be.
+        limits: Limits in tokens.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, family: PromptFamily, limits: TokenLimits) -> None:
         self.family = family
         self.limits = limits
         self._tokenizer = tokenizer
-        self._control = {text: tokenizer.control_ids(text) for text in family.control_texts}
-        self._document = next(piece for piece in family.document if "document" in piece.placeholders)
-        self._kept = sum(len(self._fixed_ids(piece)) for piece in family.document if not piece.is_cut)
+        self._control_ids = {text: tokenizer.control_ids(text) for text in family.control_texts}
+        self._document_piece = next(piece for piece in family.document if "document" in piece.placeholders)
+        self._num_fixed_tokens = sum(
+            len(self._fixed_ids(piece)) for piece in family.document if not piece.is_cut
+        )
 
     def encode(self, requests: Sequence[ScoreRequest]) -> list[EncodedPair]:
-        """Prompts of all pairs, in input order.
+        """Return the prompts of all pairs, in input order.
 
         Raises:
             InstructionTooLongError: An instruction leaves no room for query and document.
-            InputError: The family takes no instruction, but a request has one.
+            InputError: A request has an instruction, but the family takes none.
         """
-        heads = self._heads(requests)
+        prefixes = self._prefixes(requests)
         tails = [
-            _Tail(heads[request.query, request.instruction], _clean(request.document)) for request in requests
+            _DocumentTail(prefixes[request.query, request.instruction], _replace_surrogates(request.document))
+            for request in requests
         ]
         if self.family.strip:
             for tail in tails:
                 tail.text = tail.text.strip()
-        self._tokenise(tails)
+        self._tokenize_tails(tails)
         if self.limits.long_documents == "truncate":
             return [self._pair([tail]) for tail in tails]
-        return self._chunked(tails)
+        return self._encode_chunks(tails)
 
-    def _heads(self, requests: Sequence[ScoreRequest]) -> dict[tuple[str, str | None], _Head]:
-        heads: dict[tuple[str, str | None], _Head] = {}
+    def _prefixes(self, requests: Sequence[ScoreRequest]) -> dict[tuple[str, str | None], _QueryPrefix]:
+        prefixes: dict[tuple[str, str | None], _QueryPrefix] = {}
         for request in requests:
             key = (request.query, request.instruction)
-            if key not in heads:
-                heads[key] = self._head(*key)
-        return heads
+            if key not in prefixes:
+                prefixes[key] = self._prefix(*key)
+        return prefixes
 
-    def _head(self, query: str, instruction: str | None) -> _Head:
+    def _prefix(self, query: str, instruction: str | None) -> _QueryPrefix:
         if instruction is not None and not self.family.takes_instruction:
-            length = len(instruction)  # not the text itself: messages of input errors reach logs and clients
+            length = len(instruction)  # the text stays out of the message, which reaches logs and clients
             raise InputError(
-                f"the prompt family {self.family.name!r} takes no instruction, got one of {length} characters"
+                f"the prompt family {self.family.name!r} takes no instruction, but one of {length} characters "
+                f"was given; leave it out"
             )
-        query = _clean(query).strip() if self.family.strip else _clean(query)
-        query, query_truncated = self._capped(query)
+        query = _replace_surrogates(query).strip() if self.family.strip else _replace_surrogates(query)
+        query, query_truncated = self._truncate_query(query)
         values = {"query": query}
-        chosen = self.family.default_instruction if instruction is None else _clean(instruction)
-        if chosen is not None:
-            values["instruction"] = chosen
-        root, head = self._run(self.family.root, values), self._run(self.family.query, values)
-        budget = self.limits.max_length - len(root) - len(head) - self._kept
+        if instruction is None:
+            instruction = self.family.default_instruction
+        if instruction is not None:
+            values["instruction"] = _replace_surrogates(instruction)
+        root = self._segment_ids(self.family.root, values)
+        prefix = self._segment_ids(self.family.query, values)
+        budget = self.limits.max_length - len(root) - len(prefix) - self._num_fixed_tokens
         if budget < 1:
+            num_tokens = len(root) + len(prefix) + self._num_fixed_tokens
             raise InstructionTooLongError(
-                f"instruction, query and template take {len(root) + len(head) + self._kept} tokens (the instruction "
-                f"and what stands before it {len(root)}) and leave no room for a document; "
-                f"max_length is {self.limits.max_length}"
+                f"instruction, query and template take {num_tokens} tokens (the instruction and the text before it "
+                f"{len(root)}) and leave no room for a document; max_length is {self.limits.max_length}. Shorten the "
+                f"instruction or raise max_length"
             )
-        return _Head((root, head), values, query_truncated, budget)
+        return _QueryPrefix((root, prefix), values, query_truncated, budget)
 
-    def _capped(self, query: str) -> tuple[str, bool]:
-        """The query, cut to its cap."""
-        cap = self.limits.max_query_tokens
-        if len(query.encode("utf-8")) <= cap:  # a token has at least one byte
+    def _truncate_query(self, query: str) -> tuple[str, bool]:
+        """Return the query, truncated to its limit, and whether it was truncated."""
+        max_tokens = self.limits.max_query_tokens
+        if len(query.encode("utf-8")) <= max_tokens:  # a token has at least one byte
             return query, False
         limit = CLIP_CHARACTERS_PER_TOKEN
         while True:
-            clipped = safe_clip(query, limit * (cap + CLIP_MARGIN_TOKENS))
+            clipped = clip_at_token_boundary(query, limit * (max_tokens + CLIP_MARGIN_TOKENS))
             offsets = self._tokenizer.token_offsets(clipped)
-            if len(clipped) == len(query) or len(offsets) > cap + CLIP_MARGIN_TOKENS:
+            if len(clipped) == len(query) or len(offsets) > max_tokens + CLIP_MARGIN_TOKENS:
                 break
             limit *= 4
-        return (query[: offsets[cap]], True) if len(offsets) > cap else (query, False)
+        return (query[: offsets[max_tokens]], True) if len(offsets) > max_tokens else (query, False)
 
-    def _run(self, pieces: Sequence[Piece], values: Mapping[str, str]) -> Segment:
-        """Ids of the pieces of a shared segment, one behind the other."""
-        return tuple(number for piece in pieces for number in self._piece_ids(piece, values))
+    def _segment_ids(self, pieces: Sequence[Piece], values: Mapping[str, str]) -> Segment:
+        """Return the concatenated ids of the pieces of a shared segment."""
+        return tuple(token_id for piece in pieces for token_id in self._piece_ids(piece, values))
 
     def _piece_ids(self, piece: Piece, values: Mapping[str, str]) -> Segment:
         if piece.optional and not all(name in values for name in piece.placeholders):
@@ -186,60 +194,65 @@ class PromptEncoder:
         return self._fixed_ids(piece)
 
     def _fixed_ids(self, piece: Piece) -> Segment:
-        return self._control[piece.text] if piece.control else self._tokenizer.encode([piece.text])[0]
+        return self._control_ids[piece.text] if piece.control else self._tokenizer.encode([piece.text])[0]
 
-    def _tokenise(self, tails: Sequence[_Tail]) -> None:
-        """Give every tail its ids: all texts in one batch, clipped ones again if the clip was too short."""
+    def _tokenize_tails(self, tails: Sequence[_DocumentTail]) -> None:
+        """Tokenise all texts in one batch, and again those whose clip was too short."""
         limit = CLIP_CHARACTERS_PER_TOKEN
-        todo = list(tails)
-        while todo:
-            clipped = [safe_clip(t.text, limit * (t.head.budget + CLIP_MARGIN_TOKENS)) for t in todo]
+        pending = list(tails)
+        while pending:
+            clipped = [
+                clip_at_token_boundary(t.text, limit * (t.prefix.budget + CLIP_MARGIN_TOKENS))
+                for t in pending
+            ]
             rendered = [
-                self._document.render({**t.head.values, "document": c})
-                for t, c in zip(todo, clipped, strict=True)
+                self._document_piece.render({**t.prefix.values, "document": c})
+                for t, c in zip(pending, clipped, strict=True)
             ]
             unique = list(dict.fromkeys(rendered))
             ids = dict(zip(unique, self._tokenizer.encode(unique), strict=True))
-            again = []
-            for tail, clip, text in zip(todo, clipped, rendered, strict=True):
+            retry = []
+            for tail, clip, text in zip(pending, clipped, rendered, strict=True):
                 tail.ids = ids[text]
-                tail.was_cut = len(clip) < len(tail.text)
-                if tail.was_cut and len(tail.ids) < tail.head.budget + CLIP_MARGIN_TOKENS:
-                    again.append(tail)
-            todo, limit = again, limit * 4
+                tail.truncated = len(clip) < len(tail.text)
+                if tail.truncated and len(tail.ids) < tail.prefix.budget + CLIP_MARGIN_TOKENS:
+                    retry.append(tail)
+            pending, limit = retry, limit * 4
 
-    def _pair(self, tails: Sequence[_Tail]) -> EncodedPair:
-        prompts, cuts = zip(*(self._finish(tail) for tail in tails), strict=True)
+    def _pair(self, tails: Sequence[_DocumentTail]) -> EncodedPair:
+        prompts, truncated = zip(*(self._build_prompt(tail) for tail in tails), strict=True)
         spans = tuple(tail.span for tail in tails)
-        return EncodedPair(prompts, spans, any(cuts), tails[0].head.query_truncated)
+        return EncodedPair(prompts, spans, any(truncated), tails[0].prefix.query_truncated)
 
-    def _finish(self, tail: _Tail) -> tuple[TokenSequence, bool]:
-        """The prompt of a tail, cut to the limit, and whether the document lost something."""
-        room = tail.head.budget
+    def _build_prompt(self, tail: _DocumentTail) -> tuple[TokenSequence, bool]:
+        """Return the prompt of a tail, cut to the limit, and whether the document was truncated."""
+        budget = tail.prefix.budget
         ids: list[int] = []
         for piece in self.family.document:
-            piece_ids = tail.ids if piece is self._document else self._fixed_ids(piece)
+            piece_ids = tail.ids if piece is self._document_piece else self._fixed_ids(piece)
             if piece.is_cut:
-                piece_ids = piece_ids[:room]
-                room -= len(piece_ids)
+                piece_ids = piece_ids[:budget]
+                budget -= len(piece_ids)
             ids.extend(piece_ids)
-        was_cut = tail.was_cut or len(tail.ids) > tail.head.budget
-        return TokenSequence((*tail.head.segments, tuple(ids))), was_cut
+        truncated = tail.truncated or len(tail.ids) > tail.prefix.budget
+        return TokenSequence((*tail.prefix.segments, tuple(ids))), truncated
 
-    def _chunked(self, tails: Sequence[_Tail]) -> list[EncodedPair]:
-        """Prompts with long documents read in chunks, all chunks tokenised in one batch."""
-        parts = [self._parts(tail) for tail in tails]
-        self._tokenise([part for group in parts for part in group if part.span is not None])
+    def _encode_chunks(self, tails: Sequence[_DocumentTail]) -> list[EncodedPair]:
+        """Return prompts with long documents read in chunks, all chunks tokenised in one batch."""
+        parts = [self._split_into_chunks(tail) for tail in tails]
+        self._tokenize_tails([part for group in parts for part in group if part.span is not None])
         return [self._pair(group) for group in parts]
 
-    def _parts(self, tail: _Tail) -> list[_Tail]:
-        limit = min(self.limits.chunk_tokens, tail.head.budget)
-        if len(tail.ids) <= limit and not tail.was_cut:
+    def _split_into_chunks(self, tail: _DocumentTail) -> list[_DocumentTail]:
+        limit = min(self.limits.chunk_tokens, tail.prefix.budget)
+        if len(tail.ids) <= limit and not tail.truncated:
             return [tail]
         spans = chunk_spans(tail.text, self._tokenizer, limit, min(self.limits.chunk_overlap, limit // 2))
-        return [_Tail(tail.head, tail.text[start:end], (start, end)) for start, end in spans] or [tail]
+        return [_DocumentTail(tail.prefix, tail.text[start:end], (start, end)) for start, end in spans] or [
+            tail
+        ]
 
 
-def _clean(text: str) -> str:
-    """The text without lone surrogates, which have no bytes; of the same length."""
+def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD; the length stays the same."""
     return _SURROGATES.sub("\ufffd", text)

@@ -1,13 +1,13 @@
-"""Prompt families: how a query, a document and an instruction become one prompt, and which answer means relevant.
+"""Prompt families: how a query, a document and an instruction form a prompt, and which answer means relevant.
 
-A family knows literal strings and token names. It knows no tokenizer and no model. Prompts are built from literal
-segments, never from a tokenizer's chat template: that file changes on the hub without notice, and a changed template
-silently gives every pair the same score.
+A family consists of literal strings and token names; it knows no tokenizer and no model. Prompts are built
+from literal segments, never from a tokenizer's chat template: that file changes on the hub without notice,
+and a changed template silently gives every pair the same score.
 
-A prompt has three segments, so that what pairs share is computed once: `root` (system and instruction), `query`, and
-`document`. Each is a run of pieces. A piece is tokenised by itself, so pieces may only meet where the joined text
-would be split in any case: at a control token, or before a space that starts a word. A family for which there is no
-such place puts everything into one piece of its document segment, and nothing is shared.
+A prompt has three segments, so that what pairs share is computed once: `root` (system and instruction),
+`query`, and `document`. Each is a sequence of pieces. A piece is tokenised alone, so pieces may only meet
+where the joined text would be split anyway: at a control token, or before a space that starts a word. A
+family without such a place puts everything into one piece of its document segment, and nothing is shared.
 """
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ _PLACEHOLDER = re.compile(r"\{(instruction|query|document)\}")
 
 
 class Piece(BaseModel):
-    """A run of text that is tokenised by itself.
+    """A text that is tokenised alone.
 
     Attributes:
-        text: Literal text; `{instruction}`, `{query}` and `{document}` are filled in, once, from left to right.
+        text: Literal text; `{instruction}`, `{query}` and `{document}` are substituted once, from left to
+            right.
         control: Control tokens in the text are real. Such a piece has no placeholder.
         optional: The piece is left out when its placeholder has no value.
-        cut: The piece may be cut on the right when the prompt is too long. Always so where the document stands.
+        cut: The piece may be cut on the right when the prompt is too long. The piece with the document always
+            may.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +52,7 @@ class Piece(BaseModel):
 
     @property
     def is_cut(self) -> bool:
-        """Whether the piece may be cut: where `cut` says so, and always where the document stands."""
+        """Whether the piece may be cut: if `cut` is set, and always for the document."""
         return self.cut or "{document}" in self.text
 
     @property
@@ -59,7 +61,7 @@ class Piece(BaseModel):
         return _PLACEHOLDER.findall(self.text)
 
     def render(self, values: Mapping[str, str]) -> str:
-        """The text with its placeholders filled in; braces in the values mean nothing."""
+        """Return the text with its placeholders substituted; braces in the values have no meaning."""
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
 
     @model_validator(mode="after")
@@ -82,17 +84,17 @@ class PromptFamily(BaseModel):
     """A prompt's literal segments and the meaning of its answer.
 
     Attributes:
-        name: How the family is called in the configuration.
+        name: Name of the family in the configuration.
         root: Pieces that depend on the instruction alone.
         query: Pieces that hold the query.
         document: Pieces that hold the document, and what follows it.
         true_token: The answer that means relevant; one token.
-        false_token: The answer that means not relevant; None where the model is scored on `true_token` alone.
+        false_token: The answer that means not relevant; None if the model is scored on `true_token` alone.
         scale: Factor from the difference of the logits to the log-odds.
         default_instruction: Used when a request has none; None for a family without an instruction.
-        strip: White space around query and document is removed, as the model's authors do.
+        strip: Remove white space around query and document, as the model's authors do.
         architectures: `model_type`s of the checkpoints that the family fits.
-        known_ids: Token ids by text, which a checkpoint with the family's own vocabulary must give.
+        known_ids: Token ids by text, which a checkpoint with the family's own vocabulary must return.
         source: Where the recipe is published.
     """
 
@@ -113,12 +115,12 @@ class PromptFamily(BaseModel):
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
-        """All pieces, as they follow one another in a prompt."""
+        """All pieces, in the order of the prompt."""
         return self.root + self.query + self.document
 
     @property
     def takes_instruction(self) -> bool:
-        """Whether an instruction has a place in the prompt."""
+        """Whether the prompt has a placeholder for an instruction."""
         return any("instruction" in piece.placeholders for piece in self.pieces)
 
     @property
@@ -132,14 +134,14 @@ class PromptFamily(BaseModel):
         for name in ("query", "document"):
             if used.count(name) != 1:
                 raise ValueError(
-                    f"'{{{name}}}' must stand exactly once in the prompt, not {used.count(name)} times"
+                    f"'{{{name}}}' must occur exactly once in the prompt, not {used.count(name)} times"
                 )
         if used[-1] != "document":
             raise ValueError("'{document}' must be the last placeholder of the prompt")
         if any(set(piece.placeholders) - {"instruction"} for piece in self.root):
             raise ValueError("the root is shared by all queries: it may only hold '{instruction}'")
         if "document" not in {name for piece in self.document for name in piece.placeholders}:
-            raise ValueError("'{document}' must stand in the document segment")
+            raise ValueError("'{document}' must occur in the document segment")
         return self
 
 
@@ -226,8 +228,8 @@ QWEN3 = PromptFamily(
     source="https://huggingface.co/Qwen/Qwen3-Reranker-0.6B",
 )
 
-# The published quality table was made with this variant: empty lines between the fields, and a second end of turn
-# that is the first thing to be cut away.
+# The variant of the published quality table: empty lines between the fields, and a second end of turn, which is
+# cut first.
 QWEN3_EVAL = PromptFamily(
     name="qwen3-eval",
     root=(_control(_QWEN3_PREFIX), _text("<Instruct>: {instruction}\n\n<Query>:")),
@@ -254,7 +256,7 @@ ZERANK = PromptFamily(
     source="https://huggingface.co/zeroentropy/zerank-1-small/blob/main/modeling_zeranker.py",
 )
 
-# The authors tokenise these very pieces one by one, so each boundary is exact by definition.
+# The authors tokenise these pieces separately, so each boundary is exact by definition.
 MXBAI = PromptFamily(
     name="mxbai",
     root=(
@@ -286,17 +288,17 @@ FAMILIES: Mapping[str, PromptFamily] = {family.name: family for family in (QWEN3
 
 
 def get_family(name: str) -> PromptFamily:
-    """The family of this name, or the one that a YAML or TOML file describes.
+    """Return the family of this name, or the one that a YAML or TOML file defines.
 
     Raises:
-        ConfigurationError: There is no such family, or the file does not describe one.
+        ConfigurationError: The name is unknown, or the file does not define a family.
     """
     if name in FAMILIES:
         return FAMILIES[name]
     if name.endswith((".yaml", ".yml", ".toml")):
         return load_family(Path(name))
     raise ConfigurationError(
-        f"unknown prompt family {name!r}; known are {', '.join(FAMILIES)}, or the path of a .yaml or .toml file"
+        f"unknown prompt family {name!r}; use one of {', '.join(FAMILIES)}, or the path of a .yaml or .toml file"
     )
 
 
@@ -304,7 +306,7 @@ def load_family(path: Path) -> PromptFamily:
     """Read a family from a YAML or TOML file with the fields of `PromptFamily`.
 
     Raises:
-        ConfigurationError: The file cannot be read, or what it says is not a family.
+        ConfigurationError: The file cannot be read, or does not define a family.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -317,4 +319,4 @@ def load_family(path: Path) -> PromptFamily:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'family'}: {e['msg']}" for e in error.errors()
         )
-        raise ConfigurationError(f"{str(path)!r} does not describe a prompt family: {problems}") from error
+        raise ConfigurationError(f"{str(path)!r} does not define a prompt family: {problems}") from error

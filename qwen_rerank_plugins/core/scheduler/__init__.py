@@ -1,1 +1,1 @@
-"""Requests of many threads and tasks, merged into batches for one worker per device."""
+"""Merges the requests of many threads and tasks into batches for one worker per device."""

@@ -1,8 +1,8 @@
-"""One device and what can go wrong on it: memory runs out, a batch fails, a score is no number.
+"""Runs batches on one device and handles out of memory, failed batches and non-finite scores.
 
-It knows no threads, no locks and no queue: a batch goes in, and answers for its prompts come out, one sub-batch at
-a time. Nothing that the engine raises as an `Exception` leaves here; it becomes the answer of the request that it
-belongs to.
+It knows no threads, no locks and no queue: a batch goes in, and results come out, one sub-batch at a time. An
+`Exception` of the engine never leaves this module: it becomes the error of the request that it belongs to.
+`MemoryError` and `DeviceLostError` do leave it, and end the worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from qwen_rerank_plugins.core.scheduler.queue import Item, Request, count_tokens
+from qwen_rerank_plugins.core.scheduler.queue import QueuedPrompt, Request, count_tokens
 from qwen_rerank_plugins.core.sequences import TokenCounter, TokenSequence
 from qwen_rerank_plugins.errors import (
     DeviceLostError,
@@ -26,29 +26,29 @@ from qwen_rerank_plugins.errors import (
     RerankError,
 )
 
-__all__ = ["Answers", "Device", "TokenEngine"]
+__all__ = ["BatchExecutor", "BatchResult", "TokenEngine"]
 
 logger = logging.getLogger(__name__)
 
-# After memory ran out, the budget comes back by this part of its maximum with each well-filled batch: from a half
-# in 32 batches, so that a limit that is met again each time costs about one batch in twenty.
-_REGROWTH = 1 / 64
+# Share of the maximum by which each well-filled batch raises the budget after memory ran out: from a half in 32
+# batches, so that a limit that is reached again each time costs about one batch in twenty.
+_BUDGET_RECOVERY = 1 / 64
 
 _SPEED_SMOOTHING = 0.2  # weight of the latest batch in the device's tokens per second
 
 
 class TokenEngine(Protocol):
-    """What computes: token ids in, log-odds out, on one device. Called from one thread at a time."""
+    """Token ids in, log-odds out, on one device. Called from one thread at a time."""
 
     @property
     def name(self) -> str:
         """The device, such as "cpu" or "cuda:0"."""
 
     def log_odds(self, sequences: Sequence[TokenSequence]) -> list[float]:
-        """The log-odds of every prompt, in order, all computed as one batch.
+        """Return the log-odds of every prompt, in order, all computed as one batch.
 
         Raises:
-            EngineOutOfMemoryError: The batch is too large for the device's memory; half of it may fit.
+            EngineOutOfMemoryError: The batch does not fit the device's memory; half of it may.
         """
 
     def after_fork(self) -> None:
@@ -56,32 +56,32 @@ class TokenEngine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
-    """What one sub-batch gave.
+class BatchResult:
+    """Results of one sub-batch.
 
     Attributes:
-        scores: Prompts with their log-odds, finite.
-        failures: Requests that cannot be served, with the reason.
+        scores: Prompts with their log-odds, all finite.
+        failures: Failed requests, with their errors.
     """
 
-    scores: Sequence[tuple[Item, float]] = ()
+    scores: Sequence[tuple[QueuedPrompt, float]] = ()
     failures: Sequence[tuple[Request, RerankError]] = ()
 
 
-class Device:
-    """Runs batches on one engine and keeps its working budget.
+class BatchExecutor:
+    """Runs batches on one engine and adapts the token budget to the device's memory.
 
     Args:
-        engine: What computes.
+        engine: The engine.
         max_batch_tokens: The budget while memory suffices.
 
     Attributes:
-        budget_tokens: Tokens that the next batch should not exceed.
-        num_batches: Batches that were computed.
-        num_sequences: Prompts that were computed.
-        num_tokens: Tokens that were computed, shared segments once a batch.
-        num_oom_splits: Batches that were cut in two because memory ran out.
-        compute_s: Seconds that the engine computed.
+        budget_tokens: Token budget of the next batch.
+        num_batches: Computed batches.
+        num_sequences: Computed prompts.
+        num_tokens: Computed tokens, shared segments once per batch.
+        num_oom_splits: Batches that were split because memory ran out.
+        compute_s: Seconds of computation.
         tokens_per_s: Recent speed; 0 before the first batch.
     """
 
@@ -96,70 +96,72 @@ class Device:
         self.tokens_per_s = 0.0
         self._max_batch_tokens = max_batch_tokens
 
-    def run(self, batch: Sequence[Item]) -> Iterator[Answers]:
-        """Compute a batch, in pieces where it must be, and yield answers as they come.
+    def run(self, batch: Sequence[QueuedPrompt]) -> Iterator[BatchResult]:
+        """Compute a batch and yield the results of each sub-batch.
 
-        When memory runs out, the batch is cut in two halves of about equal tokens. When it fails otherwise, each of
-        its requests is tried once more by itself, so that only the guilty one gets the error. Prompts whose request
-        nobody waits for any more are left out of what is still to come.
+        A batch that runs out of memory is split into halves of about equal tokens. A batch that fails
+        otherwise is retried request by request, so that only the faulty one gets the error. Prompts of
+        requests that were cancelled or have expired are skipped.
         """
-        pieces: list[Sequence[Item]] = [batch]
-        while pieces:
-            piece = _live(pieces.pop())
-            if not piece:
+        sub_batches: list[Sequence[QueuedPrompt]] = [batch]
+        while sub_batches:
+            sub_batch = _drop_inactive(sub_batches.pop())
+            if not sub_batch:
                 continue
-            scores = self._attempt(piece)
+            scores = self._compute(sub_batch)
             if not isinstance(scores, RerankError):
-                yield _validate_scores(piece, scores, self.engine.name)
-            elif smaller := self._divide(piece, scores):
-                pieces.extend(reversed(smaller))
+                yield _validate_scores(sub_batch, scores, self.engine.name)
+            elif parts := self._split_failed(sub_batch, scores):
+                sub_batches.extend(reversed(parts))
             else:
-                yield Answers(failures=[(piece[0].request, scores)])
+                yield BatchResult(failures=[(sub_batch[0].request, scores)])
 
-    def _attempt(self, piece: Sequence[Item]) -> list[float] | RerankError:
-        """Call the engine once. The error is returned, so that no handler keeps its frames' tensors alive."""
+    def _compute(self, sub_batch: Sequence[QueuedPrompt]) -> list[float] | RerankError:
+        """Call the engine once. Errors are returned, so that no handler keeps their frames' tensors alive."""
         started = time.perf_counter()
         try:
-            scores = [float(score) for score in self.engine.log_odds([item.sequence for item in piece])]
+            scores = [float(score) for score in self.engine.log_odds([item.sequence for item in sub_batch])]
         except (MemoryError, DeviceLostError):
-            raise  # the process is short of memory, or cannot use the device any more: the worker ends
+            raise  # the process is short of memory, or the device is lost: the worker ends
         except EngineOutOfMemoryError as error:
-            self._shrink(count_tokens(piece))
+            self._halve_budget(count_tokens(sub_batch))
             _release_frames(error)
             return error
-        except Exception as error:  # noqa: BLE001 - whatever it is, its waiter must hear of it
+        except Exception as error:  # noqa: BLE001 - the request fails with it
             return _as_rerank_error(error, self.engine.name)
-        if len(scores) != len(piece):
+        if len(scores) != len(sub_batch):
             return EngineError(
-                f"The engine on {self.engine.name!r} gave {len(scores)} scores for {len(piece)} prompts"
+                f"The engine on {self.engine.name!r} returned {len(scores)} scores for {len(sub_batch)} prompts"
             )
-        self._record(piece, time.perf_counter() - started)
+        self._record(sub_batch, time.perf_counter() - started)
         return scores
 
-    def _divide(self, piece: Sequence[Item], error: RerankError) -> list[list[Item]]:
-        """Smaller pieces to try instead of the one that failed; none if one request is to blame."""
+    def _split_failed(
+        self, sub_batch: Sequence[QueuedPrompt], error: RerankError
+    ) -> list[list[QueuedPrompt]]:
+        """Return the smaller sub-batches to retry; none if one request caused the failure."""
         if isinstance(error, EngineOutOfMemoryError):
-            self.num_oom_splits += len(piece) > 1
-            return _halves(piece) if len(piece) > 1 else []
-        groups: dict[Request, list[Item]] = {}
-        for item in piece:
+            self.num_oom_splits += len(sub_batch) > 1
+            return _halves(sub_batch) if len(sub_batch) > 1 else []
+        groups: dict[Request, list[QueuedPrompt]] = {}
+        for item in sub_batch:
             groups.setdefault(item.request, []).append(item)
         return list(groups.values()) if len(groups) > 1 else []
 
-    def _record(self, piece: Sequence[Item], seconds: float) -> None:
-        tokens = count_tokens(piece)
+    def _record(self, sub_batch: Sequence[QueuedPrompt], seconds: float) -> None:
+        tokens = count_tokens(sub_batch)
         self.num_batches += 1
-        self.num_sequences += len(piece)
+        self.num_sequences += len(sub_batch)
         self.num_tokens += tokens
         self.compute_s += seconds
-        if tokens * 2 >= self.budget_tokens:  # a small batch says nothing about memory
-            growth = max(1, int(self._max_batch_tokens * _REGROWTH))
+        if tokens * 2 >= self.budget_tokens:  # a small batch does not test the memory
+            growth = max(1, int(self._max_batch_tokens * _BUDGET_RECOVERY))
             self.budget_tokens = min(self._max_batch_tokens, self.budget_tokens + growth)
         speed = tokens / max(seconds, 1e-6)
         weight = _SPEED_SMOOTHING if self.tokens_per_s else 1.0
         self.tokens_per_s += weight * (speed - self.tokens_per_s)
 
-    def _shrink(self, failed_tokens: int) -> None:
+    def _halve_budget(self, failed_tokens: int) -> None:
         self.budget_tokens = max(1, min(self.budget_tokens, failed_tokens) // 2)
         logger.warning(
             "%s ran out of memory with a batch of %d tokens; its budget is now %d tokens",
@@ -169,29 +171,33 @@ class Device:
         )
 
 
-def _live(piece: Sequence[Item]) -> list[Item]:
+def _drop_inactive(sub_batch: Sequence[QueuedPrompt]) -> list[QueuedPrompt]:
     now = time.monotonic()
-    return [item for item in piece if item.request.is_live(now)]
+    return [item for item in sub_batch if item.request.is_active(now)]
 
 
-def _validate_scores(piece: Sequence[Item], scores: Sequence[float], name: str) -> Answers:
-    """Keep what is finite; a request with a score that is not gets an error."""
-    bad = {item.request: score for item, score in zip(piece, scores, strict=True) if not math.isfinite(score)}
+def _validate_scores(sub_batch: Sequence[QueuedPrompt], scores: Sequence[float], name: str) -> BatchResult:
+    """Return finite scores; a request with a non-finite one fails."""
+    non_finite = {
+        item.request: score for item, score in zip(sub_batch, scores, strict=True) if not math.isfinite(score)
+    }
     failures = [
-        (request, NonFiniteScoreError(f"The engine on {name!r} gave {score!r} as log-odds"))
-        for request, score in bad.items()
+        (request, NonFiniteScoreError(f"The engine on {name!r} returned {score!r} as log-odds"))
+        for request, score in non_finite.items()
     ]
-    good = [(item, score) for item, score in zip(piece, scores, strict=True) if item.request not in bad]
-    return Answers(good, failures)
+    good = [
+        (item, score) for item, score in zip(sub_batch, scores, strict=True) if item.request not in non_finite
+    ]
+    return BatchResult(good, failures)
 
 
-def _halves(piece: Sequence[Item]) -> list[list[Item]]:
-    """Two parts, neither empty, cut where half of the tokens are reached."""
+def _halves(sub_batch: Sequence[QueuedPrompt]) -> list[list[QueuedPrompt]]:
+    """Return two non-empty parts of about equal tokens."""
     counter = TokenCounter()
-    ends = list(accumulate(counter.add(item.sequence) for item in piece))
-    middle = next(place for place, end in enumerate(ends) if 2 * end >= ends[-1])
-    cut = min(middle + 1, len(piece) - 1)
-    return [list(piece[:cut]), list(piece[cut:])]
+    ends = list(accumulate(counter.add(item.sequence) for item in sub_batch))
+    middle = next(index for index, end in enumerate(ends) if 2 * end >= ends[-1])
+    cut = min(middle + 1, len(sub_batch) - 1)
+    return [list(sub_batch[:cut]), list(sub_batch[cut:])]
 
 
 def _as_rerank_error(error: Exception, name: str) -> RerankError:
@@ -204,7 +210,7 @@ def _as_rerank_error(error: Exception, name: str) -> RerankError:
 
 
 def _release_frames(error: BaseException | None) -> None:
-    """Empty the frames that the error and its causes came through: they hold the batch's tensors."""
+    """Clear the frames of an error and of its causes: they hold the batch's tensors."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,7 +1,7 @@
-"""Futures and how they are answered.
+"""Futures, and how they are resolved.
 
-It knows no queue, no devices and no reason for an answer. Futures are answered outside every lock, because their
-callbacks are other people's code.
+It knows no queue and no devices. Futures are resolved outside every lock, because their callbacks are foreign
+code.
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ from typing import Any, Literal, NamedTuple
 
 from qwen_rerank_plugins.errors import DeadlineExceededError, RerankError, WorkerDiedError
 
-__all__ = ["Reply", "ScoreFuture", "Waiter", "deadline_error", "deliver", "worker_died_error"]
+__all__ = [
+    "PendingRequest",
+    "Resolution",
+    "ScoreFuture",
+    "deadline_error",
+    "resolve_futures",
+    "worker_died_error",
+]
 
 logger = logging.getLogger(__name__)
 
 
 class ScoreFuture(Future[list[float]]):
-    """A future that can be failed in a forked child, where the threads that held its lock do not exist."""
+    """A future that can fail in a forked child, where the threads that held its lock do not exist."""
 
     def abandon(self, error: RerankError) -> None:
-        """Fail it if it is not done. Its callbacks and waiters belong to threads that stayed in the parent."""
+        """Fail the future if it is not done, without its callbacks and waiters.
+
+        Their threads stayed in the parent.
+        """
         self._condition = threading.Condition()
         self._waiters.clear()
         self._done_callbacks: list[Any] = []
@@ -31,55 +41,57 @@ class ScoreFuture(Future[list[float]]):
             self.set_exception(error)
 
 
-class Waiter(NamedTuple):
-    """Who waits for a request. The owner is held so that it lives as long as somebody waits."""
+class PendingRequest(NamedTuple):
+    """The future of a request, and its scheduler, which stays alive until the future is resolved."""
 
     future: ScoreFuture
     owner: object
 
 
-class Reply(NamedTuple):
-    """An answer on its way out of the lock."""
+class Resolution(NamedTuple):
+    """A result or an error, to be set on its future outside the lock."""
 
-    waiter: Waiter
-    answer: list[float] | RerankError
+    pending: PendingRequest
+    result: list[float] | RerankError
 
     @property
     def outcome(self) -> Literal["completed", "expired", "failed"]:
-        """Under what it is counted."""
-        if isinstance(self.answer, list):
+        """The counter that the resolution adds to."""
+        if isinstance(self.result, list):
             return "completed"
-        return "expired" if isinstance(self.answer, DeadlineExceededError) else "failed"
+        return "expired" if isinstance(self.result, DeadlineExceededError) else "failed"
 
 
 def deadline_error() -> DeadlineExceededError:
-    """The answer to a request whose time is over."""
-    return DeadlineExceededError("The request's deadline passed before its result was there")
+    """Return the error of a request whose deadline passed."""
+    return DeadlineExceededError(
+        "The request's deadline passed before its result was ready; raise deadline_s or send fewer documents"
+    )
 
 
 def worker_died_error(name: str, error: BaseException) -> WorkerDiedError:
-    """The answer to requests whose worker died.
+    """Return the error of requests whose worker died.
 
     Args:
         name: The worker's device.
-        error: What it died of.
+        error: The exception that ended the worker.
     """
-    died = WorkerDiedError(f"The worker of {name!r} died of {type(error).__name__}")
+    died = WorkerDiedError(f"The worker of {name!r} died of {type(error).__name__}; send the request again")
     died.__cause__ = error
     return died
 
 
-def deliver(replies: Iterable[Reply]) -> None:
-    """Answer futures. A callback's misbehaviour must not keep the next ones from their answers."""
+def resolve_futures(resolutions: Iterable[Resolution]) -> None:
+    """Resolve futures. A callback that raises does not keep the next futures from their results."""
     interrupt: BaseException | None = None
-    for waiter, answer in replies:
+    for pending, result in resolutions:
         try:
-            if isinstance(answer, list):
-                waiter.future.set_result(answer)
+            if isinstance(result, list):
+                pending.future.set_result(result)
             else:
-                waiter.future.set_exception(answer)
+                pending.future.set_exception(result)
         except InvalidStateError:
-            pass  # cancelled in this moment
+            pass  # cancelled meanwhile
         except BaseException as error:  # noqa: BLE001 - see below
             interrupt = error
     if interrupt is None:

@@ -1,10 +1,10 @@
-"""Requests from threads, event loops and HTTP meet here and leave as batches, one worker thread a device.
+"""Requests from threads, event loops and HTTP become batches, one worker thread per device.
 
-It knows no torch, no texts and no families: token sequences go in, log-odds come out. This module is the public face
-and looks after what happens around it: garbage collection, forks, the interpreter's exit. What is next to compute is
-decided in `queueing`, what an engine's failure means in `execution`, and who gets which answer in `workers`.
+It knows no torch, no texts and no families: token sequences go in, log-odds come out. This module is the public
+interface, and handles garbage collection, forks and the interpreter's exit. `queue` decides what is computed next,
+`execution` handles failures of an engine, and `workers` resolves the requests.
 
-    submit ──► FairQueue ──► worker of device 0 ──► Device.run ──► answers ──► futures
+    submit ──► FairQueue ──► worker of device 0 ──► BatchExecutor.run ──► results ──► futures
                   ▲    └───► worker of device 1 ──► ...
                   └──────── watcher: deadlines, also while all workers are busy
 """
@@ -29,27 +29,30 @@ from qwen_rerank_plugins.errors import ConfigurationError
 
 __all__ = ["Admission", "DeviceStats", "Scheduler", "SchedulerStats", "TokenEngine"]
 
-_EXIT_GRACE_S = 2.0  # how long the interpreter's exit waits for running batches
+_EXIT_GRACE_S = 2.0  # how long the exit of the interpreter waits for running batches
 
 
 class Scheduler:
     """Serves requests on one or more devices.
 
-    Its threads start with the first request. It is safe to use from any thread and, through `asyncio.wrap_future`,
-    from event loops; `submit` never waits for anything but a short lock. While a request is pending its scheduler
-    lives; after that, dropping the last reference stops the threads.
+    Its threads start with the first request. It is thread-safe and, through `asyncio.wrap_future`, usable
+    from event loops; `submit` blocks on a short lock only. A scheduler with pending requests stays alive;
+    afterwards, dropping the last reference stops the threads.
 
-    A forked child starts with an empty queue and its own threads. Futures that were pending in the parent fail there
-    with `ClosedError`, without running their callbacks, whose locks and loops belong to the parent's threads.
+    A forked child starts with an empty queue and its own threads. Futures that were pending in the parent
+    fail there with `ClosedError`, without running their callbacks, whose locks and loops belong to the
+    parent's threads.
 
     Args:
-        engines: What computes, one worker thread each.
-        max_batch_tokens: Tokens of a batch, shared segments counted once; a longer prompt has a batch to itself.
-        max_queue_tokens: Tokens that may be queued. A request above the limit is let in in slices.
-        admission: "wait": what does not fit stands in line. "reject": it is refused, unless nothing is queued.
+        engines: One engine per worker thread.
+        max_batch_tokens: Tokens per batch, shared segments counted once; a longer prompt has a batch of its
+            own.
+        max_queue_tokens: Capacity of the queue in tokens. A larger request is admitted in slices.
+        admission: "wait": a request that does not fit waits. "reject": it is rejected, unless the queue is
+            empty.
 
     Raises:
-        ConfigurationError: No engine, a limit below 1, or an unknown admission.
+        ConfigurationError: There is no engine, a limit is below 1, or `admission` is unknown.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Scheduler:
         admission: Admission = "wait",
     ) -> None:
         if not engines:
-            raise ConfigurationError("engines is empty: a scheduler needs at least one")
+            raise ConfigurationError("engines is empty; pass at least one")
         for name, value in (("max_batch_tokens", max_batch_tokens), ("max_queue_tokens", max_queue_tokens)):
             if value < 1:
                 raise ConfigurationError(f"{name} is {value!r}; it must be at least 1")
@@ -76,36 +79,38 @@ class Scheduler:
     ) -> Future[list[float]]:
         """Queue prompts and return at once.
 
-        Prompts are computed with those of the same head together, shorter ones first, whatever the caller's order.
+        Prompts with a common prefix are computed together, shorter ones first, whatever the caller's order.
 
         Args:
-            sequences: The prompts; none gives a future that is done. They must not be changed afterwards.
-            deadline_s: Seconds from now after which the result is worthless. What is not positive, NaN included, has
+            sequences: The prompts; an empty list returns a completed future. Must not be changed afterwards.
+            deadline_s: Seconds from now after which the request fails. Zero, negative values and NaN have
                 passed already.
 
         Returns:
-            A future with one log-odds a prompt, in the caller's order. It can be cancelled until it is done: what
-            is not yet computed then leaves the queue. It raises `DeadlineExceededError`, `EngineError` and its kinds
+            A future of one log-odds per prompt, in the caller's order. Cancelling it removes from the queue
+            what is not yet computed. It raises `DeadlineExceededError`, `EngineError` and its subclasses
             (`EngineOutOfMemoryError`, `NonFiniteScoreError`, `WorkerDiedError`), or `ClosedError`.
 
         Raises:
-            OverloadedError: The queue is full and admission is "reject".
+            OverloadedError: The queue is full and `admission` is "reject".
             ClosedError: The scheduler is closed.
-            WorkerDiedError: The workers of all devices died too often.
+            WorkerDiedError: The workers of all devices are out of service.
         """
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
         request = Request(next(self._numbers), tuple(sequences), deadline)
-        return self._workers.enter(request, owner=self)
+        return self._workers.submit(request, owner=self)
 
     def stats(self) -> SchedulerStats:
-        """Figures for logs and metrics."""
+        """Return the counters for logs and metrics."""
         return self._workers.stats()
 
     def close(self, *, timeout_s: float = 10.0) -> None:
-        """Refuse new requests, fail pending ones with `ClosedError`, and end the threads. Closing twice is fine.
+        """Reject new requests, fail pending ones with `ClosedError`, and end the threads.
+
+        May be called twice.
 
         Args:
-            timeout_s: How long to wait for batches that are being computed; they cannot be interrupted.
+            timeout_s: How long to wait for running batches; they cannot be interrupted.
         """
         self._workers.close(timeout_s)
 
@@ -118,7 +123,7 @@ class Scheduler:
     def _install(self, workers: Workers) -> None:
         self._workers = workers
         self._finalizer = weakref.finalize(self, workers.close, 0.0)
-        self._finalizer.atexit = False  # _close_all does it, with some patience
+        self._finalizer.atexit = False  # _close_all closes it, with a grace period
 
     def _restart_in_child(self) -> None:
         self._finalizer.detach()
@@ -136,7 +141,7 @@ def _restart_all_in_child() -> None:
 
 
 def _close_all() -> None:
-    """Daemon threads must not be in native code while the interpreter goes away."""
+    """Close all schedulers at exit: daemon threads must not run native code during interpreter shutdown."""
     for scheduler in list(_schedulers):
         scheduler.close(timeout_s=_EXIT_GRACE_S)
 

@@ -1,4 +1,4 @@
-"""A device, the thread that serves it, and how often that thread died. Knows no queue and no waiters."""
+"""A device, the thread that serves it, and the thread's restarts. Knows no queue and no futures."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qwen_rerank_plugins.core.scheduler.execution import Device
-from qwen_rerank_plugins.core.scheduler.queue import Item
+from qwen_rerank_plugins.core.scheduler.execution import BatchExecutor
+from qwen_rerank_plugins.core.scheduler.queue import QueuedPrompt
 from qwen_rerank_plugins.core.scheduler.stats import DeviceStats
 
-__all__ = ["Slot"]
+__all__ = ["DeviceWorker"]
 
 _MAX_RESTARTS = 3
-"""Restarts of a device's worker within the window. After more, the device is taken out of service."""
+"""Restarts of a device's worker within the window; after more, the device is out of service."""
 
 _RESTART_WINDOW_S = 60.0
 
 
 @dataclass(slots=True, eq=False)
-class Slot:
+class DeviceWorker:
     """A device and the thread that serves it.
 
     Attributes:
-        needs_after_fork: The engine comes from the parent process, and `after_fork` was not called yet.
+        needs_after_fork: Whether the engine comes from the parent process and `after_fork` is still to be
+            called.
         in_flight: Prompts that are being computed.
-        deaths: Times at which its worker died, in seconds of the monotonic clock.
+        deaths: Monotonic times in seconds at which the thread died.
     """
 
-    device: Device
+    device: BatchExecutor
     needs_after_fork: bool
     thread: threading.Thread | None = None
-    in_flight: Sequence[Item] = ()
+    in_flight: Sequence[QueuedPrompt] = ()
     deaths: deque[float] = field(default_factory=deque)
     num_restarts: int = 0
     is_alive: bool = True
 
     @property
     def name(self) -> str:
-        """The device's name, "cpu" or "cuda:0"."""
+        """The device's name, such as "cpu" or "cuda:0"."""
         return self.device.engine.name
 
     def can_restart(self) -> bool:
-        """Count a death of the worker, and return whether there were few enough within the window."""
+        """Record a death of the thread, and return whether it may be restarted."""
         now = time.monotonic()
         self.deaths.append(now)
         while self.deaths[0] < now - _RESTART_WINDOW_S:
@@ -52,7 +53,7 @@ class Slot:
         return len(self.deaths) <= _MAX_RESTARTS
 
     def stats(self) -> DeviceStats:
-        """Figures of the device and of its worker."""
+        """Return the counters of the device and of its thread."""
         device = self.device
         return DeviceStats(
             name=self.name,

@@ -1,4 +1,4 @@
-"""The figures that a scheduler gives for logs and metrics."""
+"""The scheduler's counters for logs and metrics."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ __all__ = ["DeviceStats", "SchedulerStats"]
 
 @dataclass(frozen=True, slots=True)
 class DeviceStats:
-    """Figures of one device.
+    """Counters of one device.
 
     Attributes:
         name: The engine's name.
-        budget_tokens: Tokens that its next batch may have; below the maximum after memory ran out.
-        batches: Batches that it computed.
-        sequences: Prompts that it computed.
-        computed_tokens: Tokens that it computed, shared segments once a batch.
-        oom_splits: Batches that were cut in two because memory ran out.
-        compute_s: Seconds that it computed.
-        tokens_per_s: Its recent speed; 0 before the first batch.
-        restarts: How often its worker was restarted.
-        is_alive: False once its worker died too often.
+        budget_tokens: Token budget of the next batch; below the maximum after memory ran out.
+        batches: Computed batches.
+        sequences: Computed prompts.
+        computed_tokens: Computed tokens, shared segments once per batch.
+        oom_splits: Batches that were split because memory ran out.
+        compute_s: Seconds of computation.
+        tokens_per_s: Recent speed; 0 before the first batch.
+        restarts: Restarts of the worker.
+        is_alive: Whether the device is in service.
     """
 
     name: str
@@ -38,26 +38,26 @@ class DeviceStats:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStats:
-    """Figures of a scheduler: what is in it now, and what happened since it was made, or the process forked.
+    """Counters of a scheduler: its present state, and totals since it was created or the process forked.
 
     Attributes:
-        pending_requests: Requests without an answer.
-        queued_requests: Requests of which something is in the queue.
+        pending_requests: Requests without a result.
+        queued_requests: Requests with prompts in the queue.
         queued_tokens: Tokens in the queue, without those that are being computed.
-        waiting_requests: Requests of which something stands in line before the queue.
-        batches: Batches that were computed.
-        sequences: Prompts that were computed.
-        computed_tokens: Tokens that were computed, shared segments once a batch.
-        oom_splits: Batches that were cut in two because memory ran out.
+        waiting_requests: Requests with prompts that wait for admission.
+        batches: Computed batches.
+        sequences: Computed prompts.
+        computed_tokens: Computed tokens, shared segments once per batch.
+        oom_splits: Batches that were split because memory ran out.
         queue_s: Seconds that requests waited until the first of their prompts was computed, summed.
-        compute_s: Seconds that the devices computed, summed.
-        worker_restarts: Workers that were replaced.
-        completed: Requests whose scores were all computed before anybody gave up.
-        failed: Requests that got an error other than the following.
-        rejected: Requests refused because the queue was full.
+        compute_s: Seconds of computation on all devices, summed.
+        worker_restarts: Restarts of workers.
+        completed: Requests whose scores were all computed.
+        failed: Requests that failed with an error other than the following.
+        rejected: Requests rejected because the queue was full.
         expired: Requests whose deadline passed.
-        cancelled: Requests whose caller cancelled.
-        devices: One entry a device.
+        cancelled: Requests that the caller cancelled.
+        devices: One entry per device.
     """
 
     pending_requests: int

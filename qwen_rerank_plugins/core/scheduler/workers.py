@@ -1,8 +1,8 @@
-"""The threads between the queue and the devices, and the books of who waits for what.
+"""The threads between the queue and the devices, and the requests that are pending.
 
-Every waiter gets a result or an error on every path. A request leaves the books in the same locked step that decides
-its answer, and its future is answered outside the lock, because its callbacks are other people's code. A worker that
-dies answers for what it was computing and is replaced, unless that happens too often.
+Every pending request gets a result or an error on every path. A request stops being pending in the same
+locked step that decides its result; its future is resolved outside the lock, because callbacks are foreign
+code. When a worker dies, its requests fail, and it is restarted unless that happens too often.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from qwen_rerank_plugins.core.scheduler.execution import Answers, Device, TokenEngine
-from qwen_rerank_plugins.core.scheduler.queue import Admission, FairQueue, Item, Request
+from qwen_rerank_plugins.core.scheduler.execution import BatchExecutor, BatchResult, TokenEngine
+from qwen_rerank_plugins.core.scheduler.queue import Admission, FairQueue, QueuedPrompt, Request
 from qwen_rerank_plugins.core.scheduler.replies import (
-    Reply,
+    PendingRequest,
+    Resolution,
     ScoreFuture,
-    Waiter,
     deadline_error,
-    deliver,
+    resolve_futures,
     worker_died_error,
 )
-from qwen_rerank_plugins.core.scheduler.slot import Slot
+from qwen_rerank_plugins.core.scheduler.slot import DeviceWorker
 from qwen_rerank_plugins.core.scheduler.stats import SchedulerStats
 from qwen_rerank_plugins.errors import (
     ClosedError,
@@ -49,11 +49,11 @@ class Workers:
     """The threads of one scheduler in one process.
 
     Args:
-        engines: What computes, one thread each.
-        max_batch_tokens: Tokens of a batch.
-        max_queue_tokens: Tokens that may be queued.
+        engines: One engine per thread.
+        max_batch_tokens: Tokens per batch.
+        max_queue_tokens: Capacity of the queue in tokens.
         admission: What happens to a request that does not fit.
-        in_child: The engines come from a parent process and must be told before their first batch.
+        in_child: The engines come from a parent process and need `after_fork` before their first batch.
     """
 
     def __init__(
@@ -67,63 +67,65 @@ class Workers:
     ) -> None:
         self._max_batch_tokens, self._max_queue_tokens = max_batch_tokens, max_queue_tokens
         self._admission: Admission = admission
-        self._slots = [Slot(Device(engine, max_batch_tokens), in_child) for engine in engines]
+        self._device_workers = [
+            DeviceWorker(BatchExecutor(engine, max_batch_tokens), in_child) for engine in engines
+        ]
         self._queue = FairQueue(
             max_queue_tokens=max_queue_tokens,
             max_batch_tokens=max_batch_tokens,
             refill_tokens=max_queue_tokens // 2 if admission == "reject" else None,
         )
-        self._waiters: dict[Request, Waiter] = {}
+        self._pending: dict[Request, PendingRequest] = {}
         self._futures: weakref.WeakSet[ScoreFuture] = weakref.WeakSet()
         self._counts: Counter[str] = Counter()
         self._queue_s = 0.0
         self._closed = False
-        self._lost = ""  # why no device can be used by this process any more
+        self._device_lost_reason = ""  # set once the devices of this process are lost
         self._watcher: threading.Thread | None = None
-        self._alarm_at = math.inf  # when the watcher wakes by itself
+        self._watcher_wakes_at = math.inf  # monotonic time at which the watcher wakes
         self._make_locks()
 
     def _make_locks(self) -> None:
         # Reentrant: a garbage collection inside the lock may finalize a scheduler, which closes its workers.
         self._lock = threading.RLock()
-        self._work = threading.Condition(self._lock)
-        self._alarm = threading.Condition(self._lock)
+        self._work_available = threading.Condition(self._lock)
+        self._deadline_changed = threading.Condition(self._lock)
 
     # ------------------------------------------------------------------------------ called by the scheduler
 
-    def enter(self, request: Request, *, owner: object) -> Future[list[float]]:
+    def submit(self, request: Request, *, owner: object) -> Future[list[float]]:
         """Queue a request; see `Scheduler.submit`."""
         future = ScoreFuture()
         request.arrived = time.monotonic()
         with self._lock:
-            self._refuse_if_unable(request)
-            self._waiters[request] = Waiter(future, owner)
+            self._check_can_accept(request)
+            self._pending[request] = PendingRequest(future, owner)
             self._futures.add(future)
-            replies = self._enqueue(request)
-        deliver(replies)
-        future.add_done_callback(partial(_forget_if_cancelled, weakref.ref(self), request))
+            resolutions = self._enqueue(request)
+        resolve_futures(resolutions)
+        future.add_done_callback(partial(_on_future_done, weakref.ref(self), request))
         return future
 
     def close(self, timeout_s: float) -> None:
-        """Fail what is pending and end the threads; wait for running batches at most `timeout_s`."""
+        """Fail pending requests and end the threads; wait at most `timeout_s` for running batches."""
         with self._lock:
             self._closed = True
-            replies = self._settle_all(lambda: ClosedError("The scheduler was closed"))
-            self._work.notify_all()
-            self._alarm.notify_all()
-            threads = [slot.thread for slot in self._slots] + [self._watcher]
-        deliver(replies)
-        give_up = time.monotonic() + timeout_s
+            resolutions = self._fail_all(lambda: ClosedError("The scheduler was closed"))
+            self._work_available.notify_all()
+            self._deadline_changed.notify_all()
+            threads = [worker.thread for worker in self._device_workers] + [self._watcher]
+        resolve_futures(resolutions)
+        deadline = time.monotonic() + timeout_s
         for thread in threads:
             if thread is not None and thread is not threading.current_thread() and thread.is_alive():
-                thread.join(max(0.0, give_up - time.monotonic()))
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def stats(self) -> SchedulerStats:
-        """A consistent picture."""
+        """Return a consistent snapshot of the counters."""
         with self._lock:
-            devices = tuple(slot.stats() for slot in self._slots)
+            devices = tuple(worker.stats() for worker in self._device_workers)
             return SchedulerStats(
-                pending_requests=len(self._waiters),
+                pending_requests=len(self._pending),
                 queued_requests=self._queue.num_queued,
                 queued_tokens=self._queue.queued_tokens,
                 waiting_requests=self._queue.num_waiting,
@@ -143,8 +145,8 @@ class Workers:
             )
 
     def for_child(self) -> Workers:
-        """The same with nothing in it, for a forked child; closed if this is."""
-        engines = [slot.device.engine for slot in self._slots]
+        """Return empty workers of the same engines for a forked child; closed if these are."""
+        engines = [worker.device.engine for worker in self._device_workers]
         child = Workers(
             engines, self._max_batch_tokens, self._max_queue_tokens, self._admission, in_child=True
         )
@@ -152,217 +154,233 @@ class Workers:
         return child
 
     def abandon(self) -> None:
-        """Fail in a forked child what was pending in the parent. No lock is taken: its holder may not exist."""
+        """Fail in a forked child what was pending in the parent.
+
+        Takes no lock: its holder may not exist here.
+        """
         self._closed = True
         self._make_locks()
         for future in list(self._futures):
-            future.abandon(ClosedError("The process was forked; what the parent began is not finished here"))
-        self._waiters = {}
+            future.abandon(
+                ClosedError("The process was forked, and this request belongs to the parent; submit it again")
+            )
+        self._pending = {}
 
     def cancel(self, request: Request) -> None:
-        """Take out what nobody waits for any more."""
+        """Remove a request that was cancelled."""
         with self._lock:
-            if self._waiters.pop(request, None) is not None:
+            if self._pending.pop(request, None) is not None:
                 self._counts["cancelled"] += 1
                 self._queue.remove(request)
-                self._work.notify_all()
+                self._work_available.notify_all()
 
     # --------------------------------------------------------------------------------- admission, in the lock
 
-    def _refuse_if_unable(self, request: Request) -> None:
+    def _check_can_accept(self, request: Request) -> None:
         if self._closed:
             raise ClosedError("The scheduler is closed")
-        if self._lost:
-            raise DeviceLostError(self._lost)
-        if not any(slot.is_alive for slot in self._slots):
-            raise WorkerDiedError("The workers of all devices died too often; the scheduler is out of order")
+        if self._device_lost_reason:
+            raise DeviceLostError(self._device_lost_reason)
+        if not any(worker.is_alive for worker in self._device_workers):
+            raise WorkerDiedError(
+                "The workers of all devices died too often and are out of service; restart the process"
+            )
         if self._admission == "reject" and request.order and not self._queue.has_room_for(request):
             self._counts["rejected"] += 1
             raise OverloadedError(
                 f"The queue holds {self._queue.queued_tokens} tokens, and {request.tokens_left} more would exceed "
-                f"its limit of {self._max_queue_tokens}",
+                f"its limit of {self._max_queue_tokens}; try again later",
                 retry_after_s=self._seconds_until_room(request),
             )
 
     def _seconds_until_room(self, request: Request) -> float:
-        """Time after which the devices, at their recent speed, have made the room that it lacks."""
-        speed = sum(slot.device.tokens_per_s for slot in self._slots if slot.is_alive)
+        """Return the seconds that the devices need, at their recent speed, to make room for a request."""
+        speed = sum(worker.device.tokens_per_s for worker in self._device_workers if worker.is_alive)
         excess = self._queue.queued_tokens + request.tokens_left - self._max_queue_tokens
         seconds = min(excess, self._queue.queued_tokens) / speed if speed else 1.0
         return min(max(seconds, _MIN_RETRY_AFTER_S), _MAX_RETRY_AFTER_S)
 
-    def _enqueue(self, request: Request) -> list[Reply]:
+    def _enqueue(self, request: Request) -> list[Resolution]:
         if not request.order:
-            return self._settle(request, [])
-        if not request.is_live(time.monotonic()):
-            return self._settle(request, deadline_error())
+            return self._resolve(request, [])
+        if not request.is_active(time.monotonic()):
+            return self._resolve(request, deadline_error())
         if self._admission == "reject":
-            self._queue.add_at_once(request)
+            self._queue.add_without_waiting(request)
         else:
             self._queue.add(request)
-        replies = self._start_threads(watch=request.deadline is not None)
-        self._work.notify_all()
-        if request.deadline is not None and request.deadline < self._alarm_at:
-            self._alarm.notify_all()
-        return replies
+        resolutions = self._start_threads(watch=request.deadline is not None)
+        self._work_available.notify_all()
+        if request.deadline is not None and request.deadline < self._watcher_wakes_at:
+            self._deadline_changed.notify_all()
+        return resolutions
 
-    def _start_threads(self, *, watch: bool) -> list[Reply]:
-        """Start what does not run. A thread that cannot start counts as dead."""
-        replies: list[Reply] = []
-        for slot in self._slots:
-            if slot.is_alive and (slot.thread is None or not slot.thread.is_alive()):
-                replies += self._start(slot)
+    def _start_threads(self, *, watch: bool) -> list[Resolution]:
+        """Start the threads that do not run. A thread that cannot start counts as dead."""
+        resolutions: list[Resolution] = []
+        for worker in self._device_workers:
+            if worker.is_alive and (worker.thread is None or not worker.thread.is_alive()):
+                resolutions += self._start(worker)
         if watch and (self._watcher is None or not self._watcher.is_alive()):
             self._start_watcher()
-        return replies
+        return resolutions
 
     def _start_watcher(self) -> None:
-        self._watcher = threading.Thread(target=self._watch, name="qwen-rerank-deadlines", daemon=True)
-        try:
-            self._watcher.start()
-        except RuntimeError:  # workers still look at deadlines, between batches
-            logger.warning("The thread that watches deadlines could not start")
-
-    def _start(self, slot: Slot) -> list[Reply]:
-        slot.thread = threading.Thread(
-            target=self._serve, args=(slot,), name=f"qwen-rerank-{slot.name}", daemon=True
+        self._watcher = threading.Thread(
+            target=self._watch_deadlines, name="qwen-rerank-deadlines", daemon=True
         )
         try:
-            slot.thread.start()
+            self._watcher.start()
+        except RuntimeError:  # workers still check deadlines, between batches
+            logger.warning(
+                "the thread that watches deadlines could not start; deadlines are checked between batches"
+            )
+
+    def _start(self, worker: DeviceWorker) -> list[Resolution]:
+        worker.thread = threading.Thread(
+            target=self._run_worker, args=(worker,), name=f"qwen-rerank-{worker.name}", daemon=True
+        )
+        try:
+            worker.thread.start()
         except RuntimeError as error:  # no more threads, or the interpreter is going away
-            return self._give_up(slot, error)
+            return self._disable_device(worker, error)
         return []
 
     # ------------------------------------------------------------------------------------- the threads' work
 
-    def _serve(self, slot: Slot) -> None:
-        """A worker's life."""
+    def _run_worker(self, worker: DeviceWorker) -> None:
+        """Run one worker thread until the workers are closed."""
         try:
-            if slot.needs_after_fork:
-                slot.device.engine.after_fork()
-                slot.needs_after_fork = False
-            while self._wait_for_batch(slot):
-                self._compute(slot)
-        except BaseException as error:  # noqa: BLE001 - SystemExit and its kind must not leave waiters behind
-            self._handle_worker_death(slot, error)
+            if worker.needs_after_fork:
+                worker.device.engine.after_fork()
+                worker.needs_after_fork = False
+            while self._take_batch(worker):
+                self._compute(worker)
+        except BaseException as error:  # noqa: BLE001 - SystemExit too must not leave requests pending
+            self._handle_worker_death(worker, error)
 
-    def _wait_for_batch(self, slot: Slot) -> bool:
-        """Put the next batch into the slot; False when the workers are closed."""
+    def _take_batch(self, worker: DeviceWorker) -> bool:
+        """Wait for the next batch of a worker; return False when the workers are closed."""
         while True:
             with self._lock:
-                replies = self._expire()
+                resolutions = self._expire()
                 if not self._closed:
-                    slot.in_flight = self._queue.take(slot.device.budget_tokens)
-                    self._note_waits(slot.in_flight)
-                if not (slot.in_flight or replies or self._closed):
-                    self._work.wait()
-            deliver(replies)
-            if slot.in_flight or self._closed:
+                    worker.in_flight = self._queue.take(worker.device.budget_tokens)
+                    self._record_queue_times(worker.in_flight)
+                if not (worker.in_flight or resolutions or self._closed):
+                    self._work_available.wait()
+            resolve_futures(resolutions)
+            if worker.in_flight or self._closed:
                 return not self._closed
 
-    def _compute(self, slot: Slot) -> None:
-        for answers in slot.device.run(slot.in_flight):
+    def _compute(self, worker: DeviceWorker) -> None:
+        for result in worker.device.run(worker.in_flight):
             with self._lock:
-                replies = self._record(answers)
-            deliver(replies)
-        slot.in_flight = ()
+                resolutions = self._record(result)
+            resolve_futures(resolutions)
+        worker.in_flight = ()
 
-    def _watch(self) -> None:
-        """The watcher's life: answer for deadlines while the workers are busy."""
+    def _watch_deadlines(self) -> None:
+        """Fail expired requests while the workers are busy."""
         while True:
             with self._lock:
                 if self._closed:
                     return
-                replies = self._expire()
-                if not replies:
+                resolutions = self._expire()
+                if not resolutions:
                     self._sleep_until_next_deadline()
-            deliver(replies)
+            resolve_futures(resolutions)
 
     def _sleep_until_next_deadline(self) -> None:
         now, deadline = time.monotonic(), self._queue.next_deadline()
         seconds = _MAX_SLEEP_S if deadline is None else min(max(0.0, deadline - now), _MAX_SLEEP_S)
-        self._alarm_at = now + seconds
-        self._alarm.wait(seconds)
+        self._watcher_wakes_at = now + seconds
+        self._deadline_changed.wait(seconds)
 
-    def _handle_worker_death(self, slot: Slot, error: BaseException) -> None:
-        """Answer for a dead worker, and replace it unless its device is lost or it died too often."""
-        logger.error("The worker of %s died of %s", slot.name, type(error).__name__)
+    def _handle_worker_death(self, worker: DeviceWorker, error: BaseException) -> None:
+        """Fail the requests of a dead worker, and restart it.
+
+        A worker whose device is lost, or that died too often, is not restarted.
+        """
+        logger.error("The worker of %s died of %s", worker.name, type(error).__name__)
         with self._lock:
             if isinstance(error, DeviceLostError):
-                self._lost = str(error)
-                for other in self._slots:  # CUDA's contexts of one process are lost together
+                self._device_lost_reason = str(error)
+                for other in self._device_workers:  # the CUDA contexts of a process are lost together
                     other.is_alive = False
-                replies = self._settle_all(lambda: DeviceLostError(self._lost))
+                resolutions = self._fail_all(lambda: DeviceLostError(self._device_lost_reason))
             else:
-                replies = self._answer_for_dead(slot, error)
-        deliver(replies)
+                resolutions = self._fail_in_flight(worker, error)
+        resolve_futures(resolutions)
 
-    def _answer_for_dead(self, slot: Slot, error: BaseException) -> list[Reply]:
-        doomed = {item.request for item in slot.in_flight}
-        slot.in_flight = ()
-        replies = [
-            reply
-            for request in doomed
-            for reply in self._settle(request, worker_died_error(slot.name, error))
+    def _fail_in_flight(self, worker: DeviceWorker, error: BaseException) -> list[Resolution]:
+        in_flight_requests = {item.request for item in worker.in_flight}
+        worker.in_flight = ()
+        resolutions = [
+            resolution
+            for request in in_flight_requests
+            for resolution in self._resolve(request, worker_died_error(worker.name, error))
         ]
-        return replies if self._closed else [*replies, *self._replace(slot, error)]
+        return resolutions if self._closed else [*resolutions, *self._replace(worker, error)]
 
-    def _replace(self, slot: Slot, error: BaseException) -> list[Reply]:
-        if not slot.can_restart():
-            return self._give_up(slot, error)
-        slot.num_restarts += 1
-        return self._start(slot)
+    def _replace(self, worker: DeviceWorker, error: BaseException) -> list[Resolution]:
+        if not worker.can_restart():
+            return self._disable_device(worker, error)
+        worker.num_restarts += 1
+        return self._start(worker)
 
-    def _give_up(self, slot: Slot, error: BaseException) -> list[Reply]:
-        """Do without a device; without the last one nobody can be served."""
-        slot.is_alive = False
-        logger.error("%s is out of service", slot.name)
-        if any(other.is_alive for other in self._slots):
+    def _disable_device(self, worker: DeviceWorker, error: BaseException) -> list[Resolution]:
+        """Take a device out of service; without the last one all requests fail."""
+        worker.is_alive = False
+        logger.error("%s is out of service", worker.name)
+        if any(other.is_alive for other in self._device_workers):
             return []
-        return self._settle_all(lambda: worker_died_error(slot.name, error))
+        return self._fail_all(lambda: worker_died_error(worker.name, error))
 
-    # ------------------------------------------------------------------------------------ books, in the lock
+    # ---------------------------------------------------------------------- pending requests, in the lock
 
-    def _note_waits(self, batch: Sequence[Item]) -> None:
+    def _record_queue_times(self, batch: Sequence[QueuedPrompt]) -> None:
         now = time.monotonic()
         for item in batch:
-            if not item.request.has_started:
-                item.request.has_started = True
+            if not item.request.was_started:
+                item.request.was_started = True
                 self._queue_s += now - item.request.arrived
 
-    def _record(self, answers: Answers) -> list[Reply]:
-        replies: list[Reply] = []
-        for item, log_odds in answers.scores:
+    def _record(self, result: BatchResult) -> list[Resolution]:
+        resolutions: list[Resolution] = []
+        for item, log_odds in result.scores:
             request = item.request
             request.log_odds[item.index] = log_odds
             request.num_missing -= 1
             if request.num_missing == 0:
-                replies += self._settle(request, request.log_odds)
-        for request, error in answers.failures:
-            replies += self._settle(request, error)
-        return replies
+                resolutions += self._resolve(request, request.log_odds)
+        for request, error in result.failures:
+            resolutions += self._resolve(request, error)
+        return resolutions
 
-    def _expire(self) -> list[Reply]:
-        late = self._queue.expired(time.monotonic())
-        return [reply for request in late for reply in self._settle(request, deadline_error())]
+    def _expire(self) -> list[Resolution]:
+        expired = self._queue.expired(time.monotonic())
+        return [resolution for request in expired for resolution in self._resolve(request, deadline_error())]
 
-    def _settle_all(self, make_error: Callable[[], RerankError]) -> list[Reply]:
-        return [reply for request in list(self._waiters) for reply in self._settle(request, make_error())]
+    def _fail_all(self, make_error: Callable[[], RerankError]) -> list[Resolution]:
+        return [
+            resolution
+            for request in list(self._pending)
+            for resolution in self._resolve(request, make_error())
+        ]
 
-    def _settle(self, request: Request, answer: list[float] | RerankError) -> list[Reply]:
-        """Strike a request from the books; the reply to be delivered, none if it was settled before."""
+    def _resolve(self, request: Request, result: list[float] | RerankError) -> list[Resolution]:
+        """End a pending request, and return its resolution; none if it was not pending."""
         self._queue.remove(request)
-        waiter = self._waiters.pop(request, None)
-        if waiter is None:
+        pending = self._pending.pop(request, None)
+        if pending is None:
             return []
-        reply = Reply(waiter, answer)
-        self._counts[reply.outcome] += 1
-        return [reply]
+        resolution = Resolution(pending, result)
+        self._counts[resolution.outcome] += 1
+        return [resolution]
 
 
-def _forget_if_cancelled(
-    workers: weakref.ref[Workers], request: Request, future: Future[list[float]]
-) -> None:
+def _on_future_done(workers: weakref.ref[Workers], request: Request, future: Future[list[float]]) -> None:
     if future.cancelled():
         future.set_running_or_notify_cancel()  # wakes concurrent.futures.wait and as_completed
         if (living := workers()) is not None:

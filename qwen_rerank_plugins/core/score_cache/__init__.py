@@ -1,1 +1,1 @@
-"""Scores by key, in memory and on disk. Holds no text."""
+"""Scores by key, in memory and on disk. Stores no text."""

@@ -1,9 +1,9 @@
-"""A bounded table of small values in an SQLite file, shared by threads and processes.
+"""A bounded key-value table in an SQLite file, shared by threads and processes.
 
-It knows no scores: keys and values are bytes. One connection a process, used under a lock; it is closed before a
-fork and opened again on both sides, because SQLite's locks belong to a process. Nothing here raises for what happens
-to the file: an operation that finds it busy is passed over; any other failure is logged once, and then the file is
-left alone, as it is.
+It knows no scores: keys and values are bytes. One connection per process, used under a lock; it is closed
+before a fork and reopened on both sides, because SQLite's locks belong to a process. No operation raises for
+a problem of the file: one that finds it busy is skipped; any other failure is logged once and disables the
+cache, and the file stays as it is.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_APPLICATION_ID = 0x51525363  # "QRSc": a file with another one is somebody else's
+_APPLICATION_ID = 0x51525363  # "QRSc"; a file with another id is foreign
 _SCHEMA_VERSION = 1
-_BUSY_TIMEOUT_S = 0.5  # a cache is not worth waiting for
-_CHUNK = 500  # keys a statement; SQLite's oldest limit is 999
+_BUSY_TIMEOUT_S = 0.5  # a cache is not worth a longer wait
+_KEYS_PER_STATEMENT = 500  # SQLite's oldest limit is 999
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
-# The number of rows is kept by triggers: counting them would read the whole table.
+# Triggers maintain the number of rows: counting them would read the whole table.
 _SCHEMA = f"""
     BEGIN IMMEDIATE;
     CREATE TABLE IF NOT EXISTS entries (key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL)
@@ -45,7 +45,7 @@ _SCHEMA = f"""
     PRAGMA user_version = {_SCHEMA_VERSION};
     COMMIT;
 """  # noqa: S608 - constants of this module
-_PUT = """
+_UPSERT = """
     INSERT INTO entries VALUES (?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET value = excluded.value, used = excluded.used
 """
@@ -58,11 +58,11 @@ _SIZE = "SELECT num_entries, page_count * page_size FROM total, pragma_page_coun
 
 
 class DiskCache:
-    """Key to value, the least recently used rows forgotten first.
+    """Keys and values in a file; the least recently used rows are evicted first.
 
     Args:
-        path: The file; folders above it are made. It is opened when it is first used.
-        max_entries: How many rows it may have.
+        path: The file; missing parent folders are created. It is opened on first use.
+        max_entries: Maximum number of rows.
 
     Attributes:
         is_usable: False once the file failed or the cache was closed.
@@ -76,28 +76,28 @@ class DiskCache:
         self._lock = threading.RLock()
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The values of those keys that are there."""
-        nothing: dict[bytes, bytes] = {}
-        rows = self._use(lambda connection: _select(connection, keys), nothing)
-        if rows:  # a separate step: if another process is writing, reading has still worked
+        """Return the values of the keys that are stored."""
+        empty: dict[bytes, bytes] = {}
+        rows = self._execute(lambda connection: _select(connection, keys), empty)
+        if rows:  # separate, so that reads succeed while another process writes
             used = time.time_ns()
-            self._use(lambda connection: _touch(connection, [(used, key) for key in rows]), None)
+            self._execute(lambda connection: _touch(connection, [(used, key) for key in rows]), None)
         return rows
 
     def put_many(self, items: Sequence[tuple[bytes, bytes]]) -> None:
-        """Store values, and forget the oldest rows above the limit."""
-        self._use(lambda connection: self._insert(connection, items), None)
+        """Store values, and evict the least recently used rows above the limit."""
+        self._execute(lambda connection: self._insert(connection, items), None)
 
     def clear(self) -> None:
-        """Forget all rows; other processes' too."""
-        self._use(_delete_all, None)
+        """Delete all rows, those of other processes included."""
+        self._execute(_delete_all, None)
 
     def size(self) -> tuple[int, int]:
-        """Rows, and bytes of the file and its write-ahead log; 0 and 0 if it cannot be used."""
-        return self._use(self._measure, (0, 0))
+        """Return the rows, and the bytes of the file and its write-ahead log; 0 and 0 if it is unusable."""
+        return self._execute(self._measure, (0, 0))
 
     def close(self) -> None:
-        """Release the file."""
+        """Close the file."""
         with self._lock:
             self.is_usable = False
             self._disconnect()
@@ -106,35 +106,35 @@ class DiskCache:
         self._disconnect()
 
     def before_fork(self) -> None:
-        """Let no operation run and no file be open while the process forks."""
+        """Block operations and close the file while the process forks."""
         self._lock.acquire()
         self._disconnect()
 
     def after_fork_in_parent(self) -> None:
-        """Go on; the next operation opens the file again."""
+        """Allow operations again; the next one reopens the file."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew; the parent's threads cannot release the lock here."""
+        """Replace the lock, which the parent's threads cannot release here."""
         self._lock = threading.RLock()
 
-    def _use(self, operation: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """Run one operation; its result, or `otherwise` if the file is busy or unusable."""
+    def _execute(self, operation: Callable[[sqlite3.Connection], T], default: T) -> T:
+        """Run one operation and return its result, or `default` if the file is busy or unusable."""
         with self._lock:
             if not self.is_usable:
-                return otherwise
+                return default
             try:
                 if self._connection is None:
                     self._connection = self._connect()
                 return operation(self._connection)
             except (sqlite3.Error, OSError, ValueError) as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _BUSY:
-                    self._abandon(error)
-                return otherwise
+                    self._disable(error)
+                return default
 
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Autocommit: transactions are written out. The lock, not the thread, protects the connection.
+        # Autocommit: transactions are explicit. The lock protects the connection, not the thread.
         connection = sqlite3.connect(
             self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
@@ -151,17 +151,15 @@ class DiskCache:
                 self._connection.close()
             self._connection = None
 
-    def _abandon(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         self.is_usable = False
         self._disconnect()
-        logger.warning(
-            "The score cache %s cannot be used, scores are kept in memory only: %s", self._path, error
-        )
+        logger.warning("score cache %s is unusable, scores are cached in memory only: %s", self._path, error)
 
     def _insert(self, connection: sqlite3.Connection, items: Sequence[tuple[bytes, bytes]]) -> None:
         used = time.time_ns()
         with _Transaction(connection):
-            connection.executemany(_PUT, [(key, value, used) for key, value in items])
+            connection.executemany(_UPSERT, [(key, value, used) for key, value in items])
             connection.execute(_EVICT, (self._max_entries,))
 
     def _measure(self, connection: sqlite3.Connection) -> tuple[int, int]:
@@ -173,7 +171,7 @@ class DiskCache:
 
 
 class _Transaction:
-    """All or nothing, with the write lock taken at the start, so that no read has to be upgraded."""
+    """A transaction that takes the write lock at the start, so that no read has to be upgraded."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -182,13 +180,13 @@ class _Transaction:
         self._connection.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._connection.in_transaction:  # SQLite ends it by itself when the disk is full
+        if self._connection.in_transaction:  # SQLite ends it when the disk is full
             self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables in a new file; refuse one that is not ours."""
-    connection.execute("BEGIN")  # one view of the three, while another process may be making the tables
+    """Create the tables in a new file; reject a foreign one."""
+    connection.execute("BEGIN")  # one snapshot, since another process may be creating the tables
     num_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -196,15 +194,15 @@ def _prepare(connection: sqlite3.Connection) -> None:
     if num_tables and (application, version) != (_APPLICATION_ID, _SCHEMA_VERSION):
         raise ValueError(f"the file is not a score cache of version {_SCHEMA_VERSION}")
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")  # a lost last second is harmless here
+    connection.execute("PRAGMA synchronous = NORMAL")  # losing the last second is harmless here
     if not num_tables:
         connection.executescript(_SCHEMA)
 
 
 def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     rows: dict[bytes, bytes] = {}
-    for start in range(0, len(keys), _CHUNK):
-        chunk = keys[start : start + _CHUNK]
+    for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+        chunk = keys[start : start + _KEYS_PER_STATEMENT]
         marks = ", ".join("?" * len(chunk))
         rows.update(connection.execute(f"SELECT key, value FROM entries WHERE key IN ({marks})", chunk))  # noqa: S608 - marks only
     return rows

@@ -1,8 +1,8 @@
-"""The score cache: what was scored before, in memory and, if a path is given, on disk.
+"""The score cache: scores by key, in memory and, if a path is given, on disk.
 
-It knows no texts, no models and no families: keys are digests, values are numbers and flags. What goes into a key is
-the caller's business; `KeyMaker` makes sure that different parts never give the same key. A cache must not be able
-to fail a request: whatever happens to the file, reading gives fewer hits, and a warning is logged once.
+It knows no texts, no models and no families: keys are digests, values are numbers and flags. The caller
+decides what goes into a key; `KeyHasher` returns different keys for different parts. A cache never fails a
+request: problems of the file mean fewer hits, and are logged once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Self
 from qwen_rerank_plugins.core.score_cache.disk import DiskCache
 from qwen_rerank_plugins.errors import ConfigurationError, InputTypeError
 
-__all__ = ["CacheStats", "CachedScore", "KeyMaker", "Part", "ScoreCache", "cache_key"]
+__all__ = ["CacheStats", "CachedScore", "KeyHasher", "Part", "ScoreCache"]
 
 Part = str | bytes | int | float | bool | None
-"""What a key can be made of."""
+"""Types that a key is computed from."""
 
 _DIGEST_SIZE = 32
 _SPAN, _TRUNCATED, _QUERY_TRUNCATED = 1, 2, 4
@@ -35,14 +35,14 @@ _VALUE = struct.Struct("<BBfQQQ")  # format, flags, log-odds, tokens, span's sta
 
 @dataclass(frozen=True, slots=True)
 class CachedScore:
-    """What is remembered of a pair.
+    """The cached result of a pair.
 
     Attributes:
-        log_odds: Rounded to float32, so that a score is the same whether it was remembered in memory or on disk.
-        truncated: The document was cut.
-        query_truncated: The query was cut.
-        span: The best chunk's place in the document, in characters, or None.
-        num_tokens: Tokens of the pair as the plain recipe counts them.
+        log_odds: Rounded to float32, so that a score from memory equals one from disk.
+        truncated: Whether the document was truncated.
+        query_truncated: Whether the query was truncated.
+        span: The best chunk's span of the document, in characters, or None.
+        num_tokens: Tokens of the pair as the official recipe counts them.
     """
 
     log_odds: float
@@ -55,14 +55,14 @@ class CachedScore:
         object.__setattr__(self, "log_odds", _round_to_float32(self.log_odds))
 
     def to_bytes(self) -> bytes:
-        """The form on disk, which begins with the number of its format."""
+        """Return the form on disk, which begins with its format number."""
         flags = _SPAN * (self.span is not None) + _TRUNCATED * self.truncated
         flags += _QUERY_TRUNCATED * self.query_truncated
         return _VALUE.pack(_FORMAT, flags, self.log_odds, self.num_tokens, *(self.span or (0, 0)))
 
     @classmethod
     def from_bytes(cls, value: object) -> Self | None:
-        """The score, or None if this is not the present format or not a usable score."""
+        """Return the score; None if the format or the score is invalid."""
         if not isinstance(value, bytes) or len(value) != _VALUE.size or value[0] != _FORMAT:
             return None
         _, flags, log_odds, num_tokens, start, end = _VALUE.unpack(value)
@@ -74,18 +74,18 @@ class CachedScore:
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Figures of a cache since it was made.
+    """Counters of a cache since it was created.
 
     Attributes:
         entries: Scores in memory.
-        max_entries: How many there may be.
+        max_entries: Capacity of the memory cache.
         hits: Keys that were found.
         disk_hits: Those of them that were found on disk.
         misses: Keys that were not found.
         refused: Scores that were not stored because they were NaN or infinite.
-        disk_entries: Scores on disk, other processes' included; 0 without a usable file.
-        disk_bytes: What the file and its write-ahead log take.
-        disk_usable: A path was given and the file has not failed.
+        disk_entries: Scores on disk, those of other processes included; 0 without a usable file.
+        disk_bytes: Size of the file and its write-ahead log.
+        disk_usable: Whether a path was given and the file has not failed.
     """
 
     entries: int
@@ -100,20 +100,20 @@ class CacheStats:
 
     @property
     def hit_rate(self) -> float:
-        """Part of the keys that were found, in [0, 1]; 0 if none was asked for."""
+        """Fraction of keys that were found, in [0, 1]; 0 before the first lookup."""
         return self.hits / max(1, self.hits + self.misses)
 
 
 class ScoreCache:
-    """Remembers scores, the least recently used forgotten first. Safe across threads, processes and forks.
+    """Least-recently-used cache of scores. Safe across threads, processes and forks.
 
     Args:
-        max_entries: Scores in memory; 0 keeps none there.
+        max_entries: Capacity in memory; 0 disables it.
         path: A file for scores that outlive the process and are shared by several; None for memory alone.
-        max_disk_entries: Scores in the file.
+        max_disk_entries: Capacity of the file.
 
     Raises:
-        ConfigurationError: A limit is negative, or `max_disk_entries` is 0.
+        ConfigurationError: A capacity is negative, or `max_disk_entries` is 0.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class ScoreCache:
         _caches.add(self)
 
     def get_many(self, keys: Sequence[bytes]) -> list[CachedScore | None]:
-        """What is known of each key, in order; None where nothing is."""
+        """Return the cached score of each key, in order; None where there is none."""
         with self._lock:
             found = {key: self._touch(key) for key in keys}
         missing = [key for key, score in found.items() if score is None]
@@ -140,7 +140,7 @@ class ScoreCache:
         found.update(from_disk)
         scores = [found[key] for key in keys]
         with self._lock:
-            self._remember(from_disk.items())
+            self._store(from_disk.items())
             num_hits = sum(score is not None for score in scores)
             self._hits += num_hits
             self._misses += len(scores) - num_hits
@@ -148,24 +148,24 @@ class ScoreCache:
         return scores
 
     def put_many(self, items: Iterable[tuple[bytes, CachedScore]]) -> None:
-        """Remember scores; what is NaN or infinite is passed over."""
-        given = dict(items)
-        usable = {key: score for key, score in given.items() if math.isfinite(score.log_odds)}
+        """Store scores; NaN and infinite ones are skipped."""
+        items_by_key = dict(items)
+        usable = {key: score for key, score in items_by_key.items() if math.isfinite(score.log_odds)}
         with self._lock:
-            self._refused += len(given) - len(usable)
-            self._remember(usable.items())
+            self._refused += len(items_by_key) - len(usable)
+            self._store(usable.items())
         if self._disk is not None and usable:
             self._disk.put_many([(key, score.to_bytes()) for key, score in usable.items()])
 
     def clear(self) -> None:
-        """Forget everything, in memory and on disk."""
+        """Remove all scores, in memory and on disk."""
         with self._lock:
             self._scores.clear()
         if self._disk is not None:
             self._disk.clear()
 
     def close(self) -> None:
-        """Release the file and the memory; from now on nothing is found and nothing is remembered."""
+        """Release the file and the memory; later lookups miss, and nothing is stored."""
         with self._lock:
             self._closed = True
             self._scores.clear()
@@ -173,7 +173,7 @@ class ScoreCache:
             self._disk.close()
 
     def stats(self) -> CacheStats:
-        """Figures for logs and metrics."""
+        """Return the counters for logs and metrics."""
         disk_entries, disk_bytes = (0, 0) if self._disk is None else self._disk.size()
         with self._lock:
             return CacheStats(
@@ -194,7 +194,7 @@ class ScoreCache:
             self._scores.move_to_end(key)
         return score
 
-    def _remember(self, items: Iterable[tuple[bytes, CachedScore]]) -> None:
+    def _store(self, items: Iterable[tuple[bytes, CachedScore]]) -> None:
         if self._closed:
             return
         for key, score in items:
@@ -226,46 +226,44 @@ class ScoreCache:
             self._disk.after_fork_in_child()
 
 
-class KeyMaker:
-    """Makes keys that begin with the same parts, which are hashed once.
+class KeyHasher:
+    """Computes keys with common leading parts, which are hashed once.
 
-    Each part is hashed with its type and its length, so that ("ab", "c") and ("a", "bc") differ, and so do 1, "1",
-    1.0, True and None.
+    Each part is hashed with its type and its length, so that ("ab", "c") and ("a", "bc") differ, and so do 1,
+    "1", 1.0, True and None.
 
     Args:
-        parts: What all keys have in common.
+        parts: Leading parts of all keys.
+
+    Raises:
+        InputTypeError: A part has an unsupported type.
     """
 
     def __init__(self, *parts: Part) -> None:
         self._hasher = hashlib.blake2b(digest_size=_DIGEST_SIZE)
         self._hasher.update(b"".join(map(_encode, parts)))
 
-    def extended(self, *parts: Part) -> KeyMaker:
-        """A key maker for keys that have these parts in common too."""
-        longer = KeyMaker()
+    def extended(self, *parts: Part) -> KeyHasher:
+        """Return a hasher with further leading parts."""
+        longer = KeyHasher()
         longer._hasher = self._hasher.copy()
         longer._hasher.update(b"".join(map(_encode, parts)))
         return longer
 
     def key(self, *parts: Part) -> bytes:
-        """The key, 32 bytes, of the common parts followed by these.
+        """Return the key, 32 bytes, of the leading parts followed by these.
 
         Raises:
-            InputTypeError: A part is of a type that keys are not made of.
+            InputTypeError: A part has an unsupported type.
         """
         hasher = self._hasher.copy()
         hasher.update(b"".join(map(_encode, parts)))
         return hasher.digest()
 
 
-def cache_key(parts: Sequence[Part]) -> bytes:
-    """The key of these parts, as `KeyMaker(*parts).key()` gives it."""
-    return KeyMaker(*parts).key()
-
-
 def _encode(part: Part) -> bytes:
-    tag, payload = _tag_and_payload(part)
-    return b"%b%d:%b" % (tag, len(payload), payload)
+    type_tag, payload = _tag_and_payload(part)
+    return b"%b%d:%b" % (type_tag, len(payload), payload)
 
 
 def _tag_and_payload(part: Part) -> tuple[bytes, bytes]:
@@ -274,7 +272,7 @@ def _tag_and_payload(part: Part) -> tuple[bytes, bytes]:
             return b"s", part.encode("utf-8", "surrogatepass")
         case bytes():
             return b"b", part
-        case bool():  # before int, of which it is a kind
+        case bool():  # before int, its base class
             return b"o", b"1" if part else b"0"
         case int():
             return b"i", str(part).encode()
@@ -283,7 +281,7 @@ def _tag_and_payload(part: Part) -> tuple[bytes, bytes]:
         case None:
             return b"n", b""
     raise InputTypeError(
-        f"A key's part is a {type(part).__name__}; it must be str, bytes, int, float, bool or None"
+        f"a part of a cache key is a {type(part).__name__}; use str, bytes, int, float, bool or None"
     )
 
 
@@ -294,7 +292,7 @@ def _round_to_float32(value: float) -> float:
         return math.copysign(math.inf, value)
 
 
-# No lock is held and no file is open while the process forks, in any thread: SQLite must not be carried across.
+# During a fork no lock is held and no file is open in any thread: SQLite connections must not cross a fork.
 _caches: weakref.WeakSet[ScoreCache] = weakref.WeakSet()
 _held_in_fork: list[ScoreCache] = []
 _fork_lock = threading.RLock()  # two threads may fork at once
@@ -315,7 +313,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _fork_lock  # noqa: PLW0603 - as the locks it guards
+    global _fork_lock  # noqa: PLW0603 - replaced, like the locks that it guards
     _fork_lock = threading.RLock()
     for cache in _held_in_fork:
         cache._after_fork_in_child()  # noqa: SLF001

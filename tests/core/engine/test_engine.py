@@ -1,4 +1,4 @@
-"""The engine: known beginnings within a budget, faults by name, and a kernel that proves itself first."""
+"""The engine: prefixes cached within a budget, errors by type, and the self-check of the attention backend."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from qwen_rerank_plugins.core.engine.self_check import run_self_check, tolerance
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention, VarlenAttention
 from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.model.packing import PackedForest
-from qwen_rerank_plugins.core.sequences import Path as NodePath
-from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.core.sequences import SegmentPath, TokenSequence
 from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
 from tests.core.checkpoints import Shape, make
 from tests.core.engines import decoder_of
@@ -83,31 +82,31 @@ def test_the_scale_is_a_factor_of_the_log_odds(decoder: Decoder) -> None:
 
 @given(sequences=sequence_lists())
 def test_any_forest_scores_as_each_prompt_by_itself(decoder: Decoder, sequences: list[TokenSequence]) -> None:
-    engine = Engine(decoder, prefix_bytes=1 << 20)
+    engine = Engine(decoder, prefix_cache_bytes=1 << 20)
     wanted = reference_log_odds(decoder, sequences)
     assert_close(engine.log_odds(sequences), wanted)
     assert_close(engine.log_odds(sequences), wanted)
 
 
-def test_the_fast_kernel_follows_device_and_dtype() -> None:
+def test_the_attention_backend_follows_device_and_dtype() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
     assert select_attention(cpu, torch.float32) is select_attention(cpu, torch.bfloat16) is GroupedAttention
     assert select_attention(cuda, torch.bfloat16) is select_attention(cuda, torch.float16) is VarlenAttention
     assert select_attention(cuda, torch.float32) is GroupedAttention
 
 
-# --------------------------------------------------------------------------------- known beginnings
+# ---------------------------------------------------------------------------------- cached prefixes
 
 
 def test_the_second_call_computes_only_what_is_new(decoder: Decoder) -> None:
-    """A root of 20 tokens and heads of 6 and 9 are known; the leaves of 30 tokens are computed again."""
+    """A root of 20 tokens and queries of 6 and 9 are cached; the leaves of 30 tokens are computed again."""
     counting = Counting(decoder)
-    engine = Engine(counting, prefix_bytes=1 << 20)
+    engine = Engine(counting, prefix_cache_bytes=1 << 20)
     engine.log_odds(PROMPTS)
     engine.log_odds(PROMPTS)
     assert counting.rows == [20 + 6 + 9 + 30, 30]
-    assert (len(engine.prefixes), engine.prefixes.hits) == (3, 3)
-    assert engine.prefixes.num_bytes == 35 * BYTES_PER_TOKEN
+    assert (len(engine.prefix_cache), engine.prefix_cache.hits) == (3, 3)
+    assert engine.prefix_cache.num_bytes == 35 * BYTES_PER_TOKEN
 
 
 def test_nothing_is_kept_without_a_budget(decoder: Decoder) -> None:
@@ -116,48 +115,48 @@ def test_nothing_is_kept_without_a_budget(decoder: Decoder) -> None:
     engine.log_odds(PROMPTS)
     engine.log_odds(PROMPTS)
     assert counting.rows == [65, 65]
-    assert engine.prefixes.num_bytes == 0
+    assert engine.prefix_cache.num_bytes == 0
 
 
 def test_a_query_with_one_document_is_not_kept(decoder: Decoder) -> None:
     """It seldom comes again; the root does."""
-    engine = Engine(decoder, prefix_bytes=1 << 20)
+    engine = Engine(decoder, prefix_cache_bytes=1 << 20)
     engine.log_odds(PROMPTS[:1])
-    assert [len(path) for path in engine.prefixes._tensors] == [1]
+    assert [len(path) for path in engine.prefix_cache._tensors] == [1]
 
 
 def test_what_is_kept_stays_within_its_budget(decoder: Decoder) -> None:
     budget = 40 * BYTES_PER_TOKEN
-    engine = Engine(decoder, prefix_bytes=budget)
+    engine = Engine(decoder, prefix_cache_bytes=budget)
     for heads in ((6, 9), (7, 8), (12, 13), (6, 9), (30, 1)):
         prompts = grid(20, heads, (4, 5))
         assert_close(engine.log_odds(prompts), reference_log_odds(decoder, prompts))
-        assert 0 < engine.prefixes.num_bytes <= budget
+        assert 0 < engine.prefix_cache.num_bytes <= budget
 
 
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 12)), max_size=30),
     max_bytes=st.integers(0, 40),
 )
-def test_the_store_keeps_its_budget(sizes: list[tuple[int, int]], max_bytes: int) -> None:
-    store = PrefixCache(max_bytes)
+def test_the_cache_keeps_its_budget(sizes: list[tuple[int, int]], max_bytes: int) -> None:
+    cache = PrefixCache(max_bytes)
     for name, size in sizes:
-        path: NodePath = ((name,),)
-        store.put(path, torch.zeros(size, dtype=torch.uint8))
-        assert store.num_bytes == sum(t.nbytes for t in store._tensors.values()) <= max_bytes
-        assert (path in store) == (size <= max_bytes)
+        path: SegmentPath = ((name,),)
+        cache.put(path, torch.zeros(size, dtype=torch.uint8))
+        assert cache.num_bytes == sum(t.nbytes for t in cache._tensors.values()) <= max_bytes
+        assert (path in cache) == (size <= max_bytes)
 
 
-def test_the_least_recently_used_beginning_goes_first() -> None:
-    store = PrefixCache(3)
+def test_the_least_recently_used_prefix_is_evicted_first() -> None:
+    cache = PrefixCache(3)
     a, b, c = (((number,),) for number in range(3))
     for path in (a, b):
-        store.put(path, torch.zeros(1, dtype=torch.uint8))
-    store.get(a)
-    store.put(c, torch.zeros(2, dtype=torch.uint8))
-    assert (a in store, b in store, c in store) == (True, False, True)
-    store.clear()
-    assert (len(store), store.num_bytes) == (0, 0)
+        cache.put(path, torch.zeros(1, dtype=torch.uint8))
+    cache.get(a)
+    cache.put(c, torch.zeros(2, dtype=torch.uint8))
+    assert (a in cache, b in cache, c in cache) == (True, False, True)
+    cache.clear()
+    assert (len(cache), cache.num_bytes) == (0, 0)
 
 
 # ---------------------------------------------------------------------------------------------- faults
@@ -173,12 +172,12 @@ def test_the_least_recently_used_beginning_goes_first() -> None:
 def test_out_of_memory_has_its_own_error_and_frees_what_is_kept(decoder: Decoder, error: Exception) -> None:
     failing = Failing(decoder, error)
     failing.error = None
-    engine = Engine(failing, prefix_bytes=1 << 20)
+    engine = Engine(failing, prefix_cache_bytes=1 << 20)
     expected = engine.log_odds(PROMPTS)
     failing.error = error
     with pytest.raises(EngineOutOfMemoryError, match="a batch of 30 tokens does not fit the memory of cpu"):
         engine.log_odds(PROMPTS)
-    assert engine.prefixes.num_bytes == 0
+    assert engine.prefix_cache.num_bytes == 0
     failing.error = None
     assert engine.log_odds(PROMPTS) == expected
 
@@ -227,7 +226,7 @@ def test_cuda_does_not_survive_a_fork() -> None:
 
 
 def test_the_state_is_plain_json(decoder: Decoder) -> None:
-    info = Engine(decoder, prefix_bytes=1000).info()
+    info = Engine(decoder, prefix_cache_bytes=1000).info()
     assert json.loads(json.dumps(info)) == info
     assert (info["device"], info["dtype"], info["attention_backend"]) == (
         "cpu",
@@ -247,8 +246,8 @@ class Wrong(DenseAttention):
         return super().attend(queries, keys, values) + 0.1
 
 
-class WrongWhenKnown(DenseAttention):
-    """Right unless a prompt's beginning is known."""
+class WrongWhenCached(DenseAttention):
+    """Right unless a prefix is cached."""
 
     def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         out = super().attend_last(queries, keys, values)
@@ -265,21 +264,21 @@ class Absent(DenseAttention):
         raise NotImplementedError("no kernel image is available for this device")
 
 
-def test_a_right_kernel_passes(decoder: Decoder) -> None:
-    engine = Engine(decoder, prefix_bytes=1 << 20)
+def test_a_right_backend_passes(decoder: Decoder) -> None:
+    engine = Engine(decoder, prefix_cache_bytes=1 << 20)
     check = run_self_check(engine, "print", None)
     assert (check.status, check.attention_backend, check.cached) == ("passed", "GroupedAttention", False)
     assert check.max_abs_diff is not None
     assert check.max_abs_diff <= check.tolerance == 1e-4
     assert check.reason is None
-    assert len(engine.prefixes) == 0
+    assert len(engine.prefix_cache) == 0
 
 
-@pytest.mark.parametrize("attention_backend", [Wrong, WrongWhenKnown, NotANumber])
-def test_a_wrong_kernel_gives_way_with_one_warning(
+@pytest.mark.parametrize("attention_backend", [Wrong, WrongWhenCached, NotANumber])
+def test_a_wrong_backend_is_replaced_with_one_warning(
     decoder: Decoder, caplog: pytest.LogCaptureFixture, attention_backend: Any
 ) -> None:
-    engine = Engine(decoder, attention_backend=attention_backend, prefix_bytes=1 << 20)
+    engine = Engine(decoder, attention_backend=attention_backend, prefix_cache_bytes=1 << 20)
     with caplog.at_level(logging.WARNING):
         check = run_self_check(engine, "print", None)
     assert (check.status, check.attention_backend) == ("failed", "GroupedAttention")
@@ -293,7 +292,9 @@ def test_a_wrong_kernel_gives_way_with_one_warning(
     assert_close(engine.log_odds(PROMPTS), reference_log_odds(decoder, PROMPTS))
 
 
-def test_a_kernel_that_cannot_run_gives_way_too(decoder: Decoder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_backend_that_cannot_run_is_replaced_too(
+    decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = Engine(decoder, attention_backend=Absent)
     check = run_self_check(engine, "print", None)
     assert (check.status, engine.attention_backend) == ("failed", GroupedAttention)
@@ -304,7 +305,7 @@ def test_a_kernel_that_cannot_run_gives_way_too(decoder: Decoder, caplog: pytest
     json.dumps(dataclasses.asdict(check), allow_nan=False)
 
 
-def test_the_plainest_kernel_is_the_last_resort(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_backend_is_the_last_resort(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("attend", "attend_last"):
         monkeypatch.setattr(GroupedAttention, name, NotANumber.attend)
     engine = Engine(decoder, attention_backend=Wrong)

@@ -1,4 +1,4 @@
-"""Three attentions, one meaning: the plain mask says what the grouped and the variable-length form must give."""
+"""Three attention backends: the grouped and the variable-length one must match the dense reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qwen_rerank_plugins.core.model.attention import (
 )
 from qwen_rerank_plugins.core.model.decoder import AttentionBackend
 from qwen_rerank_plugins.core.model.packing import PackedForest, pack
-from qwen_rerank_plugins.core.sequences import Path, TokenSequence
+from qwen_rerank_plugins.core.sequences import SegmentPath, TokenSequence
 from tests.core.forests import grid, sequence_lists
 from tests.core.tolerances import ATTENTION
 
@@ -31,13 +31,13 @@ SHAPES = (AttentionShape(1, 1, 8), AttentionShape(4, 2, 8), AttentionShape(6, 1,
 
 
 class ReferenceVarlen(VarlenAttention):
-    """The variable-length form with its kernel in plain torch."""
+    """`VarlenAttention` with the reference kernel."""
 
     def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
         super().__init__(layout, shape, device, kernel=varlen_attn_reference)
 
 
-KERNELS: tuple[AttentionBackend, ...] = (GroupedAttention, ReferenceVarlen)
+BACKENDS: tuple[AttentionBackend, ...] = (GroupedAttention, ReferenceVarlen)
 
 
 def pool(forest: PackedForest, shape: AttentionShape) -> tuple[Tensor, Tensor, Tensor]:
@@ -50,21 +50,21 @@ def pool(forest: PackedForest, shape: AttentionShape) -> tuple[Tensor, Tensor, T
 
 
 def assert_all_agree(forest: PackedForest, shape: AttentionShape) -> None:
-    """Every kernel gives what the plain one does, for all rows and for the last ones."""
+    """Every attention backend matches the reference, for all rows and for the last ones."""
     layout = KVLayout(forest)
     queries, keys, values = pool(forest, shape)
     last = queries[layout.last_rows]
     dense = DenseAttention(layout, shape, CPU)
     expected = dense.attend(queries, keys, values), dense.attend_last(last, keys, values)
     assert torch.allclose(expected[0][layout.last_rows], expected[1], atol=ATTENTION, rtol=0)
-    for kernel in KERNELS:
-        attention = kernel(layout, shape, CPU)
+    for backend in BACKENDS:
+        attention = backend(layout, shape, CPU)
         found = (
             attention.attend(queries.clone(), keys, values),
             attention.attend_last(last.clone(), keys, values),
         )
         for a, b in zip(found, expected, strict=True):
-            assert torch.allclose(a, b, atol=ATTENTION, rtol=0), kernel.__name__
+            assert torch.allclose(a, b, atol=ATTENTION, rtol=0), backend.__name__
 
 
 def rows_along(forest: PackedForest, leaf: int, layout: KVLayout) -> list[int]:
@@ -73,7 +73,7 @@ def rows_along(forest: PackedForest, leaf: int, layout: KVLayout) -> list[int]:
     return list(itertools.chain.from_iterable(range(*layout.slices[n].indices(1 << 30)) for n in nodes))
 
 
-def inner_paths(sequences: Sequence[TokenSequence]) -> set[Path]:
+def inner_paths(sequences: Sequence[TokenSequence]) -> set[SegmentPath]:
     return {
         tuple(segment for segment in sequence.segments[:depth] if segment)
         for sequence in sequences
@@ -82,14 +82,12 @@ def inner_paths(sequences: Sequence[TokenSequence]) -> set[Path]:
 
 
 @given(sequences=sequence_lists(), shape=st.sampled_from(SHAPES))
-def test_kernels_agree_on_any_forest(sequences: list[TokenSequence], shape: AttentionShape) -> None:
+def test_backends_agree_on_any_forest(sequences: list[TokenSequence], shape: AttentionShape) -> None:
     assert_all_agree(pack(sequences), shape)
 
 
 @given(sequences=sequence_lists(), shape=st.sampled_from(SHAPES))
-def test_kernels_agree_where_beginnings_are_known(
-    sequences: list[TokenSequence], shape: AttentionShape
-) -> None:
+def test_backends_agree_with_cached_prefixes(sequences: list[TokenSequence], shape: AttentionShape) -> None:
     assert_all_agree(pack(sequences, inner_paths(sequences)), shape)
 
 
@@ -104,7 +102,7 @@ def test_kernels_agree_where_beginnings_are_known(
         (1, (1,), (1,)),
     ],
 )
-def test_kernels_agree_on_long_nodes_and_equal_siblings(
+def test_backends_agree_on_long_nodes_and_equal_siblings(
     shape: AttentionShape, root: int, heads: tuple[int, ...], tails: tuple[int, ...]
 ) -> None:
     sequences = grid(root, heads, tails)
@@ -134,14 +132,14 @@ def test_the_plain_mask_is_causal_attention_along_the_path(sequences: list[Token
         )
 
 
-@pytest.mark.parametrize("kernel", [DenseAttention, *KERNELS])
-def test_a_token_sees_nothing_but_its_past(kernel: AttentionBackend) -> None:
+@pytest.mark.parametrize("backend", [DenseAttention, *BACKENDS])
+def test_a_token_attends_to_its_past_alone(backend: AttentionBackend) -> None:
     """What other branches and later tokens hold, were it infinite, changes nothing."""
     shape = AttentionShape(2, 1, 4)
     forest = pack(grid(3, (2, 2), (4, 4, 2)))
     layout = KVLayout(forest)
     queries, keys, values = pool(forest, shape)
-    attention = kernel(layout, shape, CPU)
+    attention = backend(layout, shape, CPU)
     expected = attention.attend(queries.clone(), keys, values)
     for index, node in enumerate(forest.nodes):
         seen = {*forest.ancestors(index), index}
@@ -192,7 +190,7 @@ def test_the_variable_length_calls_are_what_the_kernel_is_documented_to_take() -
     assert last["offsets"][2:] == (1, 7)
 
 
-def test_known_rows_come_first_in_the_pool() -> None:
+def test_cached_rows_come_first() -> None:
     sequences = grid(4, (2, 3), (5, 1))
     forest = pack(sequences, {sequences[0].segments[:1], sequences[0].segments[:2]})
     layout = KVLayout(forest)

@@ -1,4 +1,4 @@
-"""The planner: every prompt once, budgets kept, and forests that say what the prompts said."""
+"""Packing: a forest contains every prompt once, and computes each shared segment once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins.core.model.packing import PackedForest, pack
-from qwen_rerank_plugins.core.sequences import Path, TokenCounter, TokenSequence, plan_batches, sharing_order
-from tests.core.forests import grid, ids, sequence_lists, way
+from qwen_rerank_plugins.core.model.packing import pack
+from qwen_rerank_plugins.core.sequences import SegmentPath, TokenCounter, TokenSequence, group_by_prefix
+from tests.core.forests import grid, ids, path_nodes, sequence_lists
 
 EXAMPLE = grid(4, (2, 3), (5, 1, 5))
 
@@ -20,7 +20,7 @@ def counted(sequences: list[TokenSequence]) -> int:
     return sum(map(counter.add, sequences))
 
 
-def all_paths(sequences: list[TokenSequence]) -> list[Path]:
+def all_paths(sequences: list[TokenSequence]) -> list[SegmentPath]:
     """Every path that a node of the prompts can have."""
     paths = {
         tuple(s for s in sequence.segments[:depth] if s)
@@ -35,7 +35,7 @@ def test_a_forest_says_what_its_prompts_said(sequences: list[TokenSequence]) -> 
     """Along the path to its leaf stand a prompt's ids, at the positions 0, 1, 2 and so on."""
     forest = pack(sequences)
     for sequence, leaf in zip(sequences, forest.leaves, strict=True):
-        nodes = way(forest, leaf)
+        nodes = path_nodes(forest, leaf)
         assert tuple(number for node in nodes for number in node.ids) == ids(sequence)
         positions = [node.position + offset for node in nodes for offset in range(len(node.ids))]
         assert positions == list(range(sequence.num_tokens))
@@ -67,22 +67,16 @@ def test_siblings_stand_together_shorter_ones_first(sequences: list[TokenSequenc
         assert sum(node.parent == parent for node in forest.nodes) == len(lengths)
 
 
-@given(sequence_lists())
-def test_inner_nodes_are_those_with_children(sequences: list[TokenSequence]) -> None:
-    forest = pack(sequences)
-    assert forest.inner == sorted({node.parent for node in forest.nodes} - {-1})
-
-
 @given(sequence_lists(), st.data())
-def test_known_nodes_take_no_rows(sequences: list[TokenSequence], data: st.DataObject) -> None:
-    """A node is known if its path is, all its ancestors are, and no prompt ends with it."""
+def test_cached_nodes_take_no_rows(sequences: list[TokenSequence], data: st.DataObject) -> None:
+    """A node is cached if its path is, all its ancestors are, and no prompt ends with it."""
     chosen = set(data.draw(st.lists(st.sampled_from(all_paths(sequences)))))
     plain, forest = pack(sequences), pack(sequences, chosen)
     assert [node.path for node in forest.nodes] == [node.path for node in plain.nodes]
     ends = set(forest.leaves)
     for place, node in enumerate(forest.nodes):
-        parent_known = node.parent < 0 or forest.nodes[node.parent].is_cached
-        assert node.is_cached == (node.path in chosen and parent_known and place not in ends)
+        parent_cached = node.parent < 0 or forest.nodes[node.parent].is_cached
+        assert node.is_cached == (node.path in chosen and parent_cached and place not in ends)
     assert forest.num_tokens + forest.num_cached_tokens == plain.num_tokens
     rows = [n.start + i for n in forest.nodes if not n.is_cached for i in range(len(n.ids))]
     assert rows == list(range(forest.num_tokens))
@@ -93,7 +87,7 @@ def test_equal_prompts_share_their_leaf() -> None:
     assert forest.leaves[0] == forest.leaves[2] != forest.leaves[1]
 
 
-def test_a_prompt_may_be_the_beginning_of_another() -> None:
+def test_a_prompt_may_be_a_prefix_of_another() -> None:
     short, long = TokenSequence(((1, 2),)), TokenSequence(((1, 2), (3,)))
     forest = pack([long, short])
     assert [forest.nodes[leaf].path for leaf in forest.leaves] == [((1, 2), (3,)), ((1, 2),)]
@@ -116,12 +110,6 @@ def test_a_prompt_without_tokens_is_refused() -> None:
         pack([TokenSequence(((), ()))])
 
 
-def test_no_prompts_make_an_empty_forest() -> None:
-    forest = pack([TokenSequence(((1,),))])
-    assert isinstance(forest, PackedForest)
-    assert plan_batches([], 10) == []
-
-
 @given(sequence_lists())
 def test_the_counter_knows_what_adding_will_cost(sequences: list[TokenSequence]) -> None:
     counter = TokenCounter()
@@ -132,26 +120,9 @@ def test_the_counter_knows_what_adding_will_cost(sequences: list[TokenSequence])
         assert counter.cost(sequence) == 0
 
 
-@given(sequence_lists(), st.integers(1, 60))
-def test_every_prompt_is_in_one_batch_and_batches_keep_the_budget(
-    sequences: list[TokenSequence], budget: int
-) -> None:
-    batches = plan_batches(sequences, budget)
-    assert sorted(itertools.chain.from_iterable(batches)) == list(range(len(sequences)))
-    assert all(batches)
-    for batch in batches:
-        tokens = pack([sequences[index] for index in batch]).num_tokens
-        assert tokens <= budget or len({sequences[index].segments for index in batch}) == 1
-
-
 @given(sequence_lists())
-def test_a_large_budget_makes_one_batch(sequences: list[TokenSequence]) -> None:
-    assert len(plan_batches(sequences, 10_000)) == 1
-
-
-@given(sequence_lists())
-def test_prompts_with_a_common_beginning_are_neighbours(sequences: list[TokenSequence]) -> None:
-    order = sharing_order(sequences)
+def test_prompts_with_a_common_prefix_are_neighbours(sequences: list[TokenSequence]) -> None:
+    order = group_by_prefix(sequences)
     assert sorted(order) == list(range(len(sequences)))
     for depth in range(1, max(len(s.segments) for s in sequences)):
         groups = [key for key, _ in itertools.groupby(sequences[i].segments[:depth] for i in order)]
@@ -159,14 +130,4 @@ def test_prompts_with_a_common_beginning_are_neighbours(sequences: list[TokenSeq
 
 
 def test_shorter_prompts_of_a_query_come_first() -> None:
-    assert sharing_order(EXAMPLE) == [1, 0, 2, 4, 3, 5]
-
-
-def test_a_batch_that_exactly_fills_the_budget_is_one_batch() -> None:
-    tokens = pack(EXAMPLE).num_tokens
-    assert len(plan_batches(EXAMPLE, tokens)) == 1
-    assert len(plan_batches(EXAMPLE, tokens - 1)) == 2
-
-
-def test_a_prompt_longer_than_the_budget_is_alone() -> None:
-    assert plan_batches(EXAMPLE, 8) == [[1], [0], [2], [4], [3], [5]]
+    assert group_by_prefix(EXAMPLE) == [1, 0, 2, 4, 3, 5]

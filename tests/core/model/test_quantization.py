@@ -9,7 +9,7 @@ import torch
 
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds
 from qwen_rerank_plugins.core.model.decoder import Decoder, Linear
-from qwen_rerank_plugins.core.model.quantization import Int8Linear, quantizer
+from qwen_rerank_plugins.core.model.quantization import Int8Linear, get_quantizer
 from qwen_rerank_plugins.core.model.weights import weight_bytes
 from qwen_rerank_plugins.errors import ConfigurationError
 from tests.core.checkpoints import Shape, make
@@ -32,7 +32,7 @@ def x() -> torch.Tensor:
 
 
 def quantized(decoder: Decoder) -> Decoder:
-    convert = quantizer("int8")
+    convert = get_quantizer("int8")
     assert convert is not None
     for layer in decoder.weights.layers:
         convert(layer)
@@ -110,6 +110,6 @@ def test_scores_stay_near(tmp_path: Path) -> None:
 
 
 def test_other_kinds_are_refused() -> None:
-    assert quantizer("none") is None
-    with pytest.raises(ConfigurationError, match="quantization 'fp8' is not available; allowed are"):
-        quantizer("fp8")
+    assert get_quantizer("none") is None
+    with pytest.raises(ConfigurationError, match="quantization 'fp8' is not supported; use"):
+        get_quantizer("fp8")

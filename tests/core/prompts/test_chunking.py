@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins.core.prompts.chunking import chunk_spans, safe_clip
+from qwen_rerank_plugins.core.prompts.chunking import chunk_spans, clip_at_token_boundary
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from tests.core.texts import long_texts, texts
 
@@ -92,21 +92,21 @@ def test_a_megabyte_is_chunked_quickly(qwen: PromptTokenizer, unit: str) -> None
 
 
 @given(text=long_texts, limit=st.integers(0, 400))
-def test_a_clip_is_a_beginning_of_the_text(text: str, limit: int) -> None:
-    clip = safe_clip(text, limit)
+def test_a_clip_is_a_prefix_of_the_text(text: str, limit: int) -> None:
+    clip = clip_at_token_boundary(text, limit)
     assert text.startswith(clip)
     assert len(clip) <= limit or len(text) <= limit
 
 
 def test_a_clip_ends_at_the_last_safe_place() -> None:
-    assert safe_clip(PROSE, 100) == PROSE[:100].rpartition(" ")[0]
+    assert clip_at_token_boundary(PROSE, 100) == PROSE[:100].rpartition(" ")[0]
 
 
 @given(text=st.one_of(long_texts, st.text(alphabet="a .,²Ⅷ\u0301北\n0'")), limit=st.integers(1, 100))
 def test_what_is_clipped_at_a_safe_place_keeps_its_tokens(
     qwen: PromptTokenizer, text: str, limit: int
 ) -> None:
-    clip = safe_clip(text, limit)
+    clip = clip_at_token_boundary(text, limit)
     if clip == text or text[len(clip)] != " ":
         return  # there was no safe place
     clipped, all_ids = qwen.encode([clip, text])

@@ -228,7 +228,7 @@ def test_an_instruction_that_leaves_no_room_is_an_error(qwen: PromptTokenizer) -
 
 
 def test_a_family_without_an_instruction_refuses_one(qwen: PromptTokenizer) -> None:
-    with pytest.raises(InputError, match="'zerank' takes no instruction, got one of 5 characters"):
+    with pytest.raises(InputError, match="'zerank' takes no instruction, but one of 5 characters was given"):
         encode(qwen, "q", "d", "judge", family="zerank")
 
 

@@ -91,7 +91,7 @@ def test_braces_in_values_mean_nothing() -> None:
 def test_a_family_is_known_by_its_name() -> None:
     assert get_family("qwen3") is FAMILIES["qwen3"]
     with pytest.raises(
-        ConfigurationError, match="unknown prompt family 'qwen4'; known are qwen3, qwen3-eval"
+        ConfigurationError, match="unknown prompt family 'qwen4'; use one of qwen3, qwen3-eval"
     ):
         get_family("qwen4")
 
@@ -119,7 +119,7 @@ def test_a_toml_file_describes_a_family(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"query": [{"text": "nothing"}]}, r"'\{query\}' must stand exactly once in the prompt, not 0 times"),
+        ({"query": [{"text": "nothing"}]}, r"'\{query\}' must occur exactly once in the prompt, not 0 times"),
         ({"query": [{"text": "{query}{query}"}]}, "not 2 times"),
         ({"query": [], "root": [{"text": "{query}"}]}, "root is shared by all queries"),
         ({"document": [{"text": "{document}"}, {"text": "{instruction}"}]}, "must be the last placeholder"),

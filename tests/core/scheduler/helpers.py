@@ -1,4 +1,4 @@
-"""A device that does what a test tells it to, and prompts whose right answer is known."""
+"""A fake engine with scripted faults, and prompts whose right log-odds are known."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def num_tokens(sequences: Sequence[TokenSequence]) -> int:
 
 
 class FakeEngine:
-    """Gives right answers unless told otherwise, and keeps every batch.
+    """Returns the right log-odds unless `fault` is set, and records every batch.
 
     Args:
         name: The device.
@@ -71,8 +71,8 @@ class FakeEngine:
         assert self.gate.wait(SAFETY_S), "nobody opened the gate"
         if self.oom_above is not None and self.tokens[-1] > self.oom_above:
             raise EngineOutOfMemoryError(f"{self.tokens[-1]} tokens are too many")
-        told = self.fault(sequences) if self.fault else None
-        return [answer(sequence) for sequence in sequences] if told is None else told
+        scripted = self.fault(sequences) if self.fault else None
+        return [answer(sequence) for sequence in sequences] if scripted is None else scripted
 
     def after_fork(self) -> None:
         raise AssertionError("called without a fork")

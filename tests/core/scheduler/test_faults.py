@@ -96,12 +96,12 @@ def test_a_worker_that_dies_answers_for_its_batch_and_is_replaced(
 ) -> None:
     engine = deadly(error)
     with make_scheduler(engine, batch=40) as scheduler:
-        doomed = scheduler.submit(prompts([POISON, 1, 2, 3, 4]))
+        failing = scheduler.submit(prompts([POISON, 1, 2, 3, 4]))
         engine.wait_until_busy()
         queued = scheduler.submit(prompts([5]))
         engine.gate.set()
         with pytest.raises(WorkerDiedError, match=error.__name__) as died:
-            doomed.result(SAFETY_S)
+            failing.result(SAFETY_S)
         assert isinstance(died.value.__cause__, error)
         assert queued.result(SAFETY_S) == [5.0]
         assert scheduler.stats().worker_restarts == 1
@@ -119,13 +119,13 @@ def test_a_worker_killed_from_outside_answers_for_its_batch() -> None:
             pass
 
     with make_scheduler(FakeEngine(fault=fault)) as scheduler:
-        doomed = scheduler.submit(prompts([1]))
+        failing = scheduler.submit(prompts([1]))
         assert spinning.wait(SAFETY_S)
         [worker] = [thread for thread in threading.enumerate() if thread.name == "qwen-rerank-fake:0"]
         assert worker.ident is not None
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(worker.ident), ctypes.py_object(SystemExit))
         with pytest.raises(WorkerDiedError):
-            doomed.result(SAFETY_S)
+            failing.result(SAFETY_S)
         release.set()
         assert scheduler.submit(prompts([2])).result(SAFETY_S) == [2.0]
 
@@ -143,7 +143,7 @@ def test_a_worker_that_dies_again_and_again_is_given_up_and_nobody_waits_for_it(
         for future in futures:
             with pytest.raises(WorkerDiedError):
                 future.result(SAFETY_S)
-        with pytest.raises(WorkerDiedError, match="out of order"):
+        with pytest.raises(WorkerDiedError, match="out of service"):
             scheduler.submit(prompts([3]))
         stats = scheduler.stats()
         assert (stats.worker_restarts, stats.devices[0].is_alive, stats.pending_requests) == (3, False, 0)

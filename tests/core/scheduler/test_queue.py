@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from qwen_rerank_plugins.core.scheduler.queue import FairQueue, Item, Request, count_tokens
+from qwen_rerank_plugins.core.scheduler.queue import FairQueue, QueuedPrompt, Request, count_tokens
 from qwen_rerank_plugins.core.sequences import TokenSequence
 from tests.core.scheduler.helpers import num_tokens, prompt, prompts
 
@@ -18,7 +18,7 @@ def make_queue(*, batch: int = 100, queue: int = 100_000, refill: int | None = N
     return FairQueue(max_queue_tokens=queue, max_batch_tokens=batch, refill_tokens=refill)
 
 
-def drain(queue: FairQueue, budget: int = 100, most: int = 10_000) -> list[list[Item]]:
+def drain(queue: FairQueue, budget: int = 100, most: int = 10_000) -> list[list[QueuedPrompt]]:
     batches = []
     while batch := queue.take(budget):
         batches.append(batch)
@@ -26,11 +26,11 @@ def drain(queue: FairQueue, budget: int = 100, most: int = 10_000) -> list[list[
     return batches
 
 
-def owners(batch: list[Item]) -> set[int]:
+def owners(batch: list[QueuedPrompt]) -> set[int]:
     return {item.request.number for item in batch}
 
 
-def last_batch_of(batches: list[list[Item]], request: Request) -> int:
+def last_batch_of(batches: list[list[QueuedPrompt]], request: Request) -> int:
     return max(place for place, batch in enumerate(batches) if request.number in owners(batch))
 
 
@@ -157,11 +157,11 @@ def test_an_idle_queue_takes_a_request_above_the_limit_in_slices() -> None:
     queue = make_queue(batch=100, queue=200, refill=100)
     large = Request(0, prompts(range(500), length=10))
     assert queue.has_room_for(large)
-    queue.add_at_once(large)
+    queue.add_without_waiting(large)
     assert queue.queued_tokens <= 100, "room is left for newcomers that cannot wait in line"
     small = Request(1, prompts(range(5), length=10, head=1))
     assert queue.has_room_for(small)
-    queue.add_at_once(small)
+    queue.add_without_waiting(small)
     assert not queue.has_room_for(Request(2, prompts(range(20), length=10)))
     assert sum(map(len, drain(queue))) == 505
 
@@ -169,11 +169,11 @@ def test_an_idle_queue_takes_a_request_above_the_limit_in_slices() -> None:
 def test_newcomers_that_pass_the_line_cannot_keep_a_sliced_request_out() -> None:
     queue = make_queue(batch=100, queue=200, refill=100)
     large = Request(0, prompts(range(60), length=10))
-    queue.add_at_once(large)
+    queue.add_without_waiting(large)
     number = 0
     for _ in range(100):
         while queue.has_room_for(newcomer := Request(number + 1, prompts([1, 2, 3], 14, number + 1))):
-            queue.add_at_once(newcomer)
+            queue.add_without_waiting(newcomer)
             number += 1
         queue.take(100)
     assert number > 100
@@ -245,7 +245,7 @@ class QueueLaws(RuleBasedStateMachine):
         assert batch or not any(expected.left for expected in self.expected.values()), "work is left undone"
         self.check_batch(batch, budget)
 
-    def check_batch(self, batch: list[Item], budget: int) -> None:
+    def check_batch(self, batch: list[QueuedPrompt], budget: int) -> None:
         assert count_tokens(batch) <= budget or len(batch) == 1
         for item in batch:
             self.expected[item.request].left.remove(item.index)  # KeyError: computed twice, or after removal
@@ -257,7 +257,7 @@ class QueueLaws(RuleBasedStateMachine):
             self.queue.queued_tokens == sum(e.request.queued_tokens for e in self.expected.values()) <= left
         )
         assert self.queue.num_queued == sum(e.request.is_ready for e in self.expected.values())
-        assert self.queue.num_waiting == sum(not e.request.is_wholly_admitted for e in self.expected.values())
+        assert self.queue.num_waiting == sum(not e.request.is_fully_admitted for e in self.expected.values())
 
     @invariant()
     def the_queue_is_bounded(self) -> None:
@@ -280,7 +280,7 @@ TestQueueLaws = QueueLaws.TestCase
 def test_the_helper_counts_as_the_queue_does() -> None:
     sequences: list[TokenSequence] = [*prompts([1, 2, 3]), prompt(4, head=5)]
     request = Request(0, sequences)
-    assert num_tokens(sequences) == count_tokens(Item(request, index) for index in range(4)) == 50
+    assert num_tokens(sequences) == count_tokens(QueuedPrompt(request, index) for index in range(4)) == 50
 
 
 def test_a_request_that_exactly_fits_has_room() -> None:

@@ -147,7 +147,7 @@ def test_a_dead_device_makes_no_room_in_the_queue() -> None:
         for value, engine in enumerate(engines):
             scheduler.submit(prompts([value]))
             engine.wait_until_busy()
-        dead, alive = scheduler._workers._slots
+        dead, alive = scheduler._workers._device_workers
         dead.is_alive, dead.device.tokens_per_s, alive.device.tokens_per_s = False, 1e6, 10.0
         scheduler.submit(prompts(range(15)))  # 156 tokens
         with pytest.raises(OverloadedError) as refused:

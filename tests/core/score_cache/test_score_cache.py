@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_rerank_plugins.core.score_cache.disk import DiskCache
-from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyMaker, ScoreCache, cache_key
+from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
 from qwen_rerank_plugins.errors import ConfigurationError, InputTypeError
 
 
 def key(name: str | int) -> bytes:
-    return cache_key(["test", name])
+    return KeyHasher("test", name).key()
 
 
 def score(log_odds: float = 0.5, **fields: Any) -> CachedScore:
@@ -59,27 +59,29 @@ PARTS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
 )
 def test_different_parts_give_different_keys(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     """Parts are joined with their types and lengths; joining the texts alone would confuse each of these."""
-    assert cache_key(one) != cache_key(other)
+    assert KeyHasher(*one).key() != KeyHasher(*other).key()
 
 
 @given(st.lists(PARTS, max_size=4), st.lists(PARTS, max_size=4))
 def test_keys_are_equal_only_for_equal_parts_of_equal_types(one: list[Any], other: list[Any]) -> None:
     same = [(type(part), repr(part)) for part in one] == [(type(part), repr(part)) for part in other]
-    assert (cache_key(one) == cache_key(other)) == same
-    assert len(cache_key(one)) == 32
+    assert (KeyHasher(*one).key() == KeyHasher(*other).key()) == same
+    assert len(KeyHasher(*one).key()) == 32
 
 
 @given(st.lists(PARTS, max_size=3), st.lists(PARTS, max_size=3), st.lists(PARTS, max_size=3))
-def test_a_key_maker_gives_the_key_of_all_parts(head: list[Any], more: list[Any], tail: list[Any]) -> None:
-    expected = cache_key([*head, *more, *tail])
-    maker = KeyMaker(*head)
-    assert maker.extended(*more).key(*tail) == expected
-    assert maker.key(*more, *tail) == expected, "extending must not change the maker itself"
+def test_an_extended_hasher_returns_the_key_of_all_parts(
+    head: list[Any], more: list[Any], tail: list[Any]
+) -> None:
+    expected = KeyHasher(*head, *more, *tail).key()
+    hasher = KeyHasher(*head)
+    assert hasher.extended(*more).key(*tail) == expected
+    assert hasher.key(*more, *tail) == expected, "extending must not change the hasher itself"
 
 
 def test_a_part_of_a_foreign_type_is_refused() -> None:
     with pytest.raises(InputTypeError, match="list"):
-        cache_key([[1]])  # type: ignore[list-item]
+        KeyHasher([1])  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------------------------------ values
@@ -222,7 +224,7 @@ def test_clear_forgets_memory_and_disk_and_close_ends_everything(tmp_path: Path)
 
 def test_no_text_reaches_the_file(tmp_path: Path) -> None:
     cache = ScoreCache(10, path=tmp_path / "cache")
-    cache.put_many([(cache_key(["secret query", "secret document"]), score())])
+    cache.put_many([(KeyHasher("secret query", "secret document").key(), score())])
     cache.close()
     assert b"secret" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
@@ -332,12 +334,12 @@ def test_threads_share_one_cache(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from qwen_rerank_plugins.core.score_cache import disk
-from qwen_rerank_plugins.core.score_cache.memory import CachedScore, ScoreCache, cache_key
+from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
 disk._BUSY_TIMEOUT_S = 30.0  # nothing is passed over
 cache = ScoreCache(0, path=sys.argv[1])
 first = int(sys.argv[2])
 for number in range(first, first + 50):
-    cache.put_many([(cache_key(["test", number]), CachedScore(number))])
+    cache.put_many([(KeyHasher("test", number).key(), CachedScore(number))])
 cache.close()
 """
 
@@ -356,15 +358,15 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
 
 FORK = """
 import os, sys, threading
-from qwen_rerank_plugins.core.score_cache.memory import CachedScore, ScoreCache, cache_key
+from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
 cache = ScoreCache(10, path=sys.argv[1])
-cache.put_many([(cache_key(["before"]), CachedScore(1.0))])
+cache.put_many([(KeyHasher("before").key(), CachedScore(1.0))])
 stop = threading.Event()
 def hammer():
     number = 0
     while not stop.is_set():
         number += 1
-        cache.put_many([(cache_key(["hammer", number % 50]), CachedScore(number))])
+        cache.put_many([(KeyHasher("hammer", number % 50).key(), CachedScore(number))])
 threads = [threading.Thread(target=hammer) for _ in range(3)]
 for thread in threads: thread.start()
 codes = []
@@ -372,10 +374,10 @@ for child in range(6):
     pid = os.fork()
     if pid == 0:
         here = CachedScore(child)
-        ok = cache.get_many([cache_key(["before"])]) == [CachedScore(1.0)]
+        ok = cache.get_many([KeyHasher("before").key()]) == [CachedScore(1.0)]
         for _ in range(20):  # another process may be writing
-            cache.put_many([(cache_key(["child", child]), here)])
-            if cache._disk.get_many([cache_key(["child", child])]): break
+            cache.put_many([(KeyHasher("child", child).key(), here)])
+            if cache._disk.get_many([KeyHasher("child", child).key()]): break
         ok = ok and cache.stats().disk_usable
         seen = []  # by another thread, for which a lock that the parent's thread held would stay taken
         reader = threading.Thread(target=lambda: seen.append(cache.stats().entries), daemon=True)
@@ -387,7 +389,7 @@ for child in range(6):
 stop.set()
 for thread in threads: thread.join()
 fresh = ScoreCache(0, path=sys.argv[1])
-print(codes, sum(score is not None for score in fresh.get_many([cache_key(["child", n]) for n in range(6)])))
+print(codes, sum(score is not None for score in fresh.get_many([KeyHasher("child", n).key() for n in range(6)])))
 """
 
 
