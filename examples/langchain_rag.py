@@ -1,4 +1,4 @@
-"""A whole retrieval chain in LangChain: embeddings → FAISS → the 100 nearest → Qwen reranker, the best 5 → prompt → answer.
+"""A complete retrieval chain in LangChain: embeddings → FAISS → the 100 nearest → Qwen reranker, the best 5 → prompt → answer.
 
 python examples/langchain_rag.py                                       # the bundled demo reranker, nothing is downloaded
 python examples/langchain_rag.py --model Qwen/Qwen3-Reranker-0.6B
@@ -6,10 +6,9 @@ python examples/langchain_rag.py --base-url http://gpu-machine:8501    # qwen-re
 python examples/langchain_rag.py --generator-url http://localhost:8000/v1 --generator-model qwen3
 python examples/langchain_rag.py --generator-folder path/to/Qwen3-0.6B  # a language model in this process
 
-The shipped questions are ones that embeddings get wrong: codes that look alike, and Chinese, which the embedding model cannot
-read. The demo reranker looks for a question's words and no more; on English questions in general the embeddings alone rank
-better than it does. Without a language model the last step is an echo that repeats the first passage of its prompt: it shows
-what a model would be given, and answers nothing.
+The bundled questions are ones that embeddings rank wrongly: similar codes, and Chinese, which the embedding model cannot read.
+The demo reranker matches words only; for English questions in general, the embeddings alone rank better. Without a language
+model the last step is an echo that repeats the first passage of its prompt: it shows the input of a model, and answers nothing.
 """
 
 from __future__ import annotations
@@ -70,13 +69,13 @@ def _document(passage: dict[str, Any], similarity: float) -> Document:
 
 
 def echo(prompt: str) -> str:
-    """Stand in for a language model: repeat the first passage of the prompt."""
+    """Repeat the first passage of the prompt, in place of a language model."""
     first = re.search(r"^\[1\] (.*)$", prompt, re.MULTILINE)
     return f"(echo, no language model) {first[1] if first else 'no passage'}"
 
 
 def ask_endpoint(url: str, model: str) -> Callable[[str], str]:
-    """A language model behind an OpenAI-compatible endpoint, `url` up to and including its `/v1`."""
+    """Return a language model behind an OpenAI-compatible endpoint; `url` ends with `/v1`."""
     import httpx
 
     def answer(prompt: str) -> str:
@@ -89,7 +88,7 @@ def ask_endpoint(url: str, model: str) -> Callable[[str], str]:
 
 
 def run_folder(folder: str) -> Callable[[str], str]:
-    """A causal language model from a folder, in this process."""
+    """Return a causal language model from a folder, in this process."""
     from transformers import pipeline
 
     generate: Any = pipeline("text-generation", model=folder)
@@ -106,14 +105,14 @@ def run_folder(folder: str) -> Callable[[str], str]:
 
 
 def passages(documents: list[Document]) -> str:
-    """The documents as a prompt shows them, numbered."""
+    """Return the documents as numbered lines of a prompt."""
     return "\n".join(
         f"[{rank}] {one.metadata['title']}: {one.page_content}" for rank, one in enumerate(documents, start=1)
     )
 
 
 def build_chain(retriever: BaseRetriever, generate: Callable[[str], str]) -> Runnable[str, dict[str, Any]]:
-    """A question in; question, documents and answer out."""
+    """Return a chain from a question to question, documents and answer."""
     answer = (
         RunnablePassthrough.assign(passages=lambda given: passages(given["documents"]))
         | PROMPT
@@ -124,7 +123,7 @@ def build_chain(retriever: BaseRetriever, generate: Callable[[str], str]) -> Run
 
 
 def show(question: str, answer_id: str, first_stage: list[Document], outcome: dict[str, Any]) -> None:
-    """Print the top of both stages, and where the passage that answers stands in each."""
+    """Print the best documents of both stages, and the rank of the answer in each."""
     print(f"\n{question}")
     for name, documents in (("first stage", first_stage), ("reranked", outcome["documents"])):
         ids = [one.id for one in documents]
@@ -137,26 +136,26 @@ def show(question: str, answer_id: str, first_stage: list[Document], outcome: di
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line's options."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Retrieve, rerank and answer, in LangChain.")
     parser.add_argument("--model", default="demo", help="the reranker: a hub id, a folder, or demo")
     parser.add_argument("--base-url", help="a reranking service, in place of a model in this process")
-    parser.add_argument("--query", action="append", help="your own question; may be given several times")
+    parser.add_argument("--query", action="append", help="your own question; can be repeated")
     parser.add_argument("--generator-url", help="an OpenAI-compatible endpoint that answers, with its /v1")
-    parser.add_argument("--generator-model", default="default", help="the model that the endpoint shall run")
+    parser.add_argument("--generator-model", default="default", help="the endpoint's model")
     parser.add_argument("--generator-folder", help="a language model's folder, in place of an endpoint")
     return parser
 
 
 def choose_generator(options: argparse.Namespace) -> Callable[[str], str]:
-    """The language model that was asked for, else the echo."""
+    """Return the language model of the command line, or the echo."""
     if options.generator_folder:
         return run_folder(options.generator_folder)
     return ask_endpoint(options.generator_url, options.generator_model) if options.generator_url else echo
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Answer the questions as the command line says."""
+    """Answer the questions with the options of the command line."""
     options = argument_parser().parse_args(arguments)
     remote = (
         {"backend": "remote", "base_url": options.base_url} if options.base_url else {"model": options.model}

@@ -6,7 +6,7 @@ python examples/llama_index_rag.py --base-url http://gpu-machine:8501     # a re
 python examples/llama_index_rag.py --generator-url http://127.0.0.1:8000/v1 --generator-model qwen3
 python examples/llama_index_rag.py --generator-folder Qwen3-0.6B          # a language model in this process
 
-Without a generator nothing is generated: the answer is the best passage, repeated, and says so.
+Without a generator the answer repeats the best passage, and says so.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Generate = Callable[[str], str]
 
 
 class FirstStageRetriever(BaseRetriever):
-    """The `k` passages that are nearest by embedding."""
+    """A retriever of the `k` passages with the nearest embeddings."""
 
     def __init__(self, passages: Sequence[dict[str, Any]], k: int) -> None:
         """Embed the passages.
 
         Args:
             passages: With `id`, `title` and `text`.
-            k: How many to give.
+            k: Maximum number of nodes.
         """
         super().__init__()
         self._nodes = [
@@ -56,13 +56,13 @@ class FirstStageRetriever(BaseRetriever):
 
 
 class Generator(CustomLLM):
-    """A language model for LlamaIndex out of any function from a prompt to an answer."""
+    """A language model for LlamaIndex from any function from a prompt to an answer."""
 
     generate: Generate = Field(exclude=True)
 
     @property
     def metadata(self) -> LLMMetadata:
-        """How much it reads and writes."""
+        """The model's limits."""
         return LLMMetadata(context_window=8192, num_output=256)
 
     @llm_completion_callback()
@@ -85,7 +85,7 @@ def echo(prompt: str) -> str:
 
 
 def endpoint(url: str, model: str) -> Generate:
-    """Ask a service that speaks OpenAI's chat completions; the key is in OPENAI_API_KEY, if it needs one."""
+    """Return a generator over OpenAI's chat completions; OPENAI_API_KEY holds the key, if any."""
     import httpx
 
     key = os.environ.get("OPENAI_API_KEY", "")
@@ -101,7 +101,7 @@ def endpoint(url: str, model: str) -> Generate:
 
 
 def local_model(folder: str, *, max_new_tokens: int = 256) -> Generate:
-    """Run a causal language model of the hub's format (Qwen3, for example) in this process."""
+    """Return a causal language model in this process, from a folder in the hub's format (Qwen3, for example)."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -121,9 +121,9 @@ def local_model(folder: str, *, max_new_tokens: int = 256) -> Generate:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line's options."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Answer questions with a reranked query engine.")
-    parser.add_argument("--query", action="append", help="your own question; may be given several times")
+    parser.add_argument("--query", action="append", help="your own question; can be repeated")
     parser.add_argument(
         "--model", default="demo", help="reranker: a hub id, a folder, or demo: the bundled checkpoint"
     )
@@ -135,13 +135,13 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--generator-url", help="an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1"
     )
-    parser.add_argument("--generator-model", default="default", help="the model that the endpoint shall run")
+    parser.add_argument("--generator-model", default="default", help="the endpoint's model")
     parser.add_argument("--generator-folder", help="a causal language model, run in this process")
     return parser
 
 
 def chosen_generator(options: argparse.Namespace) -> Generate:
-    """The generator that the command line names."""
+    """Return the generator of the command line."""
     if options.generator_url:
         return endpoint(options.generator_url, options.generator_model)
     if options.generator_folder:
@@ -150,14 +150,14 @@ def chosen_generator(options: argparse.Namespace) -> Generate:
 
 
 def chosen_reranker(options: argparse.Namespace) -> QwenRerank:
-    """The reranker that the command line names."""
+    """Return the reranker of the command line."""
     if options.base_url:
         return QwenRerank(backend="remote", base_url=options.base_url, top_n=options.top_n)
     return QwenRerank(model=options.model, top_n=options.top_n)
 
 
 def print_nodes(headline: str, nodes: Iterable[NodeWithScore], answer_id: str | None) -> None:
-    """Print a list, best first; a star marks the passage that answers the question, where that is known."""
+    """Print a list, best first; a star marks the passage that answers the question, if known."""
     print(f"  {headline}")
     for rank, one in enumerate(nodes, start=1):
         mark = "*" if one.node_id == answer_id else " "
@@ -165,13 +165,13 @@ def print_nodes(headline: str, nodes: Iterable[NodeWithScore], answer_id: str | 
 
 
 def reciprocal_rank(nodes: Iterable[NodeWithScore], answer_id: str) -> float:
-    """1 / rank of the answer; 0 where it is not in the list."""
+    """Return 1 / rank of the answer; 0 if it is not in the list."""
     ids = [one.node_id for one in nodes]
     return 1 / (ids.index(answer_id) + 1) if answer_id in ids else 0.0
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Answer the questions of the command line, or those that are shipped."""
+    """Answer the questions of the command line, or the bundled ones."""
     options = argument_parser().parse_args(arguments)
     retriever = FirstStageRetriever(load_corpus(), options.candidates)
     reranker = chosen_reranker(options)
@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
         retriever, llm=Generator(generate=chosen_generator(options)), node_postprocessors=[reranker]
     )
     if options.model == "demo" and not options.base_url:
-        print("The reranker is the bundled demo checkpoint: it runs anywhere, and its judgement is poor.")
+        print("The reranker is the bundled demo checkpoint: it runs anywhere and ranks poorly.")
     questions: list[tuple[str, str | None]] = [(text, None) for text in options.query or []]
     ranks: list[tuple[float, float]] = []
     for text, answer_id in questions or [(one.text, one.answer_id) for one in load_questions()]:
@@ -195,7 +195,9 @@ def main(arguments: list[str] | None = None) -> None:
     if ranks:
         means = [fmean(column) for column in zip(*ranks, strict=True)]
         print(f"\nmean reciprocal rank of {len(ranks)} answers: before {means[0]:.3f}, after {means[1]:.3f}")
-        print("These questions were picked because the first stage misses them: no measure of quality.")
+        print(
+            "These questions were selected because the first stage misses them; this is no measure of quality."
+        )
 
 
 if __name__ == "__main__":

@@ -13,4 +13,4 @@ uv=$(find_uv)
 "$uv" pip check --quiet --python "$lowest/bin/python"
 
 # Old versions may warn about things that the pinned ones do not.
-"$lowest/bin/python" -m pytest --quiet -p no:cacheprovider --override-ini filterwarnings= tests/test_*.py
+"$lowest/bin/python" -m pytest --quiet -p no:cacheprovider --override-ini filterwarnings= tests/test_*.py tests/adapters

@@ -67,7 +67,16 @@ SUITES = (
         checks=((sys.executable, "scripts/opensearch_node.py", "prepare"),),
     ),
     Suite("laws", paths=("tests/laws",)),
-    Suite("unit", paths=("tests/test_*.py", "tests/config", "tests/cli")),
+    Suite(
+        "unit",
+        paths=(
+            "tests/test_*.py",
+            "tests/adapters",
+            "tests/cli",
+            "tests/config",
+            "tests/integrations/test_*.py",
+        ),
+    ),
     Suite("core", paths=("tests/core",)),
     Suite("demo", paths=("tests/demo",)),
     Suite("remote", paths=("tests/remote",)),

@@ -1,6 +1,6 @@
-"""A call as a run of its own in LangChain's traces: type `chain`, under the caller's run, with inputs, outputs and errors.
+"""A call as its own run in LangChain's traces: type `chain`, a child of the calling run, with inputs, outputs and errors.
 
-LangChain has no run for compressors, so without this a reranking step is invisible. Where nobody listens nothing is
+LangChain does not trace compressors, so without this a reranking step is invisible. Without handlers nothing is
 recorded. Nothing here knows what the call does.
 """
 
@@ -16,24 +16,24 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 TAG = "reranker"
 
 
-class Traced(Protocol):
-    """What a traced call gives."""
+class Traceable(Protocol):
+    """The result of a traced call."""
 
     def outputs(self) -> dict[str, Any]:
-        """What the run shows as its outputs."""
+        """Return the outputs of the run."""
 
 
-T = TypeVar("T", bound=Traced)
+T = TypeVar("T", bound=Traceable)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A run to be: what a trace shows of a call before it has an outcome.
+class RunInfo:
+    """What a trace shows of a call at its start.
 
     Attributes:
-        name: Its name.
-        inputs: Its inputs.
-        metadata: What else is known of it, as plain JSON types.
+        name: The run's name.
+        inputs: The run's inputs.
+        metadata: The run's metadata, as plain JSON types.
     """
 
     name: str
@@ -42,19 +42,19 @@ class Run:
 
 
 def run_options(callbacks: Callbacks) -> dict[str, Any]:
-    """Options of the run that calls us: its `configurable`, over its `metadata`.
+    """Return the options of the calling run: its `metadata`, overridden by its `configurable`.
 
-    Inside of a chain both are to be had. A retriever that is called directly hands down its callbacks alone, and
-    with them the metadata.
+    Inside a chain both are available. A retriever that is called directly passes on only its callbacks, and with
+    them the metadata.
     """
-    handed = callbacks.metadata if isinstance(callbacks, BaseCallbackManager) else {}
+    inherited = callbacks.metadata if isinstance(callbacks, BaseCallbackManager) else {}
     ambient = ensure_config()
-    return {**handed, **ambient["metadata"], **ambient["configurable"]}
+    return {**inherited, **ambient["metadata"], **ambient["configurable"]}
 
 
-def traced(call: Callable[[], T], run: Run, callbacks: Callbacks) -> T:
-    """Make a call as a run under the caller's; an error is recorded and raised again."""
-    manager = CallbackManager.configure(**_listeners(run, callbacks))
+def traced(call: Callable[[], T], run: RunInfo, callbacks: Callbacks) -> T:
+    """Make a call as a child of the calling run; an error is recorded and raised again."""
+    manager = CallbackManager.configure(**_handlers(run, callbacks))
     if not manager.handlers:
         return call()
     running = manager.on_chain_start(None, dict(run.inputs), name=run.name)
@@ -67,9 +67,9 @@ def traced(call: Callable[[], T], run: Run, callbacks: Callbacks) -> T:
     return outcome
 
 
-async def atraced(call: Callable[[], Awaitable[T]], run: Run, callbacks: Callbacks) -> T:
+async def atraced(call: Callable[[], Awaitable[T]], run: RunInfo, callbacks: Callbacks) -> T:
     """Make an asynchronous call as `traced` does."""
-    manager = AsyncCallbackManager.configure(**_listeners(run, callbacks))
+    manager = AsyncCallbackManager.configure(**_handlers(run, callbacks))
     if not manager.handlers:
         return await call()
     running = await manager.on_chain_start(None, dict(run.inputs), name=run.name)
@@ -82,8 +82,8 @@ async def atraced(call: Callable[[], Awaitable[T]], run: Run, callbacks: Callbac
     return outcome
 
 
-def _listeners(run: Run, callbacks: Callbacks) -> dict[str, Any]:
-    """Who listens: the callbacks that were passed, else those of the run that this thread or task is in."""
+def _handlers(run: RunInfo, callbacks: Callbacks) -> dict[str, Any]:
+    """Return what configures the callback manager: the callbacks that were passed, else those of the current run."""
     own = {"local_tags": [TAG], "local_metadata": dict(run.metadata)}
     if callbacks is not None:
         return {"inheritable_callbacks": callbacks, **own}

@@ -1,6 +1,6 @@
-"""`init_reranker`: one string that names a reranker, in the manner of LangChain's `init_chat_model`.
+"""`init_reranker`: a compressor from one string, as LangChain's `init_chat_model` does for chat models.
 
-The only place that knows how providers are called; what their settings mean is the base package's matter.
+The only module that knows providers; what their settings mean is the base package's matter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROVIDERS: dict[str, dict[str, str]] = {
     "voyage": {"backend": "remote", "dialect": "voyage"},
     "lexical": {"backend": "lexical"},
 }
-"""Provider → the settings that it stands for."""
+"""Provider → its settings."""
 
 
 def init_reranker(model: str = "", *, provider: str | None = None, **settings: Any) -> QwenRerank:
@@ -36,35 +36,33 @@ def init_reranker(model: str = "", *, provider: str | None = None, **settings: A
     | provider | scores come from |
     |---|---|
     | `qwen3`, or none | the model in this process |
-    | `remote` | this project's service; `"remote:http://host:8501"` names it as well |
-    | `vllm`, `tei`, `cohere`, `jina`, `voyage` | another service in that dialect, by `base_url` |
+    | `remote` | this project's service, for example `"remote:http://host:8501"` |
+    | `vllm`, `tei`, `cohere`, `jina`, `voyage` | another service that speaks this dialect, at `base_url` |
     | `lexical` | word overlap, for tests |
 
     Args:
-        model: A provider and a model's name, joined by a colon; either may be left out. After a remote provider, an
-            address in place of a name is taken as `base_url`.
-        provider: The provider; then `model` is the model alone, colons and all.
-        settings: What `QwenRerank` takes.
+        model: The provider and the model's name, joined by a colon; either can be omitted. After a remote provider, a
+            URL in place of the name is the `base_url`.
+        provider: The provider; `model` is then the model's name alone and may contain colons.
+        settings: The keywords of `QwenRerank`.
 
     Raises:
         ConfigurationError: The provider is unknown, or a setting is unknown or wrong.
     """
-    name, rest = _parts(model) if provider is None else (provider.lower(), model)
+    name, rest = _split(model) if provider is None else (provider.lower(), model)
     if name not in PROVIDERS:
         raise _unknown_provider(name)
     defaults = PROVIDERS[name]
-    is_address = defaults["backend"] == "remote" and rest.startswith(("http://", "https://"))
-    named: dict[str, Any] = {**defaults, **({"base_url" if is_address else "model": rest} if rest else {})}
-    twice = sorted(settings.keys() & named.keys())
-    if twice:
-        raise ConfigurationError(
-            f"said twice: {twice[0]!r}, by {model!r} and as a keyword; allowed: one of them"
-        )
+    is_url = defaults["backend"] == "remote" and rest.startswith(("http://", "https://"))
+    named: dict[str, Any] = {**defaults, **({"base_url" if is_url else "model": rest} if rest else {})}
+    duplicates = sorted(settings.keys() & named.keys())
+    if duplicates:
+        raise ConfigurationError(f"{duplicates[0]!r} was given by {model!r} and as a keyword. Pass it once.")
     return QwenRerank(**named, **settings)
 
 
-def _parts(text: str) -> tuple[str, str]:
-    """Split at the first colon; without one it is a provider if there is one of that name, else a model."""
+def _split(text: str) -> tuple[str, str]:
+    """Split at the first colon; text without a colon is a provider's name if there is such a provider, else a model."""
     before, colon, after = text.partition(":")
     if colon:
         return before.lower(), after
@@ -73,7 +71,7 @@ def _parts(text: str) -> tuple[str, str]:
 
 def _unknown_provider(name: str) -> ConfigurationError:
     nearest = max(sorted(PROVIDERS), key=lambda one: difflib.SequenceMatcher(None, name, one).ratio())
-    allowed = ", ".join(PROVIDERS)
+    known = ", ".join(PROVIDERS)
     return ConfigurationError(
-        f"unknown provider {name!r}; the nearest known one is {nearest!r}; allowed: {allowed}"
+        f"unknown provider {name!r}; the nearest known one is {nearest!r}. Use one of {known}."
     )

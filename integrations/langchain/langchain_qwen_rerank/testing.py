@@ -1,4 +1,4 @@
-"""A contract for document compressors that rerank, as tests to inherit; langchain-tests has none for compressors.
+"""A contract for document compressors that rerank, as tests to inherit; langchain-tests has no such suite.
 
     from langchain_qwen_rerank.testing import DocumentCompressorTests
 
@@ -6,8 +6,8 @@
         compressor_class = MyRerank
         compressor_params = {"model": "..."}
 
-Each test is one law of what chains rely on. It knows nothing of any compressor but its class, its parameters, and
-what the attributes below say of it. Needs pytest.
+Each test is one law that chains rely on. The suite knows nothing of a compressor but its class, its parameters, and
+what the class attributes declare. It needs pytest.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ Shown = list[tuple[str | None, str, object]]
 
 
 class SpecialDocument(Document):
-    """A document of a caller's own class, with a field of its own."""
+    """A document of a user's own class, with an additional field."""
 
     page: int = 0
 
 
 class Recorder(BaseTracer):
-    """Keeps the finished root runs, children and all."""
+    """Records finished root runs with their children."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,19 +50,19 @@ class Recorder(BaseTracer):
 
 
 class DocumentCompressorTests:
-    """Laws of a reranking compressor. Inherit, name the class, and say what it does not promise.
+    """Laws of a reranking compressor. Inherit, set the class, and declare what it does not promise.
 
     Attributes:
-        compressor_class: What is tested; called with keywords alone.
-        compressor_params: Keywords that every instance gets.
-        top_n_name: The keyword that limits results, None if there is none; None as its value must mean all.
-        score_key: The metadata key of the score, None if none is written.
-        query: A question that the first of `texts` answers.
-        texts: At least four different texts, the answer not at the place of its rank.
-        tolerance: How far scores of the same pair may lie apart: batches of other sizes round otherwise.
+        compressor_class: The class under test; called with keywords only.
+        compressor_params: Keywords for every instance.
+        top_n_name: The keyword that limits results, whose value None means all; None if there is no such keyword.
+        score_key: The metadata key of the score; None if no score is written.
+        query: A question that one of `texts` answers.
+        texts: At least four different texts, of which the first is not the answer.
+        tolerance: Maximum difference of two scores of one pair: batches of different sizes round differently.
         secret_params: Keywords that hold secrets, such as `{"api_key": "sesame"}`.
-        is_traced: A call shows as a child run with documents in and out.
-        is_picklable: It can be pickled and deep-copied.
+        is_traced: Whether a call appears as a child run with its documents as inputs and outputs.
+        is_picklable: Whether an instance can be pickled and deep-copied.
     """
 
     compressor_class: ClassVar[type[BaseDocumentCompressor]]
@@ -82,15 +82,15 @@ class DocumentCompressorTests:
     is_traced: ClassVar[bool] = True
     is_picklable: ClassVar[bool] = True
 
-    # What the laws are made of.
+    # Helpers.
 
     def make(self, *, limit: int | None = None, **params: Any) -> BaseDocumentCompressor:
-        """Create an instance that gives at most `limit` documents, all of them for None."""
+        """Create an instance that returns at most `limit` documents; None for all."""
         limited = {} if self.top_n_name is None else {self.top_n_name: limit}
         return self.compressor_class(**{**self.compressor_params, **limited, **params})
 
     def documents(self) -> list[Document]:
-        """Fresh documents with ids and metadata."""
+        """Create documents with ids and metadata."""
         return [
             Document(text, id=f"id-{index}", metadata={"source": f"page-{index}", "tags": ["a", "b"]})
             for index, text in enumerate(self.texts)
@@ -102,19 +102,19 @@ class DocumentCompressorTests:
         return list(self.make(**params).compress_documents(given, self.query))
 
     def shown(self, documents: Sequence[Document]) -> Shown:
-        """What is compared of results: ids, texts and scores, in order."""
+        """Return what the laws compare: ids, texts and scores, in order."""
         scores = [None if self.score_key is None else one.metadata[self.score_key] for one in documents]
         return [(one.id, one.page_content, score) for one, score in zip(documents, scores, strict=True)]
 
     def near(self, documents: Sequence[Document]) -> Shown:
-        """What other results are compared with: as `shown`, scores within the tolerance."""
+        """Return the same with scores that compare equal within the tolerance."""
         return [
             (key, text, score if score is None else pytest.approx(score, abs=self.tolerance))
             for key, text, score in self.shown(documents)
         ]
 
     def need_scores(self) -> str:
-        """The score's key; skips the law where no score is written."""
+        """Return the score's key; skip the law if no score is written."""
         if self.score_key is None:
             pytest.skip("no score is written")
         return self.score_key
@@ -122,22 +122,22 @@ class DocumentCompressorTests:
     # Laws of one ranking.
 
     def test_every_document_comes_back_once(self) -> None:
-        """Nothing is lost, doubled or rewritten."""
+        """No document is lost, duplicated or rewritten."""
         assert sorted(one.page_content for one in self.rank()) == sorted(self.texts)
 
     def test_the_answer_comes_first(self) -> None:
-        """The ranking follows the question, not the order in which documents came."""
+        """The ranking depends on the question, not on the order of the input."""
         answer = self.rank()[0].page_content
         assert self.rank(self.documents()[::-1])[0].page_content == answer, "the order of the input decided"
 
     def test_scores_fall(self) -> None:
-        """Results are sorted, best first, by the score that they carry."""
+        """Results are sorted by their score, best first."""
         key = self.need_scores()
         scores = [one.metadata[key] for one in self.rank()]
         assert scores == sorted(scores, reverse=True)
 
     def test_scores_are_plain_finite_floats(self) -> None:
-        """A numpy float cannot be written as JSON, and NaN has no place in an order."""
+        """A numpy float cannot be serialized as JSON, and NaN cannot be ordered."""
         key = self.need_scores()
         scores = [one.metadata[key] for one in self.rank()]
         assert [type(score) for score in scores] == [float] * len(scores)
@@ -145,7 +145,7 @@ class DocumentCompressorTests:
         assert json.dumps(scores)
 
     def test_a_score_that_a_document_came_with_is_overwritten(self) -> None:
-        """A second stage that merges metadata the wrong way round keeps the first one's score."""
+        """Metadata merged in the wrong order would keep the score of the first stage."""
         key = self.need_scores()
         stale = [
             Document(one.page_content, id=one.id, metadata={**one.metadata, key: 123.0})
@@ -154,12 +154,12 @@ class DocumentCompressorTests:
         assert self.shown(self.rank(stale)) == self.near(self.rank())
 
     def test_ties_keep_the_order_of_the_input(self) -> None:
-        """Documents of equal text are told apart, and the first stage's order decides."""
+        """Documents of equal text stay distinct, in the order of the first stage."""
         same = [Document(self.texts[0], id=f"twin-{index}") for index in range(5)]
         assert [one.id for one in self.rank(same)] == [one.id for one in same]
 
     def test_the_cut_gives_the_first_of_all(self) -> None:
-        """The limit cuts a ranking of all documents; None is no limit, and a large one gives all."""
+        """The limit cuts a ranking of all documents; None and a large limit return all."""
         if self.top_n_name is None:
             pytest.skip("results are not limited")
         whole = self.near(self.rank())
@@ -167,13 +167,13 @@ class DocumentCompressorTests:
         assert self.shown(self.rank(limit=len(whole) + 5)) == whole
 
     def test_no_documents_give_no_documents(self) -> None:
-        """An empty list is an answer, not an error."""
+        """An empty list is a valid input."""
         assert list(self.rank([])) == []
 
-    # Laws of what belongs to the caller.
+    # Laws of the input.
 
     def test_the_input_is_left_as_it_is(self) -> None:
-        """Neither the list nor its documents are changed: a cache or another chain may hold them."""
+        """Neither the list nor its documents are changed; a cache or another chain may use them."""
         given = self.documents()
         before, objects = copy.deepcopy(given), list(given)
         self.rank(given)
@@ -181,19 +181,19 @@ class DocumentCompressorTests:
         assert all(one is other for one, other in zip(given, objects, strict=True))
 
     def test_what_is_done_to_results_does_not_reach_the_input(self) -> None:
-        """Results have metadata of their own."""
+        """Results have their own metadata."""
         given = self.documents()
         for one in self.rank(given):
             one.metadata["mark"] = True
         assert all("mark" not in one.metadata for one in given)
 
     def test_ids_are_kept(self) -> None:
-        """`Document(page_content=..., metadata=...)` forgets the id."""
+        """A copy by `Document(page_content=..., metadata=...)` loses the id."""
         held = {one.page_content: one.id for one in self.documents()}
         assert {one.page_content: one.id for one in self.rank()} == held
 
     def test_metadata_is_kept(self) -> None:
-        """What was known of a document is still known."""
+        """Results keep the metadata of their documents."""
         held = {one.page_content: one.metadata for one in self.documents()}
         results = self.rank()
         kept = [held[one.page_content].items() for one in results]
@@ -201,7 +201,7 @@ class DocumentCompressorTests:
         assert all(one.metadata[name] == value for one, items in pairs for name, value in items)
 
     def test_a_document_keeps_its_class_and_fields(self) -> None:
-        """A document of a caller's own class comes back as one."""
+        """A document of a user's own class comes back as that class."""
         given = [SpecialDocument(page_content=text, page=index) for index, text in enumerate(self.texts)]
         results = self.rank(given)
         assert [(type(one), self.texts[getattr(one, "page", -1)]) for one in results] == [
@@ -211,7 +211,7 @@ class DocumentCompressorTests:
     # Laws of the instance.
 
     def test_a_call_does_not_change_the_next_one(self) -> None:
-        """A limit that shrinks to a short list must not stay there."""
+        """A limit that is reduced for a short list does not stay reduced."""
         compressor = self.make(limit=3)
         fresh = self.near(self.rank(limit=3))
         compressor.compress_documents(self.documents()[:1], self.query)
@@ -229,12 +229,12 @@ class DocumentCompressorTests:
         assert found == expected * 8
 
     def test_a_misspelt_setting_is_refused(self) -> None:
-        """`extra="forbid"`: a setting that is ignored looks like one that has no effect."""
+        """An unknown setting is an error, as with `extra="forbid"`."""
         with pytest.raises(Exception, match="tpo_n"):
             self.make(tpo_n=3)
 
     def test_secrets_are_not_shown(self) -> None:
-        """No repr and no dump holds a secret."""
+        """No repr and no dump contains a secret."""
         if not self.secret_params:
             pytest.skip("there are no secrets")
         compressor = self.make(**self.secret_params)
@@ -247,7 +247,7 @@ class DocumentCompressorTests:
         assert [text for text in shown for secret in self.secret_params.values() if secret in text] == []
 
     def test_copies_rank_alike(self) -> None:
-        """Pickling and deep-copying keep the settings: workers get compressors that way."""
+        """Pickling and deep-copying keep the settings; worker processes receive compressors that way."""
         if not self.is_picklable:
             pytest.skip("it cannot be pickled")
         compressor = self.make()
@@ -258,47 +258,45 @@ class DocumentCompressorTests:
     # Laws of asynchronous calls.
 
     def test_asynchronous_calls_give_the_same(self) -> None:
-        """`acompress_documents` is `compress_documents`, several at once included."""
-        found = asyncio.run(self._asynchronously())
-        assert [self.shown(one) for one in found] == [self.near(self.rank())] * 4
-
-    async def _asynchronously(self) -> list[Sequence[Document]]:
+        """`acompress_documents` returns what `compress_documents` does, also for concurrent calls."""
         compressor = self.make()
-        calls = [compressor.acompress_documents(self.documents(), self.query) for _ in range(4)]
-        return list(await asyncio.gather(*calls))
+
+        async def gather() -> list[Sequence[Document]]:
+            return await asyncio.gather(*(self._arank(compressor) for _ in range(4)))
+
+        assert [self.shown(one) for one in asyncio.run(gather())] == [self.near(self.rank())] * 4
 
     def test_it_may_be_used_on_one_event_loop_after_another(self) -> None:
         """No client is bound to the loop of the first call."""
         compressor = self.make()
-        runs = [asyncio.run(self._once(compressor)) for _ in range(2)]
+        runs = [asyncio.run(self._arank(compressor)) for _ in range(2)]
         assert [self.shown(one) for one in runs] == [self.near(self.rank())] * 2
 
-    async def _once(self, compressor: BaseDocumentCompressor) -> Sequence[Document]:
-        return await compressor.acompress_documents(self.documents(), self.query)
-
     def test_blocking_calls_work_where_an_event_loop_runs(self) -> None:
-        """`asyncio.run` in a blocking call fails inside of a notebook or a server."""
-        found = asyncio.run(self._blocking())
-        assert self.shown(found) == self.near(self.rank())
+        """A blocking call that uses `asyncio.run` fails in a notebook or a server."""
 
-    async def _blocking(self) -> Sequence[Document]:
-        return self.make().compress_documents(self.documents(), self.query)
+        async def call() -> Sequence[Document]:
+            return self.rank()
+
+        assert self.shown(asyncio.run(call())) == self.near(self.rank())
+
+    async def _arank(self, compressor: BaseDocumentCompressor) -> Sequence[Document]:
+        return await compressor.acompress_documents(self.documents(), self.query)
 
     # Laws of traces.
 
     def test_a_call_shows_as_a_child_run(self) -> None:
-        """Documents in and out appear in the trace, under the run that called."""
+        """The documents appear in the trace, as inputs and outputs of a child of the calling run."""
         self.need_traces()
         compressor, recorder = self.make(), Recorder()
 
         def step(query: str, config: RunnableConfig) -> Sequence[Document]:
             return compressor.compress_documents(self.documents(), query, callbacks=config["callbacks"])
 
-        found = RunnableLambda(step).invoke(self.query, {"callbacks": [recorder]})
-        self.check_trace(recorder, found)
+        self.check_trace(recorder, RunnableLambda(step).invoke(self.query, {"callbacks": [recorder]}))
 
     def test_an_asynchronous_call_shows_as_a_child_run(self) -> None:
-        """The same of an asynchronous call."""
+        """An asynchronous call is traced in the same way."""
         self.need_traces()
         compressor, recorder = self.make(), Recorder()
 
@@ -311,7 +309,7 @@ class DocumentCompressorTests:
         self.check_trace(recorder, found)
 
     def test_a_failing_call_shows_its_error(self) -> None:
-        """A run that was begun is ended, with the error."""
+        """A run ends with the error of its call."""
         self.need_traces()
         compressor, recorder = self.make(), Recorder()
 
@@ -323,12 +321,12 @@ class DocumentCompressorTests:
         assert [bool(child.error) for root in recorder.roots for child in root.child_runs] == [True]
 
     def need_traces(self) -> None:
-        """Skips the law where calls are not traced."""
+        """Skip the law if calls are not traced."""
         if not self.is_traced:
             pytest.skip("calls are not traced")
 
     def check_trace(self, recorder: Recorder, found: Sequence[Document]) -> None:
-        """One root with one child, which shows the documents that went in and came out."""
+        """Check for one root with one child, which shows the query and the results."""
         assert len(recorder.roots) == 1
         assert [child.parent_run_id for child in recorder.roots[0].child_runs] == [recorder.roots[0].id]
         child = recorder.roots[0].child_runs[0]

@@ -66,14 +66,23 @@ def test_haystacks_names_of_settings_are_taken_too() -> None:
         ({"trust_remote_code": True}, "unknown setting 'trust_remote_code'"),
         ({"scorer": FakeScorer()}, "unknown setting 'scorer'"),
         ({"top_k": 0}, "top_n is not valid: 0"),
-        ({"top_k": 1, "top_n": 1}, "said twice: 'top_k' and 'top_n'"),
+        ({"top_k": 1, "top_n": 1}, "'top_k' and 'top_n' are one setting"),
         ({"score_threshold": 2}, "min_score is not valid: 2"),
         ({"config": {"model": "demo"}}, "config has the wrong type"),
         ({"reranker": "demo"}, "reranker has the wrong type: 'demo'.*model=..."),
-        ({"meta_fields_to_embed": "title"}, "meta_fields_to_embed is not valid: 'title'; allowed: a list"),
-        ({"embedding_separator": None}, "embedding_separator is not valid: None; allowed: a string"),
-        ({"reranker": Reranker(), "top_k": 2}, "settings beside a ready reranker: 'top_n'"),
-        ({"reranker": Reranker(), "config": RerankConfig()}, "beside a ready reranker: 'config'"),
+        ({"metadata_fields": "title"}, "metadata_fields is not valid: 'title'. Pass a list"),
+        ({"meta_fields_to_embed": "title"}, "meta_fields_to_embed is not valid: 'title'. Pass a list"),
+        ({"embedding_separator": None}, "embedding_separator is not valid: None. Pass a string"),
+        (
+            {"metadata_fields": ["a"], "meta_fields_to_embed": ["b"]},
+            "exclude each other: meta_fields_to_embed, metadata_fields",
+        ),
+        (
+            {"metadata_fields": [], "embedding_separator": " "},
+            "exclude each other: embedding_separator, metadata_fields",
+        ),
+        ({"reranker": Reranker(), "top_k": 2}, "passed together with settings: 'top_n'"),
+        ({"reranker": Reranker(), "config": RerankConfig()}, "passed together with settings: 'config'"),
     ],
 )
 def test_an_unknown_or_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -122,6 +131,8 @@ def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
         ({"device": ComponentDevice.from_str("cpu")}, {"device": "cpu"}),
         ({"meta_fields_to_embed": ("a", "b")}, {"meta_fields_to_embed": ["a", "b"]}),
         ({"embedding_separator": " "}, {"embedding_separator": " "}),
+        ({"metadata_fields": ("b", "a")}, {"metadata_fields": ["b", "a"]}),
+        ({"metadata_fields": []}, {"metadata_fields": []}),
         ({**REMOTE, "timeout_s": 3.0}, {**REMOTE, "timeout_s": 3.0}),
         ({**REMOTE, "api_key_env": "MY_KEY"}, {**REMOTE, "api_key_env": "MY_KEY"}),
         (
@@ -134,7 +145,9 @@ def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_was_set_is_written_and_read_again(settings: dict[str, Any], written: dict[str, Any]) -> None:
+def test_what_was_set_is_serialized_and_loaded_again(
+    settings: dict[str, Any], written: dict[str, Any]
+) -> None:
     ranker = QwenReranker(**settings)
     assert parameters(ranker) == written
     for again in (
@@ -167,7 +180,7 @@ def test_a_dictionary_of_another_class_is_refused() -> None:
         QwenReranker.from_dict({"type": "somewhere.Else", "init_parameters": {}})
 
 
-def test_sections_of_other_rooms_are_not_written() -> None:
+def test_sections_of_other_parts_are_omitted() -> None:
     config = RerankConfig(backend="lexical", service={"api_keys": [SECRET]}, batch={"x": 1})
     assert parameters(QwenReranker(config=config)) == {"backend": "lexical"}
 
@@ -176,7 +189,7 @@ def test_sections_of_other_rooms_are_not_written() -> None:
 
 
 @pytest.mark.parametrize("key", [Secret.from_token(SECRET), SecretStr(SECRET)])
-def test_a_key_that_was_given_as_itself_is_used_and_never_written(key: Any) -> None:
+def test_a_key_that_was_passed_itself_is_used_and_never_serialized(key: Any) -> None:
     ranker = QwenReranker(**REMOTE, api_key=key)
     assert key_of(ranker) == SECRET
     assert key_of(copy.deepcopy(ranker)) == SECRET
@@ -256,15 +269,15 @@ def test_a_copy_works_on_when_the_original_is_closed() -> None:
     assert ids(other.run("a", some_documents("a", "b"))["documents"]) == ["d0"]
 
 
-def test_a_lent_reranker_is_copied_by_reference_and_never_written() -> None:
+def test_a_borrowed_reranker_is_copied_by_reference_and_never_serialized() -> None:
     scorer = FakeScorer()
     ranker = QwenReranker(reranker=Reranker(scorer=scorer, top_n=1), embedding_separator=" ")
     again = copy.deepcopy(ranker)
     assert ids(again.run("q", some_documents("0.1", "0.3"))["documents"]) == ["d1"]
     assert (again.embedding_separator, len(scorer.calls)) == (" ", 1)
-    with pytest.raises(TypeError, match="holds a ready reranker, which cannot be serialized"):
+    with pytest.raises(TypeError, match="a reranker that was passed in and cannot be serialized"):
         ranker.to_dict()
-    with pytest.raises(TypeError, match="holds a ready reranker, which cannot be pickled"):
+    with pytest.raises(TypeError, match="a reranker that was passed in and cannot be pickled"):
         pickle.dumps(ranker)
-    with pytest.raises(ConfigurationError, match="settings beside a ready reranker"):
+    with pytest.raises(ConfigurationError, match="passed together with settings"):
         ranker.replace(top_k=3)

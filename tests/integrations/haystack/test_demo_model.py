@@ -36,7 +36,7 @@ def test_scores_are_probabilities_of_the_same_model_that_the_base_package_asks()
     assert all("rerank_log_odds" in one.meta for one in found)
 
 
-def test_blocking_asynchronous_and_pickled_give_the_same() -> None:
+def test_blocking_asynchronous_and_pickled_return_the_same() -> None:
     with QwenReranker(**DEMO) as ranker:
         expected = ranker.run(query=QUESTION, documents=some_documents(*TEXTS))["documents"]
         again = asyncio.run(ranker.run_async(query=QUESTION, documents=some_documents(*TEXTS)))["documents"]

@@ -31,10 +31,10 @@ class Failing(FakeScorer):
 
     def __init__(self, error: Exception) -> None:
         super().__init__(error=error)
-        self.told = error
+        self.error = error
 
     def info(self) -> dict[str, Any]:
-        raise self.told
+        raise self.error
 
 
 def test_nothing_is_loaded_before_it_is_warmed_up_and_then_once() -> None:
@@ -142,17 +142,17 @@ def test_threads_get_their_own_results() -> None:
     assert found == {n: [f"word{n}"] for n in range(16)}
 
 
-def test_closing_releases_what_it_built_and_leaves_a_lent_reranker_alone() -> None:
+def test_closing_releases_what_it_built_and_leaves_a_borrowed_reranker_alone() -> None:
     with QwenReranker(backend="lexical") as own:
         own.run(query="a", documents=some_documents("a"))
     with pytest.raises(ClosedError):
         own.run(query="a", documents=some_documents("a"))
     own.close()
     scorer = FakeScorer()
-    lent = Reranker(scorer=scorer)
-    with QwenReranker(reranker=lent) as borrowing:
-        borrowing.run(query="q", documents=some_documents("0.5"))
-    assert lent.score("q", ["0.25"]) == [0.25]
+    borrowed = Reranker(scorer=scorer)
+    with QwenReranker(reranker=borrowed) as wrapper:
+        wrapper.run(query="q", documents=some_documents("0.5"))
+    assert borrowed.score("q", ["0.25"]) == [0.25]
     assert scorer.closed == 0
 
 

@@ -74,7 +74,7 @@ class Recorder(Tracer):
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    """A tracer that is told contents."""
+    """A tracer that records contents."""
     listening = Recorder()
     monkeypatch.setattr(tracer, "is_content_tracing_enabled", True)
     enable_tracing(listening)
@@ -118,7 +118,7 @@ def test_its_sockets_are_those_of_haystacks_rankers() -> None:
     assert (output.name, output.type) == ("documents", list[Document])
 
 
-def test_a_pipeline_gives_the_reranked_documents() -> None:
+def test_a_pipeline_returns_the_reranked_documents() -> None:
     pipeline = filled(Pipeline(), QwenReranker(backend="lexical", top_k=2))
     found = pipeline.run(data())["ranker"]["documents"]
     assert ids(found)[0] == "d1"
@@ -127,7 +127,7 @@ def test_a_pipeline_gives_the_reranked_documents() -> None:
     assert len(pipeline.run(data(top_k=1, instruction="Find the answer"))["ranker"]["documents"]) == 1
 
 
-def test_an_asynchronous_pipeline_gives_the_same() -> None:
+def test_an_asynchronous_pipeline_returns_the_same() -> None:
     kind = asynchronous_pipeline()
     expected = filled(Pipeline(), QwenReranker(backend="lexical")).run(data())["ranker"]["documents"]
     pipeline = filled(kind(), QwenReranker(backend="lexical"))
@@ -151,7 +151,7 @@ def test_an_asynchronous_pipeline_takes_the_native_call() -> None:
     assert ids(asyncio.run(pipeline.run_async(given))["ranker"]["documents"]) == ["d1", "d0"]
 
 
-def test_a_pipeline_is_read_from_a_file_and_written_again() -> None:
+def test_a_pipeline_is_loaded_from_a_file_and_serialized_again() -> None:
     pipeline = Pipeline.loads(YAML)
     documents = [Document(content="the first", meta={"title": "whale"}), Document(content="the second")]
     found = pipeline.run({"ranker": {"query": "whale", "documents": documents}})["ranker"]["documents"]
@@ -164,9 +164,9 @@ def test_a_pipeline_is_read_from_a_file_and_written_again() -> None:
 def test_a_wrong_setting_in_a_file_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(Exception, match="tpo_n") as caught:
         Pipeline.loads(YAML.replace("top_k", "tpo_n"))
-    told = f"{caught.value} {caught.value.__cause__}"  # older versions leave the reason to the cause
-    assert "unknown setting 'tpo_n'" in told
-    assert "'top_n'" in told
+    message = f"{caught.value} {caught.value.__cause__}"  # older versions leave the reason to the cause
+    assert "unknown setting 'tpo_n'" in message
+    assert "'top_n'" in message
 
 
 def test_a_secret_goes_through_a_file_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_a_trace_without_contents_shows_none(recorder: Recorder, monkeypatch: py
     assert "vinegar" not in str(recorder.of("ranker"))
 
 
-def test_a_failure_ends_the_pipeline_or_is_told_in_the_documents() -> None:
+def test_a_failure_ends_the_pipeline_or_is_reported_in_the_documents() -> None:
     failing = FakeScorer(error=OverloadedError("full"))
     with pytest.raises(Exception, match="full"):
         filled(Pipeline(), faked(failing)).run(data())

@@ -81,10 +81,10 @@ def test_a_call_may_choose_limit_and_threshold_and_none_is_the_instances(*, asyn
 
 @pytest.mark.parametrize("options", [{"top_k": 0}, {"top_k": -1}, {"score_threshold": 1.5}])
 @either_way
-def test_a_limit_that_is_none_is_refused(options: dict[str, Any], *, asynchronous: bool) -> None:
-    """Haystack's own rankers raise ValueError, and `top_k or self.top_k` takes 0 for nothing said."""
+def test_a_limit_below_one_is_refused(options: dict[str, Any], *, asynchronous: bool) -> None:
+    """Haystack's own rankers raise ValueError, and their `top_k or self.top_k` treats 0 as not passed."""
     for documents in (some_documents("0.5"), []):
-        with pytest.raises(ValueError, match="allowed"):
+        with pytest.raises(ValueError, match=r"top_n is too small|min_score"):
             rank(faked(), documents, asynchronous=asynchronous, **options)
 
 
@@ -156,9 +156,9 @@ def test_a_second_reranking_replaces_the_score_and_keeps_the_first_stages() -> N
     assert once[0].score == 0.4
 
 
-def test_all_that_the_model_told_stands_in_the_meta() -> None:
-    told = PairScore(0.5, 0.25, truncated=True, query_truncated=True, span=(2, 7))
-    (found,) = rank(faked(FakeScorer(lambda _: told)), some_documents("a field of wheat"))
+def test_everything_that_the_model_reports_is_in_the_meta() -> None:
+    outcome = PairScore(0.5, 0.25, truncated=True, query_truncated=True, span=(2, 7))
+    (found,) = rank(faked(FakeScorer(lambda _: outcome)), some_documents("a field of wheat"))
     assert found.meta == {
         "rerank_log_odds": 0.25,
         "rerank_truncated": True,
@@ -168,7 +168,7 @@ def test_all_that_the_model_told_stands_in_the_meta() -> None:
     }
 
 
-def test_what_was_not_told_is_not_in_the_meta() -> None:
+def test_what_is_not_reported_is_not_in_the_meta() -> None:
     (found,) = rank(faked(), some_documents("0.5", meta={"title": "a"}))
     assert found.meta == {"title": "a"}
 
@@ -189,7 +189,7 @@ def test_a_passage_is_placed_in_the_content_even_when_fields_stand_before_it(
     assert expected or "rerank_passage" not in found.meta
 
 
-def test_what_an_earlier_call_told_is_dropped() -> None:
+def test_the_outcome_of_an_earlier_call_is_dropped() -> None:
     old = {
         "rerank_log_odds": 9.0,
         "rerank_truncated": True,
@@ -234,7 +234,7 @@ def test_it_treats_duplicates_as_the_installed_haystack_does() -> None:
     assert [(one.id, one.meta["place"]) for one in rank(faked(), documents)] == expected
 
 
-# What is judged.
+# What is scored.
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_it_treats_duplicates_as_the_installed_haystack_does() -> None:
         ({"meta_fields_to_embed": ["missing"]}, "wheat"),
     ],
 )
-def test_the_content_is_scored_and_named_meta_fields_before_it(own: dict[str, Any], text: str) -> None:
+def test_the_content_is_scored_after_meta_fields_to_embed(own: dict[str, Any], text: str) -> None:
     scorer = FakeScorer(lambda _: PairScore(0.5))
     meta = {"title": "Farm", "year": 0, "empty": "", "none": None}
     rank(faked(scorer, own=own), some_documents("wheat", meta=meta))
@@ -280,7 +280,7 @@ def test_the_instruction_comes_from_the_call_else_the_instance(*, asynchronous: 
 
 
 @either_way
-def test_no_documents_do_not_ask_the_model(*, asynchronous: bool) -> None:
+def test_an_empty_list_does_not_ask_the_model(*, asynchronous: bool) -> None:
     scorer = FakeScorer(error=EngineError("must not be asked"))
     assert rank(faked(scorer), [], asynchronous=asynchronous) == []
     assert scorer.calls == []
@@ -291,9 +291,9 @@ def test_no_documents_do_not_ask_the_model(*, asynchronous: bool) -> None:
     [
         (some_documents("0.5"), " ", "query is blank"),
         (some_documents("0.5"), None, "query has the wrong type: NoneType"),
-        (["text"], "q", r"documents\[0\] has the wrong type: str; allowed: a Document"),
+        (["text"], "q", r"documents\[0\] has the wrong type: str. Pass a list of Document"),
         ([*some_documents("0.5"), None], "q", r"documents\[1\] has the wrong type: NoneType"),
-        (some_documents("0.5")[0], "q", "documents has the wrong type: Document; allowed: a list"),
+        (some_documents("0.5")[0], "q", "documents has the wrong type: Document. Pass a list"),
         ("text", "q", "documents has the wrong type: str"),
         (3, "q", "documents has the wrong type: int"),
     ],

@@ -59,7 +59,7 @@ def test_without_a_limit_all_documents_come_back() -> None:
 
 
 @pytest.mark.parametrize("top_n", [0, -1, True, "3"])
-def test_a_limit_that_is_none_is_refused(top_n: Any) -> None:
+def test_a_limit_below_one_is_refused(top_n: Any) -> None:
     with pytest.raises(ConfigurationError, match="top_n is not valid"):
         QwenRerank(backend="lexical", top_n=top_n)
 
@@ -79,7 +79,7 @@ def test_a_score_that_is_no_number_is_an_error() -> None:
         _compressor(scorer).compress_documents(_documents("a"), "q")
 
 
-def test_no_documents_do_not_ask_the_model() -> None:
+def test_an_empty_list_does_not_ask_the_model() -> None:
     scorer = FakeScorer()
     assert _compressor(scorer).compress_documents([], "q") == []
     assert asyncio.run(_compressor(scorer).acompress_documents([], "q")) == []
@@ -101,7 +101,7 @@ def test_what_is_no_list_of_documents_is_refused(documents: Any) -> None:
 
 def test_a_single_document_is_not_taken_for_a_list_of_its_fields() -> None:
     alone: Any = Document("alone")
-    with pytest.raises(InputTypeError, match="documents has the wrong type: Document; allowed: a list"):
+    with pytest.raises(InputTypeError, match=r"documents has the wrong type: Document\. Pass a list"):
         _compressor().compress_documents(alone, "q")
 
 
@@ -121,7 +121,7 @@ def test_only_the_content_is_scored_unless_fields_are_named() -> None:
     assert scorer.calls[0][0][0].document == "the text"
 
 
-def test_named_metadata_fields_are_scored_before_the_content() -> None:
+def test_metadata_fields_are_scored_before_the_content() -> None:
     scorer = FakeScorer(lambda request: PairScore(0.5))
     given = [
         Document("the text", metadata={"year": 1984, "title": "T", "other": "x"}),
@@ -136,12 +136,12 @@ def test_named_metadata_fields_are_scored_before_the_content() -> None:
     ]
 
 
-# What is told of a document.
+# What is reported about a document.
 
 
-def test_all_that_the_model_told_stands_in_the_metadata() -> None:
-    told = PairScore(0.9, 2.0, truncated=True, query_truncated=True, span=(4, 8))
-    compressor = _compressor(FakeScorer(lambda request: told))
+def test_everything_that_the_model_reports_is_in_the_metadata() -> None:
+    outcome = PairScore(0.9, 2.0, truncated=True, query_truncated=True, span=(4, 8))
+    compressor = _compressor(FakeScorer(lambda request: outcome))
     found = compressor.compress_documents([Document("the best part", metadata={"page": 3})], "q")
     assert found[0].metadata == {
         "page": 3,
@@ -154,7 +154,7 @@ def test_all_that_the_model_told_stands_in_the_metadata() -> None:
     }
 
 
-def test_what_was_not_told_is_not_in_the_metadata() -> None:
+def test_what_is_not_reported_is_not_in_the_metadata() -> None:
     found = _compressor().compress_documents(_documents("0.5"), "q")
     assert found[0].metadata == {"relevance_score": 0.5}
 
@@ -173,7 +173,7 @@ def test_a_passage_is_placed_in_the_content_even_when_fields_stand_before_it(
     assert (found[0].metadata["rerank_passage"], found[0].metadata["rerank_passage_span"]) == (passage, place)
 
 
-def test_a_passage_of_the_fields_alone_is_not_told() -> None:
+def test_a_passage_of_the_fields_alone_is_not_reported() -> None:
     scorer = FakeScorer(lambda request: PairScore(0.5, span=(0, 9)))
     given = [Document("the text", metadata={"title": "T"})]
     found = _compressor(scorer, fields=("title",)).compress_documents(given, "q")
@@ -193,7 +193,7 @@ def test_a_second_reranking_keeps_the_score_of_the_first_stage() -> None:
     assert twice[0].metadata == once[0].metadata == {"relevance_score": 0.5, "first_stage_score": 17.2}
 
 
-def test_what_an_earlier_call_told_is_dropped() -> None:
+def test_the_outcome_of_an_earlier_call_is_dropped() -> None:
     old = {
         "rerank_log_odds": 9.0,
         "rerank_truncated": True,
@@ -222,7 +222,7 @@ def test_a_disabled_compressor_keeps_the_first_order_cuts_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_failure_keeps_the_first_order_where_that_is_wanted(asynchronous: bool) -> None:
+def test_a_failure_keeps_the_first_order_if_configured(asynchronous: bool) -> None:
     scorer = FakeScorer(error=EngineError("out of order"))
     compressor = _compressor(scorer, on_error="keep_order", top_n=2)
     given = _documents("0.1", "0.9", "0.5")
@@ -293,7 +293,7 @@ def test_a_cancelled_call_is_withdrawn() -> None:
 # `rerank`, in the shape of the partner packages.
 
 
-def test_rerank_tells_where_the_best_stand() -> None:
+def test_rerank_returns_the_indices_of_the_best() -> None:
     mixed: list[Any] = ["0.1", {"text": "0.9"}, {"page_content": "0.5"}, Document("0.7")]
     assert _compressor(top_n=3).rerank(mixed, "q") == [
         {"index": 1, "relevance_score": 0.9},
@@ -328,7 +328,7 @@ def test_rerank_scores_named_fields_of_mappings_and_documents() -> None:
     assert [one.document for one in scorer.calls[0][0]] == ["title: T\n\na", "title: U\n\nb", "c"]
 
 
-def test_arerank_gives_what_rerank_gives() -> None:
+def test_arerank_returns_what_rerank_returns() -> None:
     compressor = _compressor()
     found = asyncio.run(compressor.arerank(["0.1", "0.9"], "q", top_n=1))
     assert found == compressor.rerank(["0.1", "0.9"], "q", top_n=1) == [{"index": 1, "relevance_score": 0.9}]
@@ -342,7 +342,7 @@ def test_rerank_refuses_what_has_no_text(documents: Any) -> None:
         _compressor().rerank(documents, "q")
 
 
-def test_rerank_of_a_disabled_compressor_gives_the_first_order_without_scores() -> None:
+def test_rerank_of_a_disabled_compressor_returns_the_first_order_without_scores() -> None:
     found = _compressor(enabled=False, top_n=2).rerank(["a", "b", "c"], "q")
     assert found == [{"index": 0, "relevance_score": None}, {"index": 1, "relevance_score": None}]
 

@@ -58,9 +58,9 @@ encoder.close()
 
 def _fresh(code: str) -> list[str]:
     """Heavy modules that are loaded after code ran in a new interpreter."""
-    told = f"{code}\nimport sys\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
+    program = f"{code}\nimport sys\nprint(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     ran = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, check=False, text=True, timeout=60
+        [sys.executable, "-c", program], capture_output=True, check=False, text=True, timeout=60
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.split()

@@ -90,7 +90,7 @@ def test_calls_of_one_event_loop_merge_and_leave_it_free(engine: Reranker) -> No
     )  # a batch computed on the loop would leave one; benchmarks/wrappers.py has the time
 
 
-def test_a_long_document_tells_its_best_passage() -> None:
+def test_a_long_document_reports_its_best_passage() -> None:
     filler = " ".join(f"the weather of day {n} was dull." for n in range(120))
     text = f"{filler} limescale in a kettle is removed with vinegar. {filler}"
     rerank = QwenRerank(

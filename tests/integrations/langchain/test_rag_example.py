@@ -111,6 +111,6 @@ def test_a_language_model_in_a_folder_can_stand_in_for_the_echo(
 
 def test_own_questions_are_answered(capsys: pytest.CaptureFixture[str]) -> None:
     langchain_rag.main(["--query", "Which bus line has a rack for bicycles?"])
-    told = capsys.readouterr().out
-    assert "Bus line 6" in told
-    assert "reranked" in told
+    printed = capsys.readouterr().out
+    assert "Bus line 6" in printed
+    assert "reranked" in printed

@@ -41,7 +41,7 @@ def _texts(documents: list[Document]) -> list[str]:
     return [one.page_content for one in documents]
 
 
-def test_a_compression_retriever_gives_the_reranked_documents() -> None:
+def test_a_compression_retriever_returns_the_reranked_documents() -> None:
     assert _texts(_retriever(top_n=2).invoke("q")) == ["0.9", "0.5"]
     assert _texts(asyncio.run(_retriever(top_n=2).ainvoke("q"))) == ["0.9", "0.5"]
 
@@ -107,7 +107,7 @@ def test_a_pipeline_of_compressors_passes_documents_and_callbacks_on() -> None:
     assert [run.name for run in recorder.roots] == ["QwenRerank"] * 4
 
 
-def test_the_cross_encoder_stands_in_for_another_in_one_line() -> None:
+def test_the_cross_encoder_replaces_another_in_one_line() -> None:
     reranker = CrossEncoderReranker(model=QwenCrossEncoder(backend="lexical"), top_n=1)
     given = [Document("a red fox"), Document("the blue whale sings")]
     assert [one.page_content for one in reranker.compress_documents(given, "blue whale")] == [
@@ -115,7 +115,7 @@ def test_the_cross_encoder_stands_in_for_another_in_one_line() -> None:
     ]
 
 
-def test_the_cross_encoder_gives_scores_in_the_order_of_the_pairs() -> None:
+def test_the_cross_encoder_returns_scores_in_the_order_of_the_pairs() -> None:
     scorer = FakeScorer()
     encoder = QwenCrossEncoder(reranker=Reranker(scorer=scorer, instruction="mine"))
     assert encoder.score([("q", "0.1"), ("r", "0.9"), ("q", "0.5")]) == [0.1, 0.9, 0.5]
@@ -138,9 +138,9 @@ def test_the_cross_encoder_has_no_first_order_to_keep() -> None:
 
 def test_the_cross_encoder_closes_what_is_its_own() -> None:
     scorer = FakeScorer()
-    lent = Reranker(scorer=scorer)
-    QwenCrossEncoder(reranker=lent).close()
-    assert lent.score("q", ["0.5"]) == [0.5]
+    borrowed = Reranker(scorer=scorer)
+    QwenCrossEncoder(reranker=borrowed).close()
+    assert borrowed.score("q", ["0.5"]) == [0.5]
     own = QwenCrossEncoder(backend="lexical")
     own.close()
     with pytest.raises(Exception, match="closed"):

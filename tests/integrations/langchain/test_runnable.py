@@ -36,7 +36,7 @@ def test_it_ranks_blocking_asynchronously_in_batches_and_as_a_stream() -> None:
     assert [_texts(one) for one in runnable.stream(given)] == [["0.9"]]
 
 
-def test_it_gives_what_the_compressor_gives() -> None:
+def test_it_returns_what_the_compressor_returns() -> None:
     compressor = _compressor(top_n=2, min_score=0.2)
     given = _input("0.1", "0.9", "0.5")
     assert compressor.as_runnable().invoke(given) == compressor.compress_documents(given["documents"], "q")

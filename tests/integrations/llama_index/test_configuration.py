@@ -55,12 +55,15 @@ def test_keywords_go_over_a_given_configuration() -> None:
         ({"config": {"model": "demo"}}, "config has the wrong type"),
         ({"config": "demo"}, "config has the wrong type: 'demo'.*model=..."),
         ({"reranker": "demo"}, "reranker has the wrong type: 'demo'"),
-        ({"metadata_mode": "some"}, "metadata_mode is not valid: 'some'; allowed: all, embed, llm, none"),
+        (
+            {"metadata_mode": "some"},
+            "metadata_mode is not valid: 'some'. Input should be 'all', 'embed', 'llm' or 'none'",
+        ),
         ({"metadata_mode": []}, "metadata_mode is not valid: "),
-        ({"metadata_fields": "title"}, "metadata_fields is not valid: 'title'; allowed: a list"),
+        ({"metadata_fields": "title"}, "metadata_fields is not valid: 'title'. Pass a list"),
         ({"metadata_fields": ["a"], "metadata_mode": "llm"}, "exclude each other"),
-        ({"reranker": Reranker(), "top_n": 2}, "settings beside a ready reranker: 'top_n'"),
-        ({"reranker": Reranker(), "config": RerankConfig()}, "beside a ready reranker: 'config'"),
+        ({"reranker": Reranker(), "top_n": 2}, "passed together with settings: 'top_n'"),
+        ({"reranker": Reranker(), "config": RerankConfig()}, "passed together with settings: 'config'"),
     ],
 )
 def test_an_unknown_or_wrong_setting_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -75,8 +78,13 @@ def test_a_model_is_never_taken_for_a_number() -> None:
 
 def test_an_attribute_that_does_not_exist_cannot_be_assigned() -> None:
     reranker = QwenRerank(backend="lexical")
-    for name in ("topn", "config", "metadata_mode"):
-        with pytest.raises(ValidationError if name != "topn" else ValueError, match=name):
+    for name, error in (
+        ("topn", ValueError),
+        ("config", AttributeError),
+        ("metadata_mode", ValidationError),
+        ("metadata_fields", ValidationError),
+    ):
+        with pytest.raises(error, match=name):
             setattr(reranker, name, None)
 
 
@@ -129,7 +137,7 @@ def test_nothing_is_loaded_before_the_first_list(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_was_set_is_written_flat_and_read_again(
+def test_what_was_set_is_serialized_flat_and_loaded_again(
     settings: dict[str, Any], written: dict[str, Any]
 ) -> None:
     reranker = QwenRerank(**settings)
@@ -163,7 +171,7 @@ def test_a_dictionary_is_read_with_changes_and_left_as_it_is() -> None:
     assert written == before
 
 
-def test_a_key_is_masked_wherever_it_is_written() -> None:
+def test_a_key_is_masked_in_every_serialized_form() -> None:
     reranker = QwenRerank(**REMOTE, api_key=SecretStr(SECRET))
     forms = [str(reranker.to_dict()), reranker.to_json(), repr(reranker), str(reranker), str(reranker.config)]
     assert [form for form in forms if SECRET in form] == []
@@ -193,7 +201,7 @@ def test_copies_in_the_process_keep_the_key() -> None:
         assert again.config.api_key == reranker.config.api_key
 
 
-def test_sections_of_other_rooms_are_not_written() -> None:
+def test_sections_of_other_parts_are_omitted() -> None:
     config = RerankConfig(backend="lexical", service={"api_keys": [SECRET]}, batch={"x": 1})
     assert QwenRerank(config=config).to_dict() == {"backend": "lexical", "class_name": "QwenRerank"}
 
@@ -210,12 +218,12 @@ def test_a_copy_changes_settings_and_checks_them() -> None:
     assert len(changed.postprocess_nodes(some_nodes("a", "b"), query_str="a")) == 1
 
 
-def test_a_lent_reranker_is_copied_by_reference_and_never_pickled() -> None:
+def test_a_borrowed_reranker_is_copied_by_reference_and_never_pickled() -> None:
     reranker = QwenRerank(reranker=Reranker(scorer=FakeScorer(), top_n=1))
     reranker.top_n = 2
     again = copy.deepcopy(reranker)
     assert ids(again.postprocess_nodes(some_nodes("0.1", "0.3", "0.2"), query_str="q")) == ["n1", "n2"]
-    with pytest.raises(TypeError, match="holds a ready reranker, which cannot be pickled"):
+    with pytest.raises(TypeError, match="a reranker that was passed in and cannot be pickled"):
         pickle.dumps(reranker)
 
 

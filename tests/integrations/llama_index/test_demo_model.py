@@ -101,7 +101,7 @@ def test_an_index_reranks_with_the_demo_model() -> None:
 
 
 def test_the_limits_of_the_model_are_settings() -> None:
-    """What the model reads, and on what, is told by the keywords of the configuration."""
+    """The keywords of the configuration say what the model reads, and on which device."""
     long = " ".join(["kettle"] * 400)
     with QwenRerank(**DEMO, max_length=256, max_batch_tokens=512) as reranker:
         (cut,) = reranker.postprocess_nodes(some_nodes(long), query_str="kettle")

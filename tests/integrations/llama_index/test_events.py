@@ -80,7 +80,7 @@ def test_a_call_with_options_of_its_own_is_a_span_too(
 
 
 @either_way
-def test_no_limit_is_told_as_the_number_of_nodes(events: EventRecorder, *, asynchronous: bool) -> None:
+def test_no_limit_is_reported_as_the_number_of_nodes(events: EventRecorder, *, asynchronous: bool) -> None:
     run(faked(), some_nodes("0.1", "0.9", "0.2"), asynchronous=asynchronous)
     start = events.seen[0]
     assert isinstance(start, ReRankStartEvent)
@@ -103,7 +103,7 @@ def test_no_nodes_are_a_start_and_an_end(events: EventRecorder, *, asynchronous:
 
 
 @either_way
-def test_a_failure_is_told_in_its_span_and_leaves_no_start_without_an_end(
+def test_a_failure_is_reported_in_its_span_and_leaves_no_start_without_an_end(
     events: EventRecorder, spans: SimpleSpanHandler, *, asynchronous: bool
 ) -> None:
     error = EngineError("broken")
@@ -148,7 +148,7 @@ def test_a_refused_call_starts_nothing(events: EventRecorder) -> None:
     assert recorder.started == []
 
 
-def test_a_bad_option_of_a_call_is_told_as_a_failure(events: EventRecorder) -> None:
+def test_a_wrong_option_of_a_call_is_reported_as_a_failure(events: EventRecorder) -> None:
     with pytest.raises(ValueError, match="top_n has the wrong type"):
         faked().rerank(some_nodes("0.1"), "q", top_n="3")
     assert [type(one) for one in events.seen] == [ReRankStartEvent, ExceptionEvent, SpanDropEvent]

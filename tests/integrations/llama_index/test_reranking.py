@@ -100,7 +100,7 @@ def test_a_call_may_choose_top_n_and_minus_one_is_the_instances() -> None:
 # What comes out, and what stays.
 
 
-def test_the_very_node_comes_back_in_a_new_wrapper() -> None:
+def test_the_same_node_object_comes_back_in_a_new_wrapper() -> None:
     nodes = some_nodes("0.1", "0.9", scores=[0.3, 0.2])
     given = faked().postprocess_nodes(nodes, query_str="q")
     assert [one.node for one in given] == [nodes[1].node, nodes[0].node]
@@ -158,26 +158,16 @@ def test_ids_relationships_metadata_and_embeddings_are_kept() -> None:
         (Node(), ""),
     ],
 )
-def test_every_kind_of_node_is_judged_by_its_text(node: Any, text: str) -> None:
+def test_every_kind_of_node_is_scored_by_its_text(node: Any, text: str) -> None:
     scorer = FakeScorer(lambda _: PairScore(0.5))
     given = only(faked(scorer).postprocess_nodes([NodeWithScore(node=node)], query_str="q"))
     assert given.node is node
     assert asked(scorer) == [text]
 
 
-def test_a_node_of_a_class_of_its_own_comes_back_as_that_class() -> None:
-    class Marked(NodeWithScore):
-        mark: str = ""
-
-    node = Marked(node=TextNode(text="0.5"), score=3.0, mark="mine")
-    (given,) = faked().postprocess_nodes([node], query_str="q")
-    assert isinstance(given, Marked)
-    assert (given.mark, given.score, node.score) == ("mine", 0.5, 3.0)
-
-
-def test_cuts_and_log_odds_are_told() -> None:
-    told = PairScore(0.5, 0.25, truncated=True, query_truncated=True)
-    given = only(faked(FakeScorer(lambda _: told)).postprocess_nodes(some_nodes("x"), query_str="q"))
+def test_cuts_and_log_odds_are_reported() -> None:
+    outcome = PairScore(0.5, 0.25, truncated=True, query_truncated=True)
+    given = only(faked(FakeScorer(lambda _: outcome)).postprocess_nodes(some_nodes("x"), query_str="q"))
     assert (given.rerank_log_odds, given.rerank_truncated, given.rerank_query_truncated) == (0.25, True, True)
     assert (given.rerank_passage, given.rerank_passage_span) == (None, None)
     assert (given.rerank_status, given.rerank_error, given.rerank_model) == ("ranked", None, "fake")
@@ -196,7 +186,7 @@ WHOLE = "title: Farm\n\n  a field of wheat"
         ("embed", (7, 11), "Farm", None),
     ],
 )
-def test_the_best_passage_is_told_with_its_place_in_the_nodes_own_text(
+def test_the_best_passage_is_reported_with_its_place_in_the_nodes_own_text(
     mode: str, span: tuple[int, int], passage: str, in_content: tuple[int, int] | None
 ) -> None:
     scorer = FakeScorer(lambda _: PairScore(0.5, span=span))
@@ -208,12 +198,12 @@ def test_the_best_passage_is_told_with_its_place_in_the_nodes_own_text(
         assert TEXT[slice(*in_content)] == passage
 
 
-def test_what_comes_back_can_be_written_and_pickled() -> None:
+def test_results_can_be_serialized_and_pickled() -> None:
     """Scores of other number types than Python's cannot be written; JSON is for reading, as of any `NodeWithScore`."""
     given = only(faked().postprocess_nodes(some_nodes("0.5", scores=[0.25]), query_str="q"))
     written = json.loads(given.to_json())
-    told = {name: written[name] for name in ("class_name", "score", "first_stage_score", "rerank_status")}
-    assert told == {
+    found = {name: written[name] for name in ("class_name", "score", "first_stage_score", "rerank_status")}
+    assert found == {
         "class_name": "RerankedNode",
         "score": 0.5,
         "first_stage_score": 0.25,
@@ -223,7 +213,7 @@ def test_what_comes_back_can_be_written_and_pickled() -> None:
     assert pickle.loads(pickle.dumps(given)) == given  # noqa: S301 (our own)
 
 
-# What is judged.
+# What is scored.
 
 
 @pytest.mark.parametrize(
@@ -237,7 +227,7 @@ def test_what_comes_back_can_be_written_and_pickled() -> None:
         (MetadataMode.NONE, "wheat"),
     ],
 )
-def test_the_mode_chooses_the_metadata_that_are_judged(mode: Any, text: str) -> None:
+def test_the_mode_chooses_the_metadata_that_is_scored(mode: Any, text: str) -> None:
     scorer = FakeScorer(lambda _: PairScore(0.5))
     nodes = some_nodes(
         "wheat",
@@ -253,12 +243,12 @@ def test_the_mode_chooses_the_metadata_that_are_judged(mode: Any, text: str) -> 
     ("fields", "text"),
     [
         (["year", "title"], "year: 1900\ntitle: Farm\n\nwheat"),
-        (("title", "missing", "empty", "tags"), "title: Farm\ntags: ['a']\n\nwheat"),
+        (("title", "missing", "empty", "tags"), 'title: Farm\ntags: ["a"]\n\nwheat'),
         (["missing"], "wheat"),
         ([], "wheat"),
     ],
 )
-def test_named_metadata_fields_are_judged_in_their_order(fields: Any, text: str) -> None:
+def test_metadata_fields_are_scored_in_their_order(fields: Any, text: str) -> None:
     scorer = FakeScorer(lambda _: PairScore(0.5))
     metadata = {"title": "Farm", "year": 1900, "empty": "", "tags": ["a"]}
     nodes = some_nodes("wheat", metadata=metadata, excluded_embed_metadata_keys=["title"])
@@ -280,8 +270,8 @@ def test_the_instruction_comes_from_the_call_else_the_query_else_the_instance() 
     asyncio.run(reranker.apostprocess_nodes(nodes, query))
     reranker.rerank(nodes, query, instruction="call")
     reranker.rerank(nodes, "q", instruction="call")
-    told = [requests[0].instruction for requests, _ in scorer.calls]
-    assert told == ["instance", "instance", "query", "query", "call", "call"]
+    instructions = [requests[0].instruction for requests, _ in scorer.calls]
+    assert instructions == ["instance", "instance", "query", "query", "call", "call"]
 
 
 def test_an_instruction_is_not_embedded() -> None:
@@ -296,7 +286,7 @@ def test_a_missing_query_is_refused_before_anything_is_scored(
     nodes: list[NodeWithScore], settings: dict[str, Any]
 ) -> None:
     scorer = FakeScorer()
-    with pytest.raises(InputError, match="query is missing: None; allowed: query_str or a QueryBundle"):
+    with pytest.raises(InputError, match=r"query is missing: None\. Pass query_str, or a QueryBundle"):
         faked(scorer, **settings).postprocess_nodes(nodes)
     with pytest.raises(ValueError, match="query is missing"):
         asyncio.run(faked(scorer, **settings).apostprocess_nodes(nodes))
@@ -309,9 +299,9 @@ def test_a_missing_query_is_refused_before_anything_is_scored(
         (some_nodes("0.5"), " ", "query is blank"),
         (some_nodes("0.5"), QueryBundle("", image_path="a.png"), "query is blank"),
         (some_nodes("0.5"), 3, "query has the wrong type: 3"),
-        ([TextNode(text="x")], "q", r"nodes\[0\] has the wrong type: TextNode; allowed: a NodeWithScore"),
+        ([TextNode(text="x")], "q", r"nodes\[0\] has the wrong type: TextNode. Pass a list of NodeWithScore"),
         ([*some_nodes("0.5"), None], "q", r"nodes\[1\] has the wrong type: NoneType"),
-        (some_nodes("0.5")[0], "q", "nodes has the wrong type: NodeWithScore; allowed: a list"),
+        (some_nodes("0.5")[0], "q", "nodes has the wrong type: NodeWithScore. Pass a list"),
         ("text", "q", "nodes has the wrong type: str"),
     ],
 )
@@ -327,7 +317,7 @@ def test_a_wrong_type_is_a_type_error_too() -> None:
         faked().rerank([TextNode(text="x")], "q")
 
 
-def test_no_nodes_give_none_without_the_model() -> None:
+def test_an_empty_list_does_not_ask_the_model() -> None:
     scorer = FakeScorer(error=EngineError("must not be asked"))
     assert faked(scorer).postprocess_nodes([], query_str="q") == []
     assert asyncio.run(faked(scorer).apostprocess_nodes([], query_str="q")) == []
@@ -373,17 +363,17 @@ def test_a_failure_raises_or_keeps_the_first_order_as_configured(
     assert "secret" not in caplog.text
 
 
-def test_closing_releases_what_it_built_and_leaves_a_lent_reranker_alone() -> None:
+def test_closing_releases_what_it_built_and_leaves_a_borrowed_reranker_alone() -> None:
     with QwenRerank(backend="lexical") as own:
         own.postprocess_nodes(some_nodes("a"), query_str="a")
     with pytest.raises(ClosedError):
         own.postprocess_nodes(some_nodes("a"), query_str="a")
     own.close()
     scorer = FakeScorer()
-    lent = Reranker(scorer=scorer)
-    with QwenRerank(reranker=lent) as borrowing:
-        borrowing.postprocess_nodes(some_nodes("0.5"), query_str="q")
-    assert lent.score("q", ["0.25"]) == [0.25]
+    borrowed = Reranker(scorer=scorer)
+    with QwenRerank(reranker=borrowed) as wrapper:
+        wrapper.postprocess_nodes(some_nodes("0.5"), query_str="q")
+    assert borrowed.score("q", ["0.25"]) == [0.25]
     assert scorer.closed == 0
 
 

@@ -471,7 +471,7 @@ def test_an_invalid_setting_is_refused(settings: dict[str, Any], message: str) -
 
 def test_settings_together_with_a_reranker_are_refused() -> None:
     ready = Reranker(backend="lexical")
-    with pytest.raises(ConfigurationError, match="settings beside a ready reranker: 'model'"):
+    with pytest.raises(ConfigurationError, match="passed together with settings: 'model'"):
         ClientSideReranker(reranker=ready, fields=["a"], model="demo")
 
 

@@ -20,7 +20,7 @@ from opensearch_qwen_rerank.client.search_request import (
 )
 from opensearch_qwen_rerank.client.settings import ClientSettings, add_section
 from qwen_rerank_plugins import ConfigurationError, RerankConfig, Reranker, RerankResult
-from qwen_rerank_plugins.wrapping import HoldsReranker, choose_reranker
+from qwen_rerank_plugins.adapters import OwnsReranker
 
 __all__ = [
     "AsyncClientSideReranker",
@@ -53,7 +53,7 @@ class CallOptions(TypedDict, total=False):
     deadline_s: float | None
 
 
-class _ClientSideBase(HoldsReranker):
+class _ClientSideBase(OwnsReranker):
     """What both classes share: settings, and everything before and after waiting."""
 
     def __init__(
@@ -77,9 +77,8 @@ class _ClientSideBase(HoldsReranker):
             ConfigurationError: A setting is unknown or invalid.
         """
         own, rest = self.split_parameters(settings)
-        self._reranker = choose_reranker(config, reranker, rest)
-        self._is_lent = reranker is not None
-        self._settings = ClientSettings.from_keywords(add_section(own, self._reranker.config))
+        super().__init__(config=config, reranker=reranker, **rest)
+        self._settings = ClientSettings.from_keywords(add_section(own, self.config))
         self._reader = self._settings.text_reader()
         self._client = client
 
@@ -88,10 +87,10 @@ class _ClientSideBase(HoldsReranker):
         """Return the client and the fields of `ClientSettings`."""
         return {"client", *ClientSettings.model_fields}
 
-    @property
-    def config(self) -> RerankConfig:
-        """The settings of models and services."""
-        return self._reranker.config
+    def own_settings(self) -> dict[str, Any]:
+        """The client, and the fields of `ClientSettings` that were set."""
+        names = self._settings.model_fields_set
+        return {"client": self._client, **{name: getattr(self._settings, name) for name in names}}
 
     @property
     def settings(self) -> ClientSettings:

@@ -1,4 +1,4 @@
-"""Listeners that write down what LlamaIndex's two event systems are told, for tests. Knows no reranker."""
+"""Handlers that record the events of LlamaIndex's two event systems, for tests. Know no reranker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["CallbackRecorder", "EventRecorder", "recorded_events"]
 
 
 class EventRecorder(BaseEventHandler):
-    """Keeps every event of the dispatcher, in order."""
+    """Records every event of the dispatcher, in order."""
 
     seen: list[BaseEvent] = []  # noqa: RUF012 (pydantic copies it for each instance)
 
@@ -29,18 +29,18 @@ class EventRecorder(BaseEventHandler):
         return "EventRecorder"
 
     def handle(self, event: BaseEvent, **_: Any) -> None:
-        """Keep an event."""
+        """Record an event."""
         self.seen.append(event)
 
     @property
     def reranking(self) -> list[BaseEvent]:
-        """The starts and ends of reranking among the events."""
+        """The start and end events of reranking."""
         return [one for one in self.seen if isinstance(one, ReRankStartEvent | ReRankEndEvent)]
 
 
 @contextmanager
 def recorded_events() -> Iterator[EventRecorder]:
-    """Record every event that is dispatched while the context is open."""
+    """Record every event that is dispatched inside the context."""
     recorder = EventRecorder()
     root = get_dispatcher()
     root.add_event_handler(recorder)
@@ -51,7 +51,7 @@ def recorded_events() -> Iterator[EventRecorder]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Event:
     event_id: str
     kind: CBEventType
     payload: dict[str, Any]
@@ -59,16 +59,16 @@ class _Told:
 
 @dataclass
 class CallbackRecorder(BaseCallbackHandler):
-    """Keeps what a callback manager tells: starts and ends, each with its payload.
+    """Records the events of a callback manager: starts and ends, each with its payload.
 
     Attributes:
         started: Starts, in order.
         ended: Ends, in order.
-        parents: Event id → the id of the event in which it started.
+        parents: Event id → id of its parent event.
     """
 
-    started: list[_Told] = field(default_factory=list)
-    ended: list[_Told] = field(default_factory=list)
+    started: list[_Event] = field(default_factory=list)
+    ended: list[_Event] = field(default_factory=list)
     parents: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,25 +82,25 @@ class CallbackRecorder(BaseCallbackHandler):
         parent_id: str = "",
         **_: Any,
     ) -> str:
-        """Keep a start."""
+        """Record a start."""
         event_id = event_id or str(uuid.uuid4())
-        self.started.append(_Told(event_id, event_type, dict(payload or {})))
+        self.started.append(_Event(event_id, event_type, dict(payload or {})))
         self.parents[event_id] = parent_id
         return event_id
 
     def on_event_end(
         self, event_type: CBEventType, payload: dict[str, Any] | None = None, event_id: str = "", **_: Any
     ) -> None:
-        """Keep an end."""
-        self.ended.append(_Told(event_id, event_type, dict(payload or {})))
+        """Record an end."""
+        self.ended.append(_Event(event_id, event_type, dict(payload or {})))
 
     def start_trace(self, trace_id: str | None = None) -> None:
-        """Traces are of no interest."""
+        """Do nothing: traces are not recorded."""
 
     def end_trace(self, trace_id: str | None = None, trace_map: dict[str, list[str]] | None = None) -> None:
-        """Traces are of no interest."""
+        """Do nothing: traces are not recorded."""
 
-    def reranking(self) -> tuple[list[_Told], list[_Told]]:
-        """Starts and ends of reranking."""
+    def reranking(self) -> tuple[list[_Event], list[_Event]]:
+        """The starts and ends of reranking."""
         started = [one for one in self.started if one.kind == CBEventType.RERANKING]
         return started, [one for one in self.ended if one.kind == CBEventType.RERANKING]

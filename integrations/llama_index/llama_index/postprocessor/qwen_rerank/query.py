@@ -1,4 +1,4 @@
-"""A query that brings its own instruction. Knows no reranker; retrievers and synthesizers see a plain `QueryBundle`."""
+"""A query with its own instruction. Knows no reranker; for retrievers and synthesizers it is a plain `QueryBundle`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["InstructedQuery"]
 
 @dataclass
 class InstructedQuery(QueryBundle):
-    """A query bundle that says what relevance means for this one query.
+    """A query bundle that says what relevance means for this query.
 
     It passes through a query engine like any other bundle, and its instruction is not embedded. A step that
-    builds a new bundle (a query transform, for example) leaves the instruction behind.
+    builds a new bundle, such as a query transform, drops the instruction.
 
     Attributes:
         instruction: What relevance means here; None for the reranker's own.

@@ -1,6 +1,6 @@
-"""Haystack's names and types of a ranker's parameters, and the settings of the base package that they mean.
+"""Haystack's names and types of a ranker's parameters, and the settings of the base package that they stand for.
 
-The only place that knows Haystack's secrets and devices. It knows no documents and no scorer.
+The only module that knows Haystack's secrets and devices. It knows no documents and no scorer.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from haystack.utils.auth import SecretType
 from pydantic import SecretStr
 
 from qwen_rerank_plugins import ConfigurationError, RerankConfig
-from qwen_rerank_plugins.wrapping import explicit_settings
+from qwen_rerank_plugins.adapters import explicit_settings
 
-__all__ = ["HAYSTACK_NAMES", "environment_secret", "translated", "written"]
+__all__ = ["HAYSTACK_NAMES", "environment_secret", "load_secret", "to_parameters", "to_settings"]
 
 HAYSTACK_NAMES = {"top_n": "top_k", "min_score": "score_threshold"}
-"""Setting → what Haystack's rankers call it; both names are taken."""
+"""Setting → its name in Haystack's rankers; both names are accepted."""
 
 KEY_SETTINGS = ("api_key", "api_key_env", "api_key_file")
 
 
-def translated(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a ranker's parameters as settings of the base package.
+def to_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ranker's parameters as settings of the base package.
 
     Raises:
-        ConfigurationError: A setting comes under both of its names, or a secret holds nothing that can be asked for.
+        ConfigurationError: A setting was given under both of its names, or a secret cannot be resolved.
     """
     settings = dict(parameters)
     for name, alias in HAYSTACK_NAMES.items():
         if alias in settings:
             if name in settings:
-                raise ConfigurationError(f"said twice: {alias!r} and {name!r}; allowed: one of them")
+                raise ConfigurationError(f"{alias!r} and {name!r} are one setting. Pass one of them.")
             settings[name] = settings.pop(alias)
     if isinstance(settings.get("device"), ComponentDevice):
         settings["device"] = settings["device"].to_torch_str()
@@ -43,17 +43,21 @@ def translated(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def load_secret(api_key: Any) -> Any:
+    """Return a secret from its serialized form; anything else is returned as it is."""
+    return Secret.from_dict(dict(api_key)) if isinstance(api_key, Mapping) else api_key
+
+
 def environment_secret(api_key: object) -> Secret | None:
-    """Give a secret that names variables, which can be written down, or None for everything else."""
-    is_named = isinstance(api_key, Secret) and api_key.type is SecretType.ENV_VAR
-    return api_key if is_named and isinstance(api_key, Secret) else None
+    """Return a secret that names environment variables, which can be serialized; None for anything else."""
+    return api_key if isinstance(api_key, Secret) and api_key.type is SecretType.ENV_VAR else None
 
 
-def written(config: RerankConfig, secret: Secret | None) -> dict[str, Any]:
-    """Give the parameters that make a ranker of a configuration again, as plain JSON types, without a key.
+def to_parameters(config: RerankConfig, secret: Secret | None) -> dict[str, Any]:
+    """Return the parameters that create a ranker with this configuration, as plain JSON types, without a key.
 
     Raises:
-        ValueError: The configuration holds a key itself; what writes down a token refuses it.
+        ValueError: The configuration holds the key itself; Haystack refuses to serialize a token.
     """
     settings = explicit_settings(config)
     if secret is not None:
@@ -65,7 +69,7 @@ def written(config: RerankConfig, secret: Secret | None) -> dict[str, Any]:
 
 
 def _key_settings(secret: Secret) -> dict[str, Any]:
-    """The settings that a secret means; the variable of one that names several is the first that is set."""
+    """Return the settings that a secret stands for; if it names several variables, the first that is set."""
     if environment_secret(secret) is None:
         return {"api_key": SecretStr(str(secret.resolve_value()))}
     named = secret.to_dict()

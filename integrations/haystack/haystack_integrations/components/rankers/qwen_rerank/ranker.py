@@ -1,40 +1,46 @@
 """`QwenReranker`: the base package's reranker as a Haystack component.
 
-It turns documents into texts and a ranking into documents. How scores come about, which settings exist and what they
-may hold is the base package's matter; nothing here knows models, services or event loops.
+It converts documents to texts and a ranking to documents. How scores come about, which settings exist and which values
+they accept is the base package's matter; nothing here knows models, services or event loops.
 """
 
-# No `from __future__ import annotations`: Haystack's older versions read the types of `run` as they stand.
+# No `from __future__ import annotations`: older versions of Haystack read the types of `run` as objects.
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 from haystack import Document, component, default_from_dict, default_to_dict
-from haystack.utils import Secret
-from haystack_integrations.components.rankers.qwen_rerank._documents import Candidates
+from haystack_integrations.components.rankers.qwen_rerank._documents import (
+    render_documents,
+    render_values,
+    reranked_documents,
+)
 from haystack_integrations.components.rankers.qwen_rerank._parameters import (
     HAYSTACK_NAMES,
     environment_secret,
-    translated,
-    written,
+    load_secret,
+    to_parameters,
+    to_settings,
 )
 
 from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, Reranker, RerankError
-from qwen_rerank_plugins.wrapping import HoldsReranker, choose_reranker
+from qwen_rerank_plugins.adapters import OwnsReranker, check_metadata_fields, render_metadata
 
 __all__ = ["QwenReranker"]
 
 SEPARATOR = "\n"
 
+_TEXT_DEFAULTS = {"metadata_fields": None, "meta_fields_to_embed": (), "embedding_separator": SEPARATOR}
+
 
 @component
-class QwenReranker(HoldsReranker):
-    """Rank documents by Qwen3-Reranker, in this process or by a service.
+class QwenReranker(OwnsReranker):
+    """Rank documents with Qwen3-Reranker, in this process or with a service.
 
-    Takes the settings of `RerankConfig` as keywords, by their own names or by those of Haystack's rankers (`top_k`,
+    The settings of `RerankConfig` are keywords with the same names, or with those of Haystack's rankers (`top_k`,
     `score_threshold`). The engine is shared by the process and loaded by `warm_up`, or on first use. Calls are safe
-    from several threads and event loops; the asynchronous ones never block one.
+    from several threads and event loops; asynchronous calls never block the event loop.
 
         >>> from haystack import Document
         >>> from haystack_integrations.components.rankers.qwen_rerank import QwenReranker
@@ -43,19 +49,21 @@ class QwenReranker(HoldsReranker):
         >>> ranker.run(query="blue whale", documents=documents)["documents"][0].id
         '7'
 
-    Documents come back as copies, best first, `score` from 0 to 1. Of several with one id the best scored is ranked.
-    Their `meta` is kept, and these keys are added:
+    The results are copies of the documents, best first, with `score` from 0 to 1. Of several documents with one id, the
+    one with the best score is ranked. Their `meta` is kept, and these keys are added:
 
-    - `first_stage_score`: the `score` that the document came with, the first one after several rerankings
-    - `rerank_log_odds`: the logit of `score`, where the model tells
-    - `rerank_truncated`, `rerank_query_truncated`: true where a text was cut to fit
+    - `first_stage_score`: the `score` before the first reranking, if any
+    - `rerank_log_odds`: the logit of `score`, if the service reports it
+    - `rerank_truncated`, `rerank_query_truncated`: true if a text was cut to fit
     - `rerank_passage`, `rerank_passage_span`: the best passage of a document that was read in chunks, and its
       `[start, end]` in `content`
-    - `rerank_status`, `rerank_error`: only where nothing was scored: "disabled", or "failed" and why
+    - `rerank_status`, `rerank_error`: only if nothing was scored: "disabled", or "failed" and the reason
 
     Attributes:
-        meta_fields_to_embed: Meta fields whose values are scored before the content.
-        embedding_separator: What stands between those values, and before the content.
+        metadata_fields: Meta fields that are scored with the content, one `name: value` line each, before it; None
+            for `meta_fields_to_embed`.
+        meta_fields_to_embed: Meta fields whose values are scored before the content, as in Haystack's rankers.
+        embedding_separator: Separator between those values and the content.
     """
 
     def __init__(
@@ -63,46 +71,47 @@ class QwenReranker(HoldsReranker):
         *,
         config: RerankConfig | None = None,
         reranker: Reranker | None = None,
+        metadata_fields: Sequence[str] | None = None,
         meta_fields_to_embed: Sequence[str] | None = None,
         embedding_separator: str = SEPARATOR,
         **settings: Any,
     ) -> None:
-        """Create a ranker; nothing is loaded yet, and the environment's settings are not read.
+        """Create a ranker. Nothing is loaded yet, and settings are not read from the environment.
 
         Args:
             config: Settings to start from; None for the defaults.
-            reranker: A ready reranker in place of settings; it stays the caller's to close, and is not written down.
-            meta_fields_to_embed: Meta fields that are scored with the content; None for the content alone.
-            embedding_separator: What stands between their values, and before the content.
-            settings: Fields of `RerankConfig`, over those of `config`. `api_key` may be a `Secret`, `device` a
-                `ComponentDevice`; `top_k` and `score_threshold` are other names of `top_n` and `min_score`.
+            reranker: A ready reranker in place of settings; the caller closes it, and it is not serialized.
+            metadata_fields: Meta fields in the order in which they are scored; None for `meta_fields_to_embed`.
+            meta_fields_to_embed: Meta fields whose values are scored with the content; None for the content alone.
+            embedding_separator: Separator between those values and the content.
+            settings: Fields of `RerankConfig`, which override those of `config`. `api_key` can be a `Secret`, `device`
+                a `ComponentDevice`; `top_k` and `score_threshold` are other names of `top_n` and `min_score`.
 
         Raises:
             ConfigurationError: A setting is unknown or wrong.
         """
-        self.meta_fields_to_embed = _checked_fields(meta_fields_to_embed)
-        self.embedding_separator = _checked_separator(embedding_separator)
+        self.metadata_fields = check_metadata_fields(metadata_fields)
+        self.meta_fields_to_embed = (
+            check_metadata_fields(meta_fields_to_embed, name="meta_fields_to_embed") or ()
+        )
+        self.embedding_separator = embedding_separator
+        if not isinstance(embedding_separator, str):
+            raise ConfigurationError(
+                f"embedding_separator is not valid: {embedding_separator!r}. Pass a string."
+            )
+        if metadata_fields is not None and len(names := sorted(self._text_parameters())) > 1:
+            raise ConfigurationError(f"parameters exclude each other: {', '.join(names)}. Pass one of them.")
+        if "api_key" in settings:
+            settings["api_key"] = load_secret(settings["api_key"])
         self._secret = environment_secret(settings.get("api_key"))
-        self._reranker = choose_reranker(config, reranker, translated(settings))
-        self._is_lent = reranker is not None
         self._is_warm = False
-
-    @classmethod
-    def own_parameters(cls) -> Collection[str]:
-        """The keywords that are no fields of `RerankConfig`, or whose values may be of Haystack's own types."""
-        own = {"meta_fields_to_embed", "embedding_separator", "api_key", "device"}
-        return own | set(HAYSTACK_NAMES.values())
-
-    @property
-    def config(self) -> RerankConfig:
-        """The settings."""
-        return self._reranker.config
+        OwnsReranker.__init__(self, config=config, reranker=reranker, **to_settings(settings))
 
     def warm_up(self) -> None:
-        """Load what the first call would load; pipelines call this before they run.
+        """Load the model; pipelines call this before they run.
 
         Raises:
-            RerankError: It cannot be loaded, and `on_error` is "raise"; else the calls themselves tell.
+            RerankError: It cannot be loaded, and `on_error` is "raise"; otherwise the results of `run` report it.
         """
         if self._is_warm or not self.config.enabled:
             return
@@ -123,23 +132,23 @@ class QwenReranker(HoldsReranker):
         score_threshold: float | None = None,
         instruction: str | None = None,
     ) -> dict[str, list[Document]]:
-        """Give copies of the documents, best first: sorted, then those below the threshold dropped, then cut.
+        """Return copies of the documents, best first: sorted, without those below the threshold, then cut to `top_k`.
 
         Args:
-            query: What is searched for; not blank.
-            documents: What was retrieved; left as it is.
-            top_k: How many to give at most; None for the ranker's own limit, which may be none.
-            score_threshold: Lowest score to be given; None for the ranker's own, which may be none.
-            instruction: What relevance means here; None for the ranker's own.
+            query: The search query; not blank.
+            documents: The retrieved documents; not changed.
+            top_k: Maximum number of documents; None for the ranker's own limit, if any.
+            score_threshold: Minimum score; None for the ranker's own threshold, if any.
+            instruction: What relevance means here; None for the ranker's own instruction.
 
         Raises:
             InputError: The input cannot be ranked.
             RerankError: Scoring failed, and `on_error` is "raise".
         """
-        candidates = Candidates.of(documents, self.meta_fields_to_embed, self.embedding_separator)
+        candidates = render_documents(documents, self._render_prefix)
         options = _options(top_k, score_threshold, instruction)
         result = self._reranker.rank(query, candidates.texts, **options)
-        return {"documents": candidates.ranked(result)}
+        return {"documents": reranked_documents(candidates, result)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -151,10 +160,10 @@ class QwenReranker(HoldsReranker):
         instruction: str | None = None,
     ) -> dict[str, list[Document]]:
         """Rank documents as `run` does, without blocking the event loop."""
-        candidates = Candidates.of(documents, self.meta_fields_to_embed, self.embedding_separator)
+        candidates = render_documents(documents, self._render_prefix)
         options = _options(top_k, score_threshold, instruction)
         result = await self._reranker.arank(query, candidates.texts, **options)
-        return {"documents": candidates.ranked(result)}
+        return {"documents": reranked_documents(candidates, result)}
 
     async def warm_up_async(self) -> None:
         """Load as `warm_up` does, without blocking the event loop."""
@@ -164,86 +173,63 @@ class QwenReranker(HoldsReranker):
         """Release the engine as `close` does, without blocking the event loop."""
         await self.aclose()
 
-    # Copies, and what is written down.
+    # Copies and serialization.
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what was set explicitly, in Haystack's form: secrets as they are named, never a key.
+        """Return what was set explicitly, in Haystack's form: secrets by name, never a key.
 
         Raises:
-            ValueError: A key was given as itself, which is not written: use `Secret.from_env_var`, or the settings
+            ValueError: The key itself was passed and is not serialized: use `Secret.from_env_var`, or the settings
                 `api_key_env` and `api_key_file`.
-            TypeError: The ranker holds a ready reranker.
+            TypeError: The ranker uses a reranker that was passed in.
         """
-        self.refuse_if_lent("serialized")
-        parameters = written(self.config, self._secret) | self._own_set()
-        serialized: dict[str, Any] = default_to_dict(self, **parameters)
+        self.refuse_if_borrowed("serialized")
+        serialized: dict[str, Any] = default_to_dict(self, **self.to_parameters())
         return serialized
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Create a ranker from what `to_dict` gave.
+        """Create a ranker from the result of `to_dict`.
 
         Raises:
             ConfigurationError: A setting is unknown or wrong.
         """
-        parameters = dict(data.get("init_parameters") or {})
-        if isinstance(parameters.get("api_key"), Mapping):  # older versions leave this to the component
-            parameters["api_key"] = Secret.from_dict(dict(parameters["api_key"]))
-        made: Self = default_from_dict(cls, {**data, "init_parameters": parameters})
-        return made
+        created: Self = default_from_dict(cls, {**data, "init_parameters": data.get("init_parameters") or {}})
+        return created
 
-    def replace(self, **changes: Any) -> Self:
-        """Give a checked copy with some settings changed, over the same engine where it can be.
+    @classmethod
+    def own_parameters(cls) -> Collection[str]:
+        """The keywords that are not fields of `RerankConfig`, or that accept Haystack's own types."""
+        own = {"metadata_fields", "meta_fields_to_embed", "embedding_separator", "api_key", "device"}
+        return own | set(HAYSTACK_NAMES.values())
+
+    def own_settings(self) -> dict[str, Any]:
+        """The component's own parameters that differ from their defaults, and a secret that names variables."""
+        secret = {} if self._secret is None else {"api_key": self._secret}
+        return secret | self._text_parameters()
+
+    def to_parameters(self) -> dict[str, Any]:
+        """Return the keywords that create an equal ranker, as plain JSON types, with secrets by name.
 
         Raises:
-            ConfigurationError: A setting is unknown or wrong, or belongs to a reranker that was passed in.
+            ValueError: As `to_dict`.
         """
-        if self._is_lent:
-            return type(self)(reranker=self._reranker, **self._own_set() | changes)
-        key = {} if self._secret is None else {"api_key": self._secret}
-        return type(self)(**{"config": self.config, **self._own_set(), **key, **changes})
+        return to_parameters(self.config, self._secret) | self._text_parameters()
 
-    def __copy__(self) -> Self:
-        return self.replace()
+    # The text that is scored.
 
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self.replace()
+    def _render_prefix(self, meta: Mapping[str, Any]) -> str:
+        if self.metadata_fields is not None:
+            return render_metadata(meta, self.metadata_fields)
+        return render_values(meta, self.meta_fields_to_embed, self.embedding_separator)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        self.refuse_if_lent("pickled")
-        return _restored, (type(self), self.to_dict())
-
-    def _own_set(self) -> dict[str, Any]:
-        """The component's own parameters that are not at their defaults."""
-        own: dict[str, Any] = {}
-        if self.meta_fields_to_embed:
-            own["meta_fields_to_embed"] = list(self.meta_fields_to_embed)
-        if self.embedding_separator != SEPARATOR:
-            own["embedding_separator"] = self.embedding_separator
-        return own
-
-
-def _restored(kind: type[QwenReranker], data: dict[str, Any]) -> QwenReranker:
-    return kind.from_dict(data)
+    def _text_parameters(self) -> dict[str, Any]:
+        held = {name: getattr(self, name) for name in _TEXT_DEFAULTS}
+        changed = {name: value for name, value in held.items() if value != _TEXT_DEFAULTS[name]}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
 def _options(top_k: int | None, score_threshold: float | None, instruction: str | None) -> dict[str, Any]:
-    """The options of one call; left out where the ranker's own hold."""
+    """Return the options of one call, without those that are the ranker's own."""
     given = {"top_n": top_k, "min_score": score_threshold, "instruction": instruction}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _checked_fields(fields: object) -> tuple[str, ...]:
-    if fields is None:
-        return ()
-    if not isinstance(fields, list | tuple) or not all(isinstance(one, str) for one in fields):
-        raise ConfigurationError(
-            f"meta_fields_to_embed is not valid: {fields!r}; allowed: a list of meta fields"
-        )
-    return tuple(fields)
-
-
-def _checked_separator(separator: object) -> str:
-    if not isinstance(separator, str):
-        raise ConfigurationError(f"embedding_separator is not valid: {separator!r}; allowed: a string")
-    return separator

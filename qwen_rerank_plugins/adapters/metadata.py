@@ -1,0 +1,62 @@
+"""What a reranking writes into a document's metadata. Knows no framework and no settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qwen_rerank_plugins.types import RankedDocument, RerankResult
+
+__all__ = ["reranked_metadata"]
+
+_CALL_KEYS = frozenset(
+    f"rerank_{name}"
+    for name in ("log_odds", "truncated", "query_truncated", "passage", "passage_span", "status", "error")
+)
+"""The keys of one call; `first_stage_score` outlives them."""
+
+
+def reranked_metadata(
+    metadata: Mapping[str, Any],
+    ranked: RankedDocument,
+    result: RerankResult,
+    *,
+    content: str,
+    offset: int,
+    first_stage_score: float | None,
+) -> dict[str, Any]:
+    """Return a document's metadata with this call's rerank keys, replacing those of an earlier call.
+
+    Args:
+        metadata: The document's metadata; not changed.
+        ranked: The document's place in the ranking.
+        result: The ranking. Unless its status is "ranked", the only keys written are `rerank_status` and
+            `rerank_error`.
+        content: The document's own content.
+        offset: Where the content begins in the text that was scored, in characters.
+        first_stage_score: The score that the document came with. It is kept under `first_stage_score` unless an
+            earlier reranking has written that key.
+    """
+    updated = {key: value for key, value in metadata.items() if key not in _CALL_KEYS}
+    if result.status != "ranked":
+        updated["rerank_status"] = result.status
+        if result.error is not None:
+            updated["rerank_error"] = result.error
+        return updated
+    if first_stage_score is not None:
+        updated.setdefault("first_stage_score", first_stage_score)
+    if ranked.log_odds is not None:
+        updated["rerank_log_odds"] = ranked.log_odds
+    if ranked.truncated:
+        updated["rerank_truncated"] = True
+    if ranked.query_truncated:
+        updated["rerank_query_truncated"] = True
+    if ranked.span is not None:
+        updated |= _passage(content, ranked.span, offset)
+    return updated
+
+
+def _passage(content: str, span: tuple[int, int], offset: int) -> dict[str, Any]:
+    """Return the part of the best passage that is content; nothing if it ends before the content."""
+    start, end = (max(0, position - offset) for position in span)
+    return {"rerank_passage": content[start:end], "rerank_passage_span": [start, end]} if start < end else {}
