@@ -1,12 +1,12 @@
-"""Rerank search results with Qwen3 cross-encoders, on your own machine or on another one.
+"""Rerank search results with Qwen3 cross-encoders, in this process or on a service.
 
     >>> from qwen_rerank_plugins import Reranker
-    >>> reranker = Reranker(backend="lexical")  # word overlap; leave it out for the real model
+    >>> reranker = Reranker(backend="lexical")  # word overlap; without it, a Qwen3 model
     >>> result = reranker.rank("washing a cat", ["a dog in the sun", "how to wash a cat"])
     >>> result.results[0].document
     'how to wash a cat'
 
-Importing this module loads no torch, no transformers and no pydantic: names are resolved when they are first used.
+Importing this module loads neither torch nor transformers nor pydantic: names are resolved on first use.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ _LAZY = {
     "Reranker": "qwen_rerank_plugins.reranker",
     "load_config": "qwen_rerank_plugins.config",
 }
-"""Public names whose modules cost time to import → those modules."""
+"""Public name → its module, for modules that are slow to import."""
 
 
 def __getattr__(name: str) -> Any:
-    """Resolve a public name when it is first used (PEP 562)."""
+    """Resolve a public name on first use (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name]), name)

@@ -1,4 +1,4 @@
-"""What has a `close` is a context manager, for `with` and for `async with`."""
+"""`CloseMixin`: `with` and `async with` for classes that have a `close`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["CloseMixin"]
 
 
 class CloseMixin:
-    """To derive from, beside other classes; a derived class defines `close`."""
+    """Mixin that makes a class with a `close` a context manager; a derived class defines `close`."""
 
     def close(self) -> None:
-        """Release what is held; a second time does nothing."""
+        """Release all resources; a second call does nothing."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Do what `close` does without blocking the event loop."""
+        """Close without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Every exception that the package raises on purpose, as one tree.
+"""Every exception that the package raises deliberately, as one tree.
 
     RerankError
     ├── ConfigurationError (ValueError)         a setting is unknown, contradictory or out of range
@@ -7,25 +7,25 @@
     │   ├── InputTypeError (TypeError)          a value has the wrong type
     │   └── InstructionTooLongError             instruction and template leave no room for a query
     ├── CheckpointError                         a model cannot be used
-    │   ├── CheckpointNotFoundError             no such folder, or the hub cannot give it
-    │   ├── CheckpointFormatError               files are missing, broken or of a refused kind
-    │   ├── TensorMismatchError                 tensors are missing, superfluous or of another shape
+    │   ├── CheckpointNotFoundError             no such folder, and not available from the hub
+    │   ├── CheckpointFormatError               files are missing, damaged or of a refused format
+    │   ├── TensorMismatchError                 tensors are missing, unexpected or of another shape
     │   └── FamilyMismatchError                 the family's template does not fit the checkpoint
     ├── EngineError                             the forward pass failed
     │   ├── EngineOutOfMemoryError              the device's memory was exhausted, even for the smallest batch
     │   ├── DeviceLostError                     the device's context is unusable; only a new process can use it
-    │   ├── NonFiniteScoreError                 the model gave NaN or infinity
-    │   └── WorkerDiedError                     the thread that served the request is gone
+    │   ├── NonFiniteScoreError                 the model returned NaN or infinity
+    │   └── WorkerDiedError                     the worker that served the request died
     ├── RequestError                            a request was not served
-    │   ├── OverloadedError                     the queue holds as many tokens as it may; try again later
-    │   ├── DeadlineExceededError (TimeoutError)  the result would come too late
+    │   ├── OverloadedError                     the queue is full; try again later
+    │   ├── DeadlineExceededError (TimeoutError)  the result would come after the deadline
     │   └── ClosedError                         the reranker, or its process, was closed
-    └── RemoteError                             a remote service did not give a usable answer
+    └── RemoteError                             a remote service did not return a usable answer
         ├── RemoteConnectionError               it could not be reached, or not in time
-        ├── RemoteStatusError                   it answered with an error status
-        └── RemoteProtocolError                 its answer is not what its dialect promises
+        ├── RemoteStatusError                   it returned an error status
+        └── RemoteProtocolError                 its answer does not follow its dialect
 
-This module imports nothing of the package, so every room may raise from it.
+This module imports nothing of the package, so every module may import it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
 
 
 class RerankError(Exception):
-    """Base of everything that this package raises on purpose."""
+    """Base of everything that this package raises deliberately."""
 
 
 class ConfigurationError(RerankError, ValueError):
@@ -67,7 +67,7 @@ class ConfigurationError(RerankError, ValueError):
 
 
 class MissingDependencyError(ConfigurationError, ImportError):
-    """An optional package is not installed; the message holds the line that installs it."""
+    """An optional package is not installed; the message holds the command that installs it."""
 
 
 class InputError(RerankError, ValueError):
@@ -87,19 +87,19 @@ class CheckpointError(RerankError):
 
 
 class CheckpointNotFoundError(CheckpointError):
-    """There is no such folder, or the hub cannot give the model."""
+    """There is no such folder, and the model is not available from the hub."""
 
 
 class CheckpointFormatError(CheckpointError):
-    """Files of the checkpoint are missing, broken or of a kind that is refused."""
+    """Files of the checkpoint are missing, damaged or of a refused format."""
 
 
 class TensorMismatchError(CheckpointError):
-    """Tensors are missing, superfluous or of another shape than the configuration says."""
+    """Tensors are missing, unexpected or of another shape than the configuration says."""
 
 
 class FamilyMismatchError(CheckpointError):
-    """The prompt family does not fit the checkpoint: other token ids, no such head, another architecture."""
+    """The prompt family does not fit the checkpoint: other token ids, no suitable head, another architecture."""
 
 
 class EngineError(RerankError):
@@ -121,11 +121,11 @@ class DeviceLostError(EngineError):
 
 
 class NonFiniteScoreError(EngineError):
-    """The model gave NaN or infinity for a pair."""
+    """The model returned NaN or infinity for a pair."""
 
 
 class WorkerDiedError(EngineError):
-    """The worker that served the request is gone."""
+    """The worker that served the request died."""
 
 
 class RequestError(RerankError):
@@ -133,10 +133,10 @@ class RequestError(RerankError):
 
 
 class OverloadedError(RequestError):
-    """The queue holds as many tokens as it may.
+    """The queue is full.
 
     Attributes:
-        retry_after_s: Seconds after which a new try is likely to be admitted.
+        retry_after_s: Seconds after which another attempt is likely to be admitted.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
@@ -156,11 +156,11 @@ class DeadlineExceededError(RequestError, TimeoutError):
 
 
 class ClosedError(RequestError):
-    """The reranker was closed, or the process that owned it was."""
+    """The reranker was closed, or belongs to another process."""
 
 
 class RemoteError(RerankError):
-    """A remote service did not give a usable answer."""
+    """A remote service did not return a usable answer."""
 
 
 class RemoteConnectionError(RemoteError):
@@ -168,11 +168,11 @@ class RemoteConnectionError(RemoteError):
 
 
 class RemoteStatusError(RemoteError):
-    """The service answered with an error status.
+    """The service returned an error status.
 
     Attributes:
         status: The HTTP status code.
-        retry_after_s: The service's own wish, or None.
+        retry_after_s: Seconds from the service's Retry-After header, or None.
     """
 
     def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
@@ -189,4 +189,4 @@ def _rebuild_remote_status(message: str, status: int, retry_after_s: float | Non
 
 
 class RemoteProtocolError(RemoteError):
-    """The service's answer is not what its dialect promises: short, foreign indices, NaN, not JSON."""
+    """The service's answer does not follow its dialect: scores are missing, indices unknown, or it is not JSON."""

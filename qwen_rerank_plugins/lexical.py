@@ -1,4 +1,4 @@
-"""A scorer without weights: word overlap, for tests of code that uses a reranker. Knows no model and no tokens."""
+"""A scorer without a model: word overlap, for tests of code that uses a reranker."""
 
 from __future__ import annotations
 
@@ -22,30 +22,28 @@ _EMPTY_LOG_ODDS = -6.0
 
 
 class LexicalScorer:
-    """Score pairs by the words that query and document share: deterministic, immediate, the same everywhere.
+    """Score pairs by the words that query and document share: deterministic, fast, the same on every machine.
 
-    With Q and D the sets of terms of query and document (words without regard to case and width; of Chinese,
-    Japanese and Korean text, pairs of neighbouring characters),
+    With Q and D the sets of terms of query and document (words, regardless of case and width; for Chinese, Japanese
+    and Korean text, pairs of adjacent characters),
 
         log_odds = 8 · |Q ∩ D| / |Q| − 4 + |Q ∩ D| / |D|        and −6 for a document without terms.
 
-    So log-odds lie in [−6, 5], more of the query's words count first, and less of anything else second. The
-    instruction has no influence.
+    Log-odds lie in [−6, 5]: the share of the query's words counts most, then the share of the document's words. The
+    instruction is ignored.
     """
 
     def __init__(self, *, max_chars: int | None = None) -> None:
         """Create a scorer.
 
         Args:
-            max_chars: Characters of a document that are read; a longer one is flagged as truncated.
+            max_chars: Maximum characters of a document; a longer one is truncated and flagged.
 
         Raises:
-            InputError: `max_chars` is not a positive integer.
+            InputError: `max_chars` is less than 1.
         """
         if max_chars is not None and (isinstance(max_chars, bool) or max_chars < 1):
-            raise InputError(
-                f"max_chars is not valid: {max_chars!r}; allowed: an integer of at least 1, or None"
-            )
+            raise InputError(f"`max_chars` must be an integer of at least 1, or None, got {max_chars!r}")
         self._max_chars = max_chars
         self._closed = False
 
@@ -55,7 +53,7 @@ class LexicalScorer:
         return "lexical"
 
     def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:  # noqa: ARG002 (the protocol's)
-        """Score every pair, in input order; a deadline is never missed.
+        """Score every pair, in input order; the deadline has no effect.
 
         Raises:
             ClosedError: The scorer was closed.
@@ -71,15 +69,15 @@ class LexicalScorer:
     async def ascore(
         self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
     ) -> list[PairScore]:
-        """Score every pair, in a thread beside the event loop."""
+        """Score every pair in a thread, without blocking the event loop."""
         return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s)
 
     def info(self) -> dict[str, Any]:
-        """What this is, as plain JSON types."""
+        """The model's name and limits, as plain JSON types."""
         return {"model": self.model, "device": "cpu", "max_chars": self._max_chars}
 
     def close(self) -> None:
-        """Refuse later calls. Closing twice is fine."""
+        """Refuse later calls; a second call does nothing."""
         self._closed = True
 
     def _score_pair(self, query_terms: frozenset[str], document: str) -> PairScore:
@@ -102,7 +100,7 @@ def _log_odds(query_terms: frozenset[str], document_terms: frozenset[str]) -> fl
 
 
 def _terms(text: str) -> frozenset[str]:
-    """Give the words of a text and the character pairs of its CJK runs; of bare punctuation, its characters."""
+    """Return the words of a text and the character pairs of its CJK runs; for punctuation alone, its characters."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     terms: set[str] = set()
     for run in _RUN.findall(folded):

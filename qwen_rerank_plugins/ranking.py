@@ -1,4 +1,4 @@
-"""From scores to a ranked list. Pure functions; no scorer, no settings."""
+"""Turn scores into ranked lists. Pure functions, independent of scorers and settings."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from qwen_rerank_plugins.types import (
     Usage,
 )
 
+__all__ = ["RankInput", "check_scores", "rank_lists", "ranked_order", "sum_usage", "unscored_lists"]
+
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """Checked input of one call: lists to be ranked together, and the options that hold for all of them.
+class RankInput:
+    """The validated input of one call: lists that are ranked together, and the options of all of them.
 
     Attributes:
-        queries: One a list.
-        documents: One tuple a query, as long as it has documents.
-        requests: One for each document, list after list.
-        top_n: Documents to give of each list, or None.
+        queries: One query per list.
+        documents: One tuple of documents per query, of any length.
+        requests: One request per document, list after list.
+        top_n: Maximum number of documents of each list in the result, or None.
         min_score: Threshold, or None.
         deadline_s: The call's own deadline, or None.
     """
@@ -40,46 +42,45 @@ class Job:
 
 
 def check_scores(scores: Sequence[PairScore], num_pairs: int) -> None:
-    """Refuse a scorer's answer that is short, long, or not finite: it would give somebody a wrong rank.
+    """Refuse scores that cannot be ranked.
 
     Raises:
-        EngineError: The number of scores is not that of the pairs.
-        NonFiniteScoreError: A score or its logit is NaN or infinite.
+        EngineError: The number of scores differs from the number of pairs.
+        NonFiniteScoreError: A probability or its logit is NaN or infinite.
     """
     if len(scores) != num_pairs:
-        raise EngineError(f"the scorer gave {len(scores)} scores for {num_pairs} pairs")
+        raise EngineError(f"the scorer returned {len(scores)} scores for {num_pairs} pairs")
     for index, score in enumerate(scores):
-        numbers = (score.relevance_score, 0.0 if score.log_odds is None else score.log_odds)
-        if not all(math.isfinite(number) for number in numbers):
-            raise NonFiniteScoreError(
-                f"the score of pair {index} is not finite: {numbers[0]!r}, {score.log_odds!r}"
-            )
+        log_odds = 0.0 if score.log_odds is None else score.log_odds
+        if not (math.isfinite(score.relevance_score) and math.isfinite(log_odds)):
+            values = f"{score.relevance_score!r}, {score.log_odds!r}"
+            raise NonFiniteScoreError(f"the score of pair {index} is not finite: {values}")
 
 
-def ranked_lists(job: Job, scores: Sequence[PairScore], *, model: str) -> list[RerankResult]:
-    """Rank each list of a job by its part of the scores, one for each request."""
+def rank_lists(given: RankInput, scores: Sequence[PairScore], *, model: str) -> list[RerankResult]:
+    """Rank each list by its part of the scores, of which there is one per request."""
     results: list[RerankResult] = []
     start = 0
-    for query, documents in zip(job.queries, job.documents, strict=True):
+    for query, documents in zip(given.queries, given.documents, strict=True):
         own = tuple(scores[start : start + len(documents)])
         start += len(documents)
-        order = ranked_order(own, top_n=job.top_n, min_score=job.min_score)
+        order = ranked_order(own, top_n=given.top_n, min_score=given.min_score)
         results.append(
             RerankResult(
                 query=query,
                 results=tuple(_ranked_document(index, documents[index], own[index]) for index in order),
                 scores=own,
                 model=model,
-                usage=usage_of(own),
+                usage=sum_usage(own),
             )
         )
     return results
 
 
 def ranked_order(scores: Sequence[PairScore], *, top_n: int | None, min_score: float | None) -> list[int]:
-    """Give the indices best first: sorted, those below the threshold dropped, then cut; ties keep their order.
+    """Return indices, best first: sorted, then those below `min_score` dropped, then cut to `top_n`.
 
-    Log-odds are sorted where every score has them, since probabilities saturate at 0 and 1.
+    Ties keep their order. If every score has log-odds, they are compared, because probabilities saturate at 0 and 1.
     """
     log_odds = [score.log_odds for score in scores if score.log_odds is not None]
     keys = log_odds if len(log_odds) == len(scores) else [score.relevance_score for score in scores]
@@ -89,8 +90,8 @@ def ranked_order(scores: Sequence[PairScore], *, top_n: int | None, min_score: f
     return order[:top_n]
 
 
-def usage_of(scores: Sequence[PairScore]) -> Usage:
-    """Sum up what the scores cost."""
+def sum_usage(scores: Sequence[PairScore]) -> Usage:
+    """Sum up the cost of scores."""
     return Usage(
         num_pairs=len(scores),
         num_tokens=sum(score.num_tokens for score in scores),
@@ -99,20 +100,21 @@ def usage_of(scores: Sequence[PairScore]) -> Usage:
 
 
 def unscored_lists(
-    job: Job, *, model: str, status: Literal["disabled", "failed"], error: str | None = None
+    given: RankInput, *, model: str, status: Literal["disabled", "failed"], error: str | None = None
 ) -> list[RerankResult]:
-    """Give each list's first documents in the order they came: no threshold, no scores, and a mark that says so."""
+    """Return each list in its original order, cut to `top_n`, without scores and marked with `status`."""
     return [
         RerankResult(
             query=query,
             results=tuple(
-                RankedDocument(index, doc, None) for index, doc in enumerate(documents[: job.top_n])
+                RankedDocument(index, document, None)
+                for index, document in enumerate(documents[: given.top_n])
             ),
             model=model,
             status=status,
             error=error,
         )
-        for query, documents in zip(job.queries, job.documents, strict=True)
+        for query, documents in zip(given.queries, given.documents, strict=True)
     ]
 
 

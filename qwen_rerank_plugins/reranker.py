@@ -1,7 +1,6 @@
-"""The reranker that everything else uses: queries and documents in, ranked lists out.
+"""`Reranker`: queries and documents in, ranked lists out.
 
-It validates, asks a scorer, sorts and cuts. How a score comes about (a model in this process, a service) is the
-scorer's matter.
+It validates its input, calls a scorer, sorts and cuts. Knows nothing of models and services: scorers do.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from qwen_rerank_plugins.errors import (
     InputError,
     RerankError,
 )
-from qwen_rerank_plugins.ranking import Job
-from qwen_rerank_plugins.scorers import build_scorer
+from qwen_rerank_plugins.ranking import RankInput
+from qwen_rerank_plugins.scorers import LoadBackoff, build_scorer
 from qwen_rerank_plugins.types import Document, PairScore, RerankResult, Scorer, ScoreRequest
 from qwen_rerank_plugins.validation import UNSET, Unset
 
@@ -33,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class RankOptions(TypedDict, total=False):
-    """The options of `Reranker.rank`, as keywords of the calls that rank several lists."""
+    """Options of `Reranker.rank_many`, the same as those of `Reranker.rank`."""
 
     top_n: int | Unset | None
     min_score: float | Unset | None
@@ -44,8 +43,10 @@ class RankOptions(TypedDict, total=False):
 class Reranker(CloseMixin):
     """Rank documents by their relevance to a query.
 
-    The scorer is built on first use, once, however many threads ask; the calls are safe from several threads,
-    and the asynchronous ones never block the event loop. A reranker is a context manager, both kinds.
+    The scorer is built once, on first use. All methods are safe from several threads, and the asynchronous ones do
+    not block the event loop. After a failure to build the scorer, calls fail with the same error until a pause is
+    over, which doubles from 1 to 60 seconds; then the next call tries again. A reranker is a context manager, for
+    `with` and `async with`.
 
         >>> from qwen_rerank_plugins import Reranker
         >>> reranker = Reranker(backend="lexical")
@@ -61,11 +62,11 @@ class Reranker(CloseMixin):
 
         Args:
             config: The settings; None for the defaults.
-            scorer: Scores in place of the one that the settings mean; it stays the caller's to close.
-            settings: Fields of `RerankConfig`, over those of `config`.
+            scorer: A scorer to use instead of building one; `close` does not close it.
+            settings: Fields of `RerankConfig` that replace those of `config`.
 
         Raises:
-            ConfigurationError: A setting is unknown or wrong.
+            ConfigurationError: A setting is unknown or invalid.
         """
         base = RerankConfig() if config is None else config
         _check_kind("config", base, RerankConfig)
@@ -77,14 +78,16 @@ class Reranker(CloseMixin):
         self._share_engine = False
         self._closed = False
         self._lock = threading.Lock()
-        self._told_disabled = False
+        self._load_backoff = LoadBackoff()
+        self._logged_disabled = False
 
     @classmethod
     def shared(cls, config: RerankConfig | None = None, **settings: Any) -> Self:
-        """Create a reranker with its own defaults over an engine that the process loads once.
+        """Create a reranker over an engine that this process loads once.
 
-        Takes what `Reranker(...)` takes. Engines are shared by checkpoint, revision, family, device, dtype and
-        quantization.
+        Takes the arguments of `Reranker(...)`. Rerankers share an engine if they agree in all settings that shape it,
+        from `model` and `device` to `prefix_cache_mb` and `self_check`; all other settings are each reranker's own.
+        `num_threads` holds for the whole process, and a second, different value is logged as a warning.
         """
         reranker = cls(config, **settings)
         reranker._share_engine = True
@@ -92,7 +95,7 @@ class Reranker(CloseMixin):
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
-        """Create a reranker from a YAML or TOML file, over which the environment and then `overrides` go.
+        """Create a reranker from a YAML or TOML file; the environment replaces its settings, and `overrides` both.
 
         Raises:
             ConfigurationError: As `load_config`.
@@ -101,7 +104,7 @@ class Reranker(CloseMixin):
 
     @classmethod
     def from_env(cls, **overrides: Any) -> Self:
-        """Create a reranker from `QWEN_RERANK_*`, and the file that `QWEN_RERANK_CONFIG` names, if any.
+        """Create a reranker from `QWEN_RERANK_*` and the file that `QWEN_RERANK_CONFIG` names, if any.
 
         Raises:
             ConfigurationError: As `load_config`.
@@ -115,8 +118,9 @@ class Reranker(CloseMixin):
 
     @property
     def model(self) -> str:
-        """The name under which scores are reported; before the first use, the one that is configured."""
-        return self._config.model if self._scorer is None else self._scorer.model
+        """The model's name as the scorer reports it; before the first use, the configured one."""
+        scorer = self._scorer  # read once: `close` may set it to None at any time
+        return self._config.model if scorer is None else scorer.model
 
     def rank(
         self,
@@ -128,18 +132,21 @@ class Reranker(CloseMixin):
         instruction: str | None = None,
         deadline_s: float | None = None,
     ) -> RerankResult:
-        """Rank documents, best first: sorted, then those below `min_score` dropped, then cut to `top_n`.
+        """Rank documents by relevance, best first.
+
+        Documents are sorted, those below `min_score` are dropped, then the list is cut to `top_n`.
 
         Args:
-            query: What is searched for; not blank.
-            documents: Strings, or mappings whose `text` is scored; the result carries the very objects.
-            top_n: How many to give at most, None for all; left out, the configuration's.
-            min_score: Lowest relevance_score to be given, None for no threshold; left out, the configuration's.
-            instruction: What relevance means here; None for the configuration's, else the family's.
-            deadline_s: Seconds after which the result is worthless; None for the configuration's.
+            query: The search query; not blank.
+            documents: Strings, or mappings whose `text` is scored; the result holds the same objects.
+            top_n: Maximum number of documents in the result, None for all; by default the configuration's.
+            min_score: Lowest `relevance_score` in the result, None for no threshold; by default the configuration's.
+            instruction: What relevance means; None for the configuration's, else the family's.
+            deadline_s: Seconds within which the result is needed; None for the configuration's.
 
         Raises:
             InputError: The input cannot be ranked.
+            ClosedError: The reranker was closed.
             RerankError: Scoring failed, and `on_error` is "raise".
         """
         return self.rank_many(
@@ -178,19 +185,21 @@ class Reranker(CloseMixin):
         documents_per_query: Sequence[Iterable[Document]],
         **options: Unpack[RankOptions],
     ) -> list[RerankResult]:
-        """Rank several lists, each by its own query, in one call to the scorer; options as for `rank`.
+        """Rank several lists, each by its own query, in one call to the scorer.
 
         Raises:
-            InputError: The input cannot be ranked, or there are not as many lists as queries.
+            InputError: The input cannot be ranked, or the number of lists differs from the number of queries.
+            ClosedError: The reranker was closed.
             RerankError: Scoring failed, and `on_error` is "raise".
         """
-        job = self._job(queries, documents_per_query, **options)
+        given = self._rank_input(queries, documents_per_query, **options)
         if not self._config.enabled:
-            return self._disabled(job)
+            return self._disabled(given)
         try:
-            return self._ranked(job, self._score(job.requests, job.deadline_s))
+            scores = self._score(given.requests, given.deadline_s)
         except RerankError as error:
-            return self._failed(job, error)
+            return self._failed(given, error)
+        return ranking.rank_lists(given, scores, model=self.model)
 
     async def arank_many(
         self,
@@ -199,22 +208,23 @@ class Reranker(CloseMixin):
         **options: Unpack[RankOptions],
     ) -> list[RerankResult]:
         """Rank several lists as `rank_many` does, without blocking the event loop."""
-        job = self._job(queries, documents_per_query, **options)
+        given = self._rank_input(queries, documents_per_query, **options)
         if not self._config.enabled:
-            return self._disabled(job)
+            return self._disabled(given)
         try:
-            return self._ranked(job, await self._ascore(job.requests, job.deadline_s))
+            scores = await self._ascore(given.requests, given.deadline_s)
         except RerankError as error:
-            return self._failed(job, error)
+            return self._failed(given, error)
+        return ranking.rank_lists(given, scores, model=self.model)
 
     def score(
         self, query: str, documents: Iterable[Document], *, instruction: str | None = None
     ) -> list[float]:
-        """Give each document's probability of being relevant, in input order.
+        """Return each document's probability of relevance, in input order.
 
         Raises:
             InputError: The input cannot be scored.
-            RerankError: Scoring failed or is switched off, whatever `on_error` says.
+            RerankError: Scoring failed or `enabled` is False, whatever `on_error` is.
         """
         return _probabilities(self._score(self._one_query(query, documents, instruction)))
 
@@ -227,11 +237,11 @@ class Reranker(CloseMixin):
     def score_pairs(
         self, pairs: Iterable[tuple[str, Document]], *, instruction: str | None = None
     ) -> list[float]:
-        """Give the probability that the document is relevant to the query, for each pair, in input order.
+        """Return the probability that the document is relevant to the query, for each pair, in input order.
 
         Raises:
             InputError: The input cannot be scored; the message names the pair.
-            RerankError: Scoring failed or is switched off, whatever `on_error` says.
+            RerankError: Scoring failed or `enabled` is False, whatever `on_error` is.
         """
         return _probabilities(self._score(self._pairs(pairs, instruction)))
 
@@ -242,11 +252,11 @@ class Reranker(CloseMixin):
         return _probabilities(await self._ascore(self._pairs(pairs, instruction)))
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, as plain JSON types; builds the scorer if that has not happened."""
+        """What is loaded, as plain JSON types; builds the scorer if it is not built yet."""
         return {"backend": self._config.backend, **self._get_scorer().info()}
 
     def close(self) -> None:
-        """Release the model; later calls raise `ClosedError`. A scorer that was passed in is left alone."""
+        """Release the model; later calls raise `ClosedError`. A scorer that was passed in stays open."""
         with self._lock:
             self._closed = True
             scorer, self._scorer = self._scorer, None
@@ -257,9 +267,9 @@ class Reranker(CloseMixin):
         state = "closed" if self._closed else "not loaded" if self._scorer is None else "loaded"
         return f"Reranker({self._config!r}, {state})"
 
-    # From input to requests.
+    # Input to requests.
 
-    def _job(
+    def _rank_input(
         self,
         queries: Sequence[str],
         documents_per_query: Sequence[Iterable[Document]],
@@ -268,15 +278,15 @@ class Reranker(CloseMixin):
         min_score: float | Unset | None = UNSET,
         instruction: str | None = None,
         deadline_s: float | None = None,
-    ) -> Job:
+    ) -> RankInput:
         chosen_top_n = self._config.top_n if isinstance(top_n, Unset) else top_n
         chosen_min_score = self._config.min_score if isinstance(min_score, Unset) else min_score
         validation.check_top_n(chosen_top_n)
         validation.check_min_score(chosen_min_score)
         validation.check_deadline(deadline_s)
-        chosen = self._chosen(instruction)
+        chosen = self._chosen_instruction(instruction)
         lists = validation.check_lists(queries, documents_per_query)
-        return Job(
+        return RankInput(
             queries=tuple(query for query, _ in lists),
             documents=tuple(docs for _, docs in lists),
             requests=[
@@ -292,17 +302,17 @@ class Reranker(CloseMixin):
     ) -> list[ScoreRequest]:
         checked = validation.check_query(query)
         return validation.list_requests(
-            checked, validation.check_documents(documents), self._chosen(instruction)
+            checked, validation.check_documents(documents), self._chosen_instruction(instruction)
         )
 
     def _pairs(self, pairs: Iterable[tuple[str, Document]], instruction: str | None) -> list[ScoreRequest]:
-        return validation.pair_requests(pairs, self._chosen(instruction))
+        return validation.pair_requests(pairs, self._chosen_instruction(instruction))
 
-    def _chosen(self, instruction: str | None) -> str | None:
+    def _chosen_instruction(self, instruction: str | None) -> str | None:
         validation.check_instruction(instruction)
         return self._config.instruction if instruction is None else instruction
 
-    # From requests to scores.
+    # Requests to scores.
 
     def _score(self, requests: list[ScoreRequest], deadline_s: float | None = None) -> list[PairScore]:
         self._check_usable()
@@ -326,43 +336,52 @@ class Reranker(CloseMixin):
         return scores
 
     def _check_usable(self) -> None:
-        if self._closed:
-            raise ClosedError("the reranker was closed")
+        self._check_open()
         if not self._config.enabled:
-            raise ConfigurationError("scoring is switched off: enabled=False; ranking gives the first order")
+            raise ConfigurationError("scoring is disabled by enabled=False; set it to True, or rank instead")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the reranker was closed; create a new one")
 
     def _get_scorer(self) -> Scorer:
+        """Return the scorer; one thread builds it, while others wait for the result."""
         with self._lock:
-            if self._closed:
-                raise ClosedError("the reranker was closed")
+            self._check_open()
             if self._scorer is None:
-                self._scorer = build_scorer(self._config, shared=self._share_engine)
+                self._load_backoff.check()
+                try:
+                    self._scorer = build_scorer(self._config, shared=self._share_engine)
+                except (ConfigurationError, InputError):
+                    raise  # not transient, and fails fast
+                except RerankError as error:
+                    self._load_backoff.keep(error)
+                    raise
             return self._scorer
 
-    # From scores to results.
+    # Results without scores.
 
-    def _ranked(self, job: Job, scores: list[PairScore]) -> list[RerankResult]:
-        return ranking.ranked_lists(job, scores, model=self.model)
+    def _disabled(self, given: RankInput) -> list[RerankResult]:
+        self._check_open()
+        if not self._logged_disabled:
+            self._logged_disabled = True
+            logger.warning("reranking is disabled by enabled=False: lists keep their original order")
+        return ranking.unscored_lists(given, model=self.model, status="disabled")
 
-    def _disabled(self, job: Job) -> list[RerankResult]:
-        if not self._told_disabled:
-            self._told_disabled = True
-            logger.warning("reranking is switched off (enabled=False): lists keep their first order")
-        return ranking.unscored_lists(job, model=self.model, status="disabled")
-
-    def _failed(self, job: Job, error: RerankError) -> list[RerankResult]:
-        """Give the first order, or raise what is the caller's mistake or was not to be survived."""
+    def _failed(self, given: RankInput, error: RerankError) -> list[RerankResult]:
+        """Return the original order if `on_error` allows it; raise mistakes of the caller in any case."""
         if self._config.on_error == "raise" or isinstance(error, InputError | ConfigurationError):
             raise error
-        logger.warning("scoring failed (%s): lists keep their first order", type(error).__name__)
+        self._check_open()
+        logger.warning("scoring failed with %s: lists keep their original order", type(error).__name__)
         reason = f"{type(error).__name__}: {error}"
-        return ranking.unscored_lists(job, model=self.model, status="failed", error=reason)
+        return ranking.unscored_lists(given, model=self.model, status="failed", error=reason)
 
 
 def _check_kind(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
-        hint = "; a model is named by model=..." if isinstance(value, str) else ""
-        raise ConfigurationError(f"{name} has the wrong type: {value!r}; allowed: a {kind.__name__}{hint}")
+        hint = "; name a model with `model=`" if isinstance(value, str) else ""
+        raise ConfigurationError(f"`{name}` must be a {kind.__name__}, got {value!r}{hint}")
 
 
 def _probabilities(scores: list[PairScore]) -> list[float]:

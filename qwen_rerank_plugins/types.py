@@ -1,6 +1,6 @@
-"""The contracts between the rooms: what goes into a scorer, what comes out, and what a user gets.
+"""The types that the package shares: a scorer's input and output, and a reranker's result.
 
-Nothing here computes. Texts are Python strings, spans are character offsets into the caller's own string,
+Nothing here computes. Texts are Python strings, spans are character offsets into the caller's string, and
 scores are Python floats. A probability is `sigmoid(log_odds)`.
 """
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 Document = str | Mapping[str, Any]
-"""A text, or a mapping whose `text` is scored and whose other keys travel along."""
+"""A text, or a mapping whose `text` is scored and whose other keys are kept."""
 
 Span = tuple[int, int]
 """Start and end (exclusive) of a passage, in characters of the original string."""
@@ -33,9 +33,9 @@ class ScoreRequest:
     """One query-document pair to be scored.
 
     Attributes:
-        query: What is searched for.
-        document: The text to be judged; may be empty.
-        instruction: What relevance means here; None takes the scorer's default.
+        query: The search query.
+        document: The text to score; may be empty.
+        instruction: What relevance means; None for the scorer's default.
     """
 
     query: str
@@ -49,11 +49,11 @@ class PairScore:
 
     Attributes:
         relevance_score: Probability in [0, 1] that the document is relevant.
-        log_odds: Its logit, which does not saturate; None from a service that does not tell.
-        truncated: The document was cut (never set when all of it was read in chunks).
-        query_truncated: The query was cut.
-        span: The best chunk's place in the document when it was read in chunks, else None.
-        num_tokens: Tokens of the pair as the plain recipe would count them; 0 if unknown.
+        log_odds: Its logit, which does not saturate; None from a service that returns probabilities only.
+        truncated: The document was truncated; False where it was scored in chunks.
+        query_truncated: The query was truncated.
+        span: The best chunk of a document that was scored in chunks, else None.
+        num_tokens: Tokens of the pair's whole prompt, prefixes that were reused included; 0 if unknown.
         cached: The score came from the score cache.
     """
 
@@ -71,13 +71,13 @@ class RankedDocument:
     """One document of a ranked result.
 
     Attributes:
-        index: Position in the documents that were passed in, from 0.
-        document: The very object that was passed in.
-        relevance_score: Probability in [0, 1]; None where nothing was scored (see `RerankResult.status`).
+        index: Position in the input, from 0.
+        document: The object that was passed in.
+        relevance_score: Probability in [0, 1]; None if nothing was scored (see `RerankResult.status`).
         log_odds: The probability's logit, or None.
-        truncated: The document was cut to fit.
-        query_truncated: The query was cut to fit.
-        span: The best passage's place in the document's text, when it was read in chunks.
+        truncated: The document was truncated to fit.
+        query_truncated: The query was truncated to fit.
+        span: The best chunk of a document that was scored in chunks, else None.
     """
 
     index: int
@@ -91,11 +91,11 @@ class RankedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a request cost.
+    """The cost of a request.
 
     Attributes:
-        num_pairs: Pairs that were asked for.
-        num_tokens: Tokens of all pairs as the plain recipe would count them.
+        num_pairs: Pairs in the request.
+        num_tokens: Tokens of all pairs' whole prompts, prefixes that were reused included.
         num_cached_pairs: Pairs whose score came from the score cache.
     """
 
@@ -109,14 +109,15 @@ class RerankResult:
     """A ranked list.
 
     Attributes:
-        query: The query as it was passed in.
-        results: Best first, after threshold and cut; ties keep the input's order.
-        scores: One score a document, in input order, whatever was cut; empty unless `status` is "ranked".
+        query: The query that was passed in.
+        results: Best first, after `min_score` and `top_n`; ties keep the input's order.
+        scores: One score per document, in input order and before `min_score` and `top_n`; empty unless `status` is
+            "ranked".
         model: The model that scored.
-        usage: Pairs and tokens.
-        status: "ranked"; "disabled" (switched off) or "failed" (scoring failed and `on_error` is "keep_order"):
-            then `results` holds the first documents in the order they came, without scores.
-        error: Why scoring failed, when `status` is "failed".
+        usage: Number of pairs and tokens.
+        status: "ranked"; or "disabled" (`enabled` is False) or "failed" (scoring failed and `on_error` is
+            "keep_order"), with `results` in input order, cut to `top_n` and without scores.
+        error: Why scoring failed, if `status` is "failed".
     """
 
     query: str
@@ -130,10 +131,10 @@ class RerankResult:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Anything that can score pairs: the local model, a remote service, a lexical double.
+    """Anything that scores pairs: the local model, a remote service, word overlap.
 
-    A scorer keeps the order and the number of its requests, never changes its input, is safe to call from
-    several threads, and raises only `RerankError`s for what can go wrong in use.
+    A scorer returns one score per request in the same order, does not modify its input, is safe to call from
+    several threads, and raises `RerankError` for every failure that its users can expect.
     """
 
     @property
@@ -144,8 +145,8 @@ class Scorer(Protocol):
         """Score every pair, in input order.
 
         Args:
-            requests: The pairs; an empty sequence gives an empty list.
-            deadline_s: Seconds from now after which the result is worthless; None for the scorer's own.
+            requests: The pairs; may be empty.
+            deadline_s: Seconds from now within which the result is needed; None for the scorer's default.
         """
 
     async def ascore(
@@ -154,7 +155,7 @@ class Scorer(Protocol):
         """Score every pair without blocking the event loop."""
 
     def info(self) -> dict[str, Any]:
-        """What is loaded, as plain JSON types: model, device, dtype, limits, cache figures."""
+        """What is loaded, as plain JSON types: model, device, dtype, limits, cache statistics."""
 
     def close(self) -> None:
-        """Release what is held; later calls raise `ClosedError`. Closing twice is fine."""
+        """Release all resources; later calls raise `ClosedError`, a second `close` does nothing."""

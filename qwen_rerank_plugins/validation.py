@@ -1,4 +1,7 @@
-"""From what a caller passed to requests for a scorer: every check of types and ranges is here. No scorer, no settings."""
+"""Validate what callers pass to a reranker, and turn it into requests for a scorer.
+
+Messages name the position of a bad value and show its type, never a text that the caller passed.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,21 @@ from typing import Any, Final
 from qwen_rerank_plugins.errors import InputError, InputTypeError
 from qwen_rerank_plugins.types import Document, ScoreRequest
 
+__all__ = [
+    "UNSET",
+    "Unset",
+    "check_deadline",
+    "check_documents",
+    "check_instruction",
+    "check_lists",
+    "check_min_score",
+    "check_query",
+    "check_top_n",
+    "list_requests",
+    "pair_requests",
+    "text_of",
+]
+
 
 class Unset(enum.Enum):
     """The type of `UNSET`."""
@@ -17,58 +35,52 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""Stands for an option that was not passed, where None has a meaning of its own."""
+"""Default of an option for which None has a meaning of its own."""
 
 
-def check_query(query: object, place: str = "query") -> str:
-    """Give the query back, or refuse it.
+def check_query(query: object, name: str = "query") -> str:
+    """Return the query if it is a non-blank string.
 
     Raises:
-        InputTypeError: It is no string.
+        InputTypeError: It is not a string.
         InputError: It is blank.
     """
     if not isinstance(query, str):
-        raise InputTypeError(f"{place} has the wrong type: {type(query).__name__}; allowed: a string")
+        raise _wrong_type(name, "a string", query)
     if not query.strip():
-        raise InputError(
-            f"{place} is blank: {query[:20]!r}; allowed: a string with at least one visible character"
-        )
+        raise InputError(f"`{name}` must not be blank, got {query[:20]!r}")
     return query
 
 
-def check_documents(documents: object, place: str = "documents") -> tuple[Document, ...]:
-    """Collect the documents, any iterable of strings and mappings with `text`.
+def check_documents(documents: object, name: str = "documents") -> tuple[Document, ...]:
+    """Return the documents of any iterable of strings and mappings with `text`.
 
     Raises:
-        InputTypeError: They are a single text or mapping, no iterable, or hold something else; names the index.
+        InputTypeError: `documents` is a single text or mapping, not iterable, or has an element of another type.
     """
     if isinstance(documents, str | bytes | Mapping) or not isinstance(documents, Iterable):
-        kind = type(documents).__name__
-        raise InputTypeError(f"{place} has the wrong type: {kind}; allowed: a list of strings or mappings")
+        raise _wrong_type(name, "a list of strings or mappings", documents)
     collected = tuple(documents)
     for index, document in enumerate(collected):
-        text_of(document, f"{place}[{index}]")
+        text_of(document, f"{name}[{index}]")
     return collected
 
 
-def text_of(document: object, place: str = "document") -> str:
-    """Give the text that is scored of a document.
+def text_of(document: object, name: str = "document") -> str:
+    """Return the text of a document that is scored.
 
     Raises:
-        InputTypeError: It is neither a string nor a mapping whose `text` is one.
+        InputTypeError: The document is neither a string nor a mapping with a string as `text`.
     """
     if isinstance(document, str):
         return document
     if not isinstance(document, Mapping):
-        kind = type(document).__name__
-        raise InputTypeError(
-            f"{place} has the wrong type: {kind}; allowed: a string, or a mapping with 'text'"
-        )
+        raise _wrong_type(name, "a string or a mapping with 'text'", document)
     if "text" not in document:
-        raise InputTypeError(f"{place} has no 'text'; allowed: a string, or a mapping with 'text'")
+        raise InputTypeError(f"`{name}` has no 'text'; pass a string or a mapping with 'text'")
     text = document["text"]
     if not isinstance(text, str):
-        raise InputTypeError(f"{place}['text'] has the wrong type: {type(text).__name__}; allowed: a string")
+        raise _wrong_type(f"{name}['text']", "a string", text)
     return text
 
 
@@ -79,73 +91,66 @@ def check_instruction(instruction: object) -> None:
         InputTypeError: It is something else.
     """
     if instruction is not None and not isinstance(instruction, str):
-        kind = type(instruction).__name__
-        raise InputTypeError(f"instruction has the wrong type: {kind}; allowed: a string or None")
+        raise _wrong_type("instruction", "a string or None", instruction)
 
 
 def check_top_n(top_n: object) -> None:
     """Refuse anything but None and integers of at least 1.
 
     Raises:
-        InputTypeError: It is no integer.
-        InputError: It is too small.
+        InputTypeError: It is not an integer.
+        InputError: It is less than 1.
     """
     if top_n is None:
         return
     if isinstance(top_n, bool) or not isinstance(top_n, int):
-        raise InputTypeError(
-            f"top_n has the wrong type: {top_n!r}; allowed: an integer of at least 1, or None"
-        )
+        raise InputTypeError(f"`top_n` must be an integer or None, got {top_n!r}")
     if top_n < 1:
-        raise InputError(f"top_n is too small: {top_n!r}; allowed: an integer of at least 1, or None")
+        raise InputError(f"`top_n` must be at least 1, got {top_n!r}")
 
 
 def check_min_score(min_score: object) -> None:
     """Refuse anything but None and numbers from 0 to 1.
 
     Raises:
-        InputTypeError: It is no number.
+        InputTypeError: It is not a number.
         InputError: It is NaN or out of range.
     """
     if min_score is None:
         return
     if isinstance(min_score, bool) or not isinstance(min_score, int | float):
-        raise InputTypeError(
-            f"min_score has the wrong type: {min_score!r}; allowed: a number from 0 to 1, or None"
-        )
+        raise InputTypeError(f"`min_score` must be a number or None, got {min_score!r}")
     if not 0.0 <= min_score <= 1.0:  # false for NaN as well
-        raise InputError(f"min_score is out of range: {min_score!r}; allowed: a number from 0 to 1, or None")
+        raise InputError(f"`min_score` must be from 0 to 1, got {min_score!r}")
 
 
 def check_deadline(deadline_s: object) -> None:
     """Refuse anything but None and positive numbers of seconds.
 
     Raises:
-        InputTypeError: It is no number.
+        InputTypeError: It is not a number.
         InputError: It is NaN, zero or negative.
     """
     if deadline_s is None:
         return
     if isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float):
-        raise InputTypeError(
-            f"deadline_s has the wrong type: {deadline_s!r}; allowed: seconds above 0, or None"
-        )
-    if not deadline_s > 0:
-        raise InputError(f"deadline_s is out of range: {deadline_s!r}; allowed: seconds above 0, or None")
+        raise InputTypeError(f"`deadline_s` must be a number of seconds or None, got {deadline_s!r}")
+    if not deadline_s > 0:  # false for NaN as well
+        raise InputError(f"`deadline_s` must be greater than 0, got {deadline_s!r}")
 
 
 def check_lists(queries: object, documents_per_query: object) -> list[tuple[str, tuple[Document, ...]]]:
-    """Pair each query with its documents; places in messages are numbered only where there are several.
+    """Return each query with its documents; messages number the lists if there are several.
 
     Raises:
-        InputTypeError: Something is of the wrong type.
-        InputError: A query is blank, or there are not as many lists as queries.
+        InputTypeError: A value has the wrong type.
+        InputError: A query is blank, or the number of lists differs from the number of queries.
     """
     checked_queries = _check_list(queries, "queries")
     lists = _check_list(documents_per_query, "documents_per_query")
     if len(checked_queries) != len(lists):
-        counts = f"{len(checked_queries)} queries, {len(lists)} lists of documents"
-        raise InputError(f"queries and documents do not match: {counts}; allowed: one list for each query")
+        counts = f"{len(checked_queries)} queries and {len(lists)} lists"
+        raise InputError(f"`documents_per_query` must have one list per query, got {counts}")
     if len(lists) == 1:
         return [(check_query(checked_queries[0]), check_documents(lists[0]))]
     return [
@@ -155,20 +160,19 @@ def check_lists(queries: object, documents_per_query: object) -> list[tuple[str,
 
 
 def list_requests(query: str, documents: Sequence[Document], instruction: str | None) -> list[ScoreRequest]:
-    """Give one request a document, for a query and documents that were checked."""
+    """Return one request per document, for a query and documents that are validated."""
     return [ScoreRequest(query, text_of(document), instruction) for document in documents]
 
 
 def pair_requests(pairs: object, instruction: str | None) -> list[ScoreRequest]:
-    """Give one request a pair, for any iterable of (query, document).
+    """Return one request per pair, for any iterable of (query, document).
 
     Raises:
-        InputTypeError: Something is of the wrong type; names the pair.
-        InputError: A query is blank; names the pair.
+        InputTypeError: A value has the wrong type.
+        InputError: A query is blank.
     """
     if isinstance(pairs, str | bytes | Mapping) or not isinstance(pairs, Iterable):
-        kind = type(pairs).__name__
-        raise InputTypeError(f"pairs has the wrong type: {kind}; allowed: a list of (query, document)")
+        raise _wrong_type("pairs", "a list of (query, document)", pairs)
     requests: list[ScoreRequest] = []
     for index, pair in enumerate(pairs):
         match pair:
@@ -177,12 +181,15 @@ def pair_requests(pairs: object, instruction: str | None) -> list[ScoreRequest]:
                 text = text_of(document, f"pairs[{index}][1]")
                 requests.append(ScoreRequest(checked, text, instruction))
             case _:
-                kind = type(pair).__name__
-                raise InputTypeError(f"pairs[{index}] is no pair: {kind}; allowed: (query, document)")
+                raise _wrong_type(f"pairs[{index}]", "a pair (query, document)", pair)
     return requests
 
 
-def _check_list(value: object, place: str) -> Sequence[Any]:
+def _check_list(value: object, name: str) -> Sequence[Any]:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise InputTypeError(f"{place} has the wrong type: {type(value).__name__}; allowed: a list")
+        raise _wrong_type(name, "a list", value)
     return value
+
+
+def _wrong_type(name: str, expected: str, value: object) -> InputTypeError:
+    return InputTypeError(f"`{name}` must be {expected}, got {type(value).__name__}")

@@ -1,8 +1,8 @@
-"""What `bash start.sh` runs once the environment stands: chooses a model that can be had, and starts the service.
+"""Choose a model that is available, and start the service. `bash start.sh` runs this in a complete environment.
 
-A model that is named, by `--model`, by QWEN_RERANK_MODEL or in the configuration file, is never replaced by another.
-Where none is named, that is the default model if it lies in the hub's local cache or the hub answers within five seconds,
-else the bundled demo checkpoint, said loudly. All arguments go to `qwen-rerank serve`.
+A model that `--model`, QWEN_RERANK_MODEL or the configuration file names is never replaced. Without one, the default
+model serves if it is in the local hub cache or the hub answers within five seconds, and otherwise the bundled demo
+checkpoint, with a notice. All arguments go to `qwen-rerank serve`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from qwen_rerank_plugins.errors import RerankError
 
 ROOT = Path(__file__).resolve().parent.parent
 
-HUB_PATIENCE_S = 5.0
+HUB_TIMEOUT_S = 5.0
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 DEMO_NOTICE = """\
 *********************************************************************************************
-  The DEMO checkpoint is going to rank, because this model is neither in the local hub cache
-  nor to be had from the hub: {default}
+  The DEMO checkpoint is going to rank: {default} is not in the local
+  hub cache, and the hub is unreachable.
 
-  The demo is a very small model that shows how everything works. Its judgement is poor: do
+  The demo is a very small model that shows how everything works. Its results are poor: do
   not measure quality with it. With a connection to the hub, or with a folder of weights:
 
       bash start.sh --model {default}
@@ -36,7 +36,7 @@ DEMO_NOTICE = """\
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Become `qwen-rerank serve` with every argument, and with a model where none is named."""
+    """Replace this process by `qwen-rerank serve` with all arguments, and with a model if none is named."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = [sys.executable, "-m", "qwen_rerank_plugins", "serve", *given]
     if wants_choice(given):
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def wants_choice(arguments: Sequence[str]) -> bool:
-    """Whether nobody has said which model it shall be, or that scores come from elsewhere."""
+    """Whether neither arguments nor the configuration name a model or another backend."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--model", "--config", "--backend"):
         parser.add_argument(name)
@@ -57,12 +57,12 @@ def wants_choice(arguments: Sequence[str]) -> bool:
     try:
         config, sources = load_config_with_sources(options.config)
     except RerankError:
-        return False  # the command itself tells what is wrong
+        return False  # the command itself reports the error
     return config.backend == "local" and sources["model"] == "default"
 
 
 def choose_model() -> str:
-    """The default model if it can be had, else `demo`, with the reason on standard error."""
+    """Return the default model if it is available, else `demo`, with the reason on standard error."""
     if in_local_cache(DEFAULT_MODEL):
         say(f"{DEFAULT_MODEL} is in the local hub cache")
         return DEFAULT_MODEL
@@ -75,7 +75,7 @@ def choose_model() -> str:
 
 
 def in_local_cache(model: str) -> bool:
-    """Whether configuration, tokenizer and weights of a hub model were downloaded before."""
+    """Whether configuration, tokenizer and weights of a hub model are in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
     def cached(name: str) -> bool:
@@ -85,32 +85,30 @@ def in_local_cache(model: str) -> bool:
 
 
 def hub_size_bytes(model: str) -> int | None:
-    """The size of a hub model's weights, or None when the hub does not tell in time or may not be asked."""
+    """Return the size of a hub model's weights, or None if the hub does not answer in time or must not be asked."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        say("the hub is not asked: HF_HUB_OFFLINE is set")
+        say("the hub is not asked, because HF_HUB_OFFLINE is set")
         return None
-    say(f"asking the hub for {model}, for at most {HUB_PATIENCE_S:.0f} s")
+    say(f"asking the hub for {model}, for at most {HUB_TIMEOUT_S:.0f} s")
     sizes: list[int] = []
 
     def ask() -> None:
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
         try:
-            sizes.append(
-                get_hf_file_metadata(hf_hub_url(model, WEIGHTS[0]), timeout=HUB_PATIENCE_S).size or 0
-            )
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, the model is not to be had
-            say(f"the hub cannot be asked ({type(error).__name__})")
+            sizes.append(get_hf_file_metadata(hf_hub_url(model, WEIGHTS[0]), timeout=HUB_TIMEOUT_S).size or 0)
+        except Exception as error:  # noqa: BLE001 - any error means that the model is not available
+            say(f"the hub is unreachable ({type(error).__name__})")
 
-    # A name server that never answers obeys no timeout: the asking thread is left behind then.
+    # A name server that never answers ignores the timeout; the thread is then left behind.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(HUB_PATIENCE_S)
+    thread.join(HUB_TIMEOUT_S)
     return sizes[0] if sizes else None
 
 
 def say(text: str) -> None:
-    """Print what happens, on standard error."""
+    """Print a line on standard error."""
     print(f"==> {text}", file=sys.stderr, flush=True)
 
 

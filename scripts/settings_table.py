@@ -1,7 +1,7 @@
-"""Writes the tables of settings in docs/configuration.md and docs/operations.md from the settings themselves.
+"""Write the tables of settings in docs/configuration.md and docs/operations.md from the declared settings.
 
-python scripts/settings_table.py            # write them
-python scripts/settings_table.py --check    # fail when they are not those that would be written
+python scripts/settings_table.py            # write the tables
+python scripts/settings_table.py --check    # fail if a table is out of date
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def settings_table() -> str:
-    """The table of the reranker's settings."""
+    """Return the table of the reranker's settings."""
     return table_of(RerankConfig)
 
 
 def service_table() -> str:
-    """The table of the service's settings."""
+    """Return the table of the service's settings."""
     return table_of(ServiceSettings)
 
 
 def table_of(model: type[BaseModel]) -> str:
-    """One row a setting, in the order in which they are declared."""
+    """Return a table with one row per setting, in the order of declaration."""
     rows = ["| setting | values | default | meaning |", "| --- | --- | --- | --- |"]
     properties = model.model_json_schema()["properties"]
     for name, schema in properties.items():
@@ -44,7 +44,7 @@ def table_of(model: type[BaseModel]) -> str:
 
 
 def values_of(schema: Mapping[str, Any]) -> str:
-    """What a setting may hold, in words, from its JSON schema."""
+    """Describe the values of a setting from its JSON schema."""
     if "anyOf" in schema:
         return " or ".join(values_of(one) for one in schema["anyOf"])
     if "enum" in schema:
@@ -56,7 +56,7 @@ def values_of(schema: Mapping[str, Any]) -> str:
 
 
 def shown(default: Any) -> str:
-    """A default as one would write it in YAML."""
+    """Format a default as in YAML."""
     if default is None:
         return "none"
     if isinstance(default, bool):
@@ -65,14 +65,14 @@ def shown(default: Any) -> str:
 
 
 def with_table(text: str, table: str) -> str:
-    """The document with its table written anew."""
+    """Return the document with its table replaced."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
 def main(arguments: list[str]) -> int:
-    """Write the tables, or with `--check` say whether they are up to date."""
+    """Write the tables, or with `--check` return 1 if one is out of date."""
     outdated = 0
     for name, table in (("configuration.md", settings_table()), ("operations.md", service_table())):
         document = DOCS / name

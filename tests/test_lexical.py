@@ -52,7 +52,7 @@ def test_a_long_document_is_cut_and_flagged() -> None:
 
 @pytest.mark.parametrize("max_chars", [0, -1, True])
 def test_a_limit_below_one_is_refused(max_chars: int) -> None:
-    with pytest.raises(InputError, match="max_chars is not valid"):
+    with pytest.raises(InputError, match="`max_chars` must be an integer of at least 1"):
         LexicalScorer(max_chars=max_chars)
 
 

@@ -34,7 +34,7 @@ def _indices(reranker: Reranker, documents: Sequence[Any], **options: Any) -> li
 # Ranking.
 
 
-def test_documents_come_best_first_with_all_that_the_scorer_told() -> None:
+def test_documents_come_best_first_with_everything_that_the_scorer_returned() -> None:
     detailed = PairScore(
         0.9, 2.0, truncated=True, query_truncated=True, span=(1, 4), num_tokens=7, cached=True
     )
@@ -100,7 +100,7 @@ def test_options_come_from_the_configuration_unless_the_call_says_otherwise() ->
     ]
 
 
-def test_mappings_are_scored_by_their_text_and_travel_untouched() -> None:
+def test_mappings_are_scored_by_their_text_and_returned_unchanged() -> None:
     documents: list[dict[str, Any]] = [{"text": "0.1", "id": 7}, {"text": "0.9", "meta": {"a": [1]}}]
     before = copy.deepcopy(documents)
     result = Reranker(scorer=FakeScorer()).rank("query", documents)
@@ -112,7 +112,7 @@ def test_documents_may_come_from_a_generator() -> None:
     assert _indices(Reranker(scorer=FakeScorer()), (str(n / 10) for n in range(3))) == [2, 1, 0]  # type: ignore[arg-type]
 
 
-def test_no_documents_give_an_empty_result_without_the_model() -> None:
+def test_no_documents_are_an_empty_result_without_a_call_to_the_scorer() -> None:
     scorer = FakeScorer(error=EngineError("must not be asked"))
     reranker = Reranker(scorer=scorer)
     result = reranker.rank("query", [])
@@ -165,7 +165,7 @@ async def _asynchronously(reranker: Reranker) -> list[Any]:
     ]
 
 
-def test_the_asynchronous_calls_give_the_same() -> None:
+def test_the_asynchronous_calls_return_the_same() -> None:
     assert asyncio.run(_asynchronously(Reranker(scorer=FakeScorer()))) == [[1], [0.1, 0.9], [0.3], [1, 0]]
 
 
@@ -175,30 +175,60 @@ def test_the_asynchronous_calls_give_the_same() -> None:
 @pytest.mark.parametrize(
     ("query", "documents", "options", "error", "message"),
     [
-        ("", ["0.1"], {}, InputError, "query is blank: ''"),
-        (" \t\u3000\n", ["0.1"], {}, InputError, "query is blank"),
-        ("", [], {}, InputError, "query is blank"),
-        (3, ["0.1"], {}, InputTypeError, "query has the wrong type: int"),
-        (None, ["0.1"], {}, InputTypeError, "query has the wrong type: NoneType"),
-        ("q", "0.1", {}, InputTypeError, "documents has the wrong type: str; allowed: a list"),
-        ("q", b"0.1", {}, InputTypeError, "documents has the wrong type: bytes"),
-        ("q", {"text": "0.1"}, {}, InputTypeError, "documents has the wrong type: dict"),
-        ("q", None, {}, InputTypeError, "documents has the wrong type: NoneType"),
-        ("q", ["0.1", 3], {}, InputTypeError, r"documents\[1\] has the wrong type: int"),
-        ("q", ["0.1", {"body": "x"}], {}, InputTypeError, r"documents\[1\] has no 'text'"),
-        ("q", [{"text": None}], {}, InputTypeError, r"documents\[0\]\['text'\] has the wrong type: NoneType"),
-        ("q", ["0.1"], {"top_n": 0}, InputError, "top_n is too small: 0"),
-        ("q", ["0.1"], {"top_n": -1}, InputError, "top_n is too small: -1"),
-        ("q", ["0.1"], {"top_n": True}, InputTypeError, "top_n has the wrong type: True"),
-        ("q", ["0.1"], {"top_n": 1.0}, InputTypeError, "top_n has the wrong type: 1.0"),
-        ("q", ["0.1"], {"min_score": math.nan}, InputError, "min_score is out of range: nan"),
-        ("q", ["0.1"], {"min_score": 1.5}, InputError, "min_score is out of range: 1.5"),
-        ("q", ["0.1"], {"min_score": "0.5"}, InputTypeError, "min_score has the wrong type: '0.5'"),
-        ("q", ["0.1"], {"min_score": False}, InputTypeError, "min_score has the wrong type: False"),
-        ("q", ["0.1"], {"deadline_s": 0}, InputError, "deadline_s is out of range: 0"),
-        ("q", ["0.1"], {"deadline_s": math.nan}, InputError, "deadline_s is out of range: nan"),
-        ("q", ["0.1"], {"deadline_s": "1"}, InputTypeError, "deadline_s has the wrong type: '1'"),
-        ("q", ["0.1"], {"instruction": 3}, InputTypeError, "instruction has the wrong type: int"),
+        ("", ["0.1"], {}, InputError, "`query` must not be blank, got ''"),
+        (" \t\u3000\n", ["0.1"], {}, InputError, "`query` must not be blank"),
+        ("", [], {}, InputError, "`query` must not be blank"),
+        (3, ["0.1"], {}, InputTypeError, "`query` must be a string, got int"),
+        (None, ["0.1"], {}, InputTypeError, "`query` must be a string, got NoneType"),
+        ("q", "0.1", {}, InputTypeError, "`documents` must be a list of strings or mappings, got str"),
+        ("q", b"0.1", {}, InputTypeError, "`documents` must be a list of .*, got bytes"),
+        ("q", {"text": "0.1"}, {}, InputTypeError, "`documents` must be a list of .*, got dict"),
+        ("q", None, {}, InputTypeError, "`documents` must be a list of .*, got NoneType"),
+        (
+            "q",
+            ["0.1", 3],
+            {},
+            InputTypeError,
+            r"`documents\[1\]` must be a string or a mapping with 'text', got int",
+        ),
+        ("q", ["0.1", {"body": "x"}], {}, InputTypeError, r"`documents\[1\]` has no 'text'; pass"),
+        (
+            "q",
+            [{"text": None}],
+            {},
+            InputTypeError,
+            r"`documents\[0\]\['text'\]` must be a string, got NoneType",
+        ),
+        ("q", ["0.1"], {"top_n": 0}, InputError, "`top_n` must be at least 1, got 0"),
+        ("q", ["0.1"], {"top_n": -1}, InputError, "`top_n` must be at least 1, got -1"),
+        ("q", ["0.1"], {"top_n": True}, InputTypeError, "`top_n` must be an integer or None, got True"),
+        ("q", ["0.1"], {"top_n": 1.0}, InputTypeError, "`top_n` must be an integer or None, got 1.0"),
+        ("q", ["0.1"], {"min_score": math.nan}, InputError, "`min_score` must be from 0 to 1, got nan"),
+        ("q", ["0.1"], {"min_score": 1.5}, InputError, "`min_score` must be from 0 to 1, got 1.5"),
+        (
+            "q",
+            ["0.1"],
+            {"min_score": "0.5"},
+            InputTypeError,
+            "`min_score` must be a number or None, got '0.5'",
+        ),
+        (
+            "q",
+            ["0.1"],
+            {"min_score": False},
+            InputTypeError,
+            "`min_score` must be a number or None, got False",
+        ),
+        ("q", ["0.1"], {"deadline_s": 0}, InputError, "`deadline_s` must be greater than 0, got 0"),
+        ("q", ["0.1"], {"deadline_s": math.nan}, InputError, "`deadline_s` must be greater than 0, got nan"),
+        (
+            "q",
+            ["0.1"],
+            {"deadline_s": "1"},
+            InputTypeError,
+            "`deadline_s` must be a number of seconds or None, got '1'",
+        ),
+        ("q", ["0.1"], {"instruction": 3}, InputTypeError, "`instruction` must be a string or None, got int"),
     ],
 )
 @pytest.mark.parametrize("on_error", ["raise", "keep_order"])
@@ -214,14 +244,14 @@ def test_bad_input_is_refused_before_the_scorer_is_asked(
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("ab", "pairs has the wrong type: str"),
-        ({"a": "b"}, "pairs has the wrong type: dict"),
-        (3, "pairs has the wrong type: int"),
-        (["ab"], r"pairs\[0\] is no pair: str"),
-        ([("a", "0.1"), ("a",)], r"pairs\[1\] is no pair: tuple"),
-        ([("a", 1)], r"pairs\[0\]\[1\] has the wrong type: int"),
-        ([(None, "0.1")], r"pairs\[0\]\[0\] has the wrong type: NoneType"),
-        ([(" ", "0.1")], r"pairs\[0\]\[0\] is blank"),
+        ("ab", r"`pairs` must be a list of \(query, document\), got str"),
+        ({"a": "b"}, "`pairs` must be a list of .*, got dict"),
+        (3, "`pairs` must be a list of .*, got int"),
+        (["ab"], r"`pairs\[0\]` must be a pair \(query, document\), got str"),
+        ([("a", "0.1"), ("a",)], r"`pairs\[1\]` must be a pair .*, got tuple"),
+        ([("a", 1)], r"`pairs\[0\]\[1\]` must be a string or a mapping .*, got int"),
+        ([(None, "0.1")], r"`pairs\[0\]\[0\]` must be a string, got NoneType"),
+        ([(" ", "0.1")], r"`pairs\[0\]\[0\]` must not be blank"),
     ],
 )
 def test_a_bad_pair_is_refused_by_its_index(pairs: Any, message: str) -> None:
@@ -232,11 +262,11 @@ def test_a_bad_pair_is_refused_by_its_index(pairs: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("queries", "lists", "message"),
     [
-        (["a"], [[], []], "1 queries, 2 lists of documents; allowed: one list for each query"),
-        ("ab", [[], []], "queries has the wrong type: str"),
-        (["a", "b"], "ab", "documents_per_query has the wrong type: str"),
-        (["a", " "], [[], []], r"queries\[1\] is blank"),
-        (["a", "b"], [[], [3]], r"documents_per_query\[1\]\[0\] has the wrong type: int"),
+        (["a"], [[], []], "must have one list per query, got 1 queries and 2 lists"),
+        ("ab", [[], []], "`queries` must be a list, got str"),
+        (["a", "b"], "ab", "`documents_per_query` must be a list, got str"),
+        (["a", " "], [[], []], r"`queries\[1\]` must not be blank"),
+        (["a", "b"], [[], [3]], r"`documents_per_query\[1\]\[0\]` must be a string or .*, got int"),
     ],
 )
 def test_bad_lists_are_refused_by_their_index(queries: Any, lists: Any, message: str) -> None:
@@ -255,17 +285,17 @@ def test_a_score_that_is_not_finite_is_never_sorted(score: PairScore) -> None:
 
 
 @pytest.mark.parametrize("given", [0, 1, 3])
-def test_a_scorer_that_gives_another_number_of_scores_is_an_error(given: int) -> None:
+def test_a_scorer_that_returns_another_number_of_scores_is_an_error(given: int) -> None:
     scorer = FakeScorer()
     scorer.score = lambda requests, *, deadline_s=None: [PairScore(0.5)] * given  # type: ignore[method-assign]
-    with pytest.raises(EngineError, match=f"gave {given} scores for 2 pairs"):
+    with pytest.raises(EngineError, match=f"returned {given} scores for 2 pairs"):
         Reranker(scorer=scorer).rank("query", ["a", "b"])
 
 
 @pytest.mark.parametrize(
     "error", [OverloadedError("full"), EngineOutOfMemoryError("no memory"), ClosedError("x")]
 )
-def test_failed_scoring_raises_or_keeps_the_first_order_as_configured(
+def test_failed_scoring_raises_or_keeps_the_original_order_as_configured(
     error: RerankError, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(type(error)):
@@ -284,7 +314,7 @@ def test_failed_scoring_raises_or_keeps_the_first_order_as_configured(
     assert type(error).__name__ in caplog.text
 
 
-def test_failed_scoring_keeps_the_first_order_asynchronously_and_of_every_list() -> None:
+def test_failed_scoring_keeps_the_original_order_asynchronously_and_of_every_list() -> None:
     reranker = Reranker(scorer=FakeScorer(error=EngineError("x")), on_error="keep_order")
     results = asyncio.run(reranker.arank_many(["a", "b"], [["1"], ["2", "3"]]))
     assert [(result.status, len(result.results)) for result in results] == [("failed", 1), ("failed", 2)]
@@ -308,7 +338,7 @@ def test_scores_are_never_made_up() -> None:
             asyncio.run(reranker.ascore("query", ["0.1"]))
 
 
-def test_switched_off_it_keeps_the_first_order_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_disabled_it_keeps_the_original_order_and_logs_that_once(caplog: pytest.LogCaptureFixture) -> None:
     scorer = FakeScorer()
     reranker = Reranker(scorer=scorer, enabled=False, top_n=1, min_score=0.9)
     with caplog.at_level(logging.WARNING):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -14,10 +16,17 @@ from qwen_rerank_plugins import (
     CheckpointNotFoundError,
     ClosedError,
     ConfigurationError,
+    EngineError,
     LexicalScorer,
+    MissingDependencyError,
+    PairScore,
     RerankConfig,
     Reranker,
+    RerankError,
+    ScoreRequest,
+    scorers,
 )
+from qwen_rerank_plugins.scorers import LoadBackoff, build_scorer
 from tests.doubles import FakeScorer
 
 
@@ -80,19 +89,124 @@ def test_neither_building_nor_scoring_blocks_the_event_loop(monkeypatch: pytest.
     assert asyncio.run(longest_pause()) < 0.2
 
 
-def test_a_scorer_that_could_not_be_built_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts: list[FakeScorer | None] = [None, FakeScorer()]
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> list[RerankError | None]:
+    """Outcomes of the attempts to build a scorer, which each takes the next of: an error, or None for a scorer."""
+    outcomes: list[RerankError | None] = []
 
     def build(config: RerankConfig, *, shared: bool = False) -> FakeScorer:
-        scorer = attempts.pop(0)
-        if scorer is None:
-            raise CheckpointNotFoundError("not yet")
-        return scorer
+        error = outcomes.pop(0)
+        if error is not None:
+            raise error
+        return FakeScorer()
 
     monkeypatch.setattr(reranker_module, "build_scorer", build)
-    reranker = Reranker(on_error="keep_order")
-    assert reranker.rank("query", ["0.1"]).status == "failed"
-    assert reranker.rank("query", ["0.1"]).status == "ranked"
+    return outcomes
+
+
+def _with_clock(**settings: Any) -> tuple[Reranker, Clock]:
+    reranker, clock = Reranker(**settings), Clock()
+    reranker._load_backoff = LoadBackoff(clock=clock)
+    return reranker, clock
+
+
+def _statuses(reranker: Reranker) -> tuple[str, str]:
+    """The status of a blocking call, then of an asynchronous one."""
+    return (
+        reranker.rank("query", ["0.1"]).status,
+        asyncio.run(reranker.arank("query", ["0.1"])).status,
+    )
+
+
+def test_a_failed_load_is_repeated_after_a_pause_that_doubles_up_to_a_minute(
+    failing: list[RerankError | None],
+) -> None:
+    reranker, clock = _with_clock(on_error="keep_order")
+    failing += [CheckpointNotFoundError(f"attempt {number}") for number in range(9)] + [None]
+    for number, pause_s in enumerate([1, 2, 4, 8, 16, 32, 60, 60, 60]):
+        assert reranker.rank("query", ["0.1"]).error == f"CheckpointNotFoundError: attempt {number}"
+        clock.now_s += pause_s - 0.01
+        result = asyncio.run(reranker.arank("query", ["0.1"]))
+        assert (result.status, result.error) == ("failed", f"CheckpointNotFoundError: attempt {number}")
+        assert len(failing) == 9 - number
+        clock.now_s += 0.01
+    assert _statuses(reranker) == ("ranked", "ranked")
+
+
+def test_a_kept_failure_is_raised_too_with_the_seconds_to_the_next_attempt(
+    failing: list[RerankError | None],
+) -> None:
+    reranker, clock = _with_clock()
+    failing.append(CheckpointNotFoundError("no such folder"))
+    with pytest.raises(CheckpointNotFoundError) as first:
+        reranker.score("query", ["0.1"])
+    clock.now_s += 0.25
+    with pytest.raises(CheckpointNotFoundError, match="no such folder") as second:
+        asyncio.run(reranker.ascore("query", ["0.1"]))
+    assert second.value is not first.value
+    assert second.value.__notes__ == ["The next attempt to load is in 0.8 s."]
+    assert failing == []
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("x"), MissingDependencyError("x")])
+def test_a_failure_that_is_not_transient_is_raised_and_not_kept(
+    failing: list[RerankError | None], error: RerankError
+) -> None:
+    reranker, _ = _with_clock(on_error="keep_order")
+    failing += [error, error, None]
+    for _attempt in range(2):
+        with pytest.raises(type(error)):
+            reranker.rank("query", ["0.1"])
+    assert _statuses(reranker) == ("ranked", "ranked")
+
+
+def test_threads_that_wait_for_a_load_share_its_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt ends only when seven threads wait for its lock; none of them loads."""
+    attempts: list[int] = []
+    waiting = threading.Semaphore(0)
+
+    class CountedLock:
+        """Says when a thread is about to wait."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            waiting.release()
+            self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    def build(config: RerankConfig, *, shared: bool = False) -> FakeScorer:
+        attempts.append(1)
+        for _ in range(8):
+            assert waiting.acquire(timeout=10)
+        raise CheckpointNotFoundError("not yet")
+
+    monkeypatch.setattr(reranker_module, "build_scorer", build)
+    reranker, _clock = _with_clock(on_error="keep_order")
+    reranker._lock = CountedLock()  # type: ignore[assignment]
+    statuses: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(reranker.rank("query", ["0.1"]).status))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == ["failed"] * 8
+    assert attempts == [1]
 
 
 def test_a_shared_reranker_asks_for_a_shared_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +234,58 @@ def test_closing_releases_the_scorer_and_refuses_later_calls(built: list[FakeSco
             call()
 
 
+@pytest.mark.parametrize("settings", [{"on_error": "keep_order"}, {"enabled": False}])
+def test_a_closed_reranker_raises_whatever_its_settings(
+    built: list[FakeScorer], settings: dict[str, Any]
+) -> None:
+    reranker = Reranker(**settings)
+    reranker.rank("query", ["0.1"])
+    reranker.close()
+    with pytest.raises(ClosedError, match="the reranker was closed"):
+        reranker.rank("query", ["0.1"])
+    with pytest.raises(ClosedError, match="the reranker was closed"):
+        asyncio.run(reranker.arank_many(["query"], [["0.1"]]))
+
+
+def test_a_call_that_fails_because_the_reranker_is_closed_meanwhile_raises() -> None:
+    def close_and_fail(request: ScoreRequest) -> PairScore:
+        reranker.close()
+        raise EngineError("stopped in the middle")
+
+    reranker = Reranker(scorer=FakeScorer(close_and_fail), on_error="keep_order")
+    with pytest.raises(ClosedError):
+        reranker.rank("query", ["0.1"])
+
+
+def test_the_name_of_the_model_can_be_read_while_the_reranker_is_closed() -> None:
+    """`close` runs before the n-th instruction of the property, for every n."""
+    code = vars(Reranker)["model"].fget.__code__
+    for step in range(40):
+        reranker, left = Reranker(scorer=FakeScorer()), step
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal left
+            if frame.f_code is not code:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                if left == 0:
+                    reranker.close()  # noqa: B023 (called within this turn of the loop)
+                left -= 1
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            name = reranker.model
+        finally:
+            sys.settrace(before)
+        assert name in {"fake", reranker.config.model}
+        if left > 0:  # the property has fewer instructions
+            break
+    assert step > 3
+
+
 def test_closing_works_asynchronously_and_before_the_first_use(built: list[FakeScorer]) -> None:
     async def use() -> Reranker:
         async with Reranker() as reranker:
@@ -145,16 +311,16 @@ def test_keywords_are_settings_over_those_of_the_configuration() -> None:
     base = RerankConfig(model="demo", top_n=3)
     assert Reranker(base, top_n=5).config == RerankConfig(model="demo", top_n=5)
     assert base.top_n == 3
-    with pytest.raises(ConfigurationError, match="nearest known one is 'model'"):
+    with pytest.raises(ConfigurationError, match="did you mean 'model'"):
         Reranker(modle="demo")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"config": "demo"}, "config has the wrong type: 'demo'; .*a model is named by model="),
-        ({"config": {"model": "demo"}}, "config has the wrong type"),
-        ({"scorer": object()}, "scorer has the wrong type"),
+        ({"config": "demo"}, "`config` must be a RerankConfig, got 'demo'; name a model with `model=`"),
+        ({"config": {"model": "demo"}}, "`config` must be a RerankConfig, got {'model': 'demo'}"),
+        ({"scorer": object()}, "`scorer` must be a Scorer, got <object"),
     ],
 )
 def test_a_configuration_or_scorer_of_another_kind_is_refused(
@@ -204,7 +370,7 @@ def test_without_its_packages_the_local_backend_names_the_line_that_installs_the
 ) -> None:
     monkeypatch.setattr("builtins.__import__", _without_torch(__import__))
     with pytest.raises(
-        ImportError, match=r"needs 'torch': pip install 'qwen-rerank-plugins\[local\]'"
+        ImportError, match=r"needs 'torch'; run pip install 'qwen-rerank-plugins\[local\]'"
     ) as caught:
         Reranker().score("query", ["a"])
     assert isinstance(caught.value, ConfigurationError)
@@ -217,3 +383,21 @@ def _without_torch(real: Callable[..., Any]) -> Callable[..., Any]:
         return real(name, *rest, **options)
 
     return guarded
+
+
+def test_a_second_number_of_threads_in_a_process_is_named_in_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Torch has one number per process: without a warning, one of the two values has no effect unnoticed."""
+    local_scorer = pytest.importorskip("qwen_rerank_plugins.core.local_scorer")
+    monkeypatch.setattr(local_scorer.LocalScorer, "from_config", lambda config, *, shared: FakeScorer())
+    monkeypatch.setattr(scorers, "_num_threads", {})
+    kept = [build_scorer(RerankConfig()), build_scorer(RerankConfig(num_threads=2), shared=True)]
+    assert "num_threads=2 differs from another reranker's in this process (torch's default)" in caplog.text
+    caplog.clear()
+    kept += [build_scorer(RerankConfig(num_threads=3))]
+    assert "num_threads=3 differs from another reranker's in this process (2, torch's default)" in caplog.text
+    caplog.clear()
+    kept.clear()
+    build_scorer(RerankConfig(num_threads=4))
+    assert caplog.text == ""

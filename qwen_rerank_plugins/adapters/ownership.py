@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
-from qwen_rerank_plugins._closing import Closing
+from qwen_rerank_plugins.closing import CloseMixin
 from qwen_rerank_plugins.config import SECTIONS, RerankConfig, load_config
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.reranker import Reranker
@@ -62,7 +62,7 @@ def explicit_settings(config: RerankConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_unset=True, exclude=set(SECTIONS))
 
 
-class OwnsReranker(Closing):
+class OwnsReranker(CloseMixin):
     """Base class of wrappers, listed before the framework's own class.
 
     A wrapper owns a reranker that it creates from settings, or borrows one that is passed in: the caller closes a

@@ -1,4 +1,4 @@
-"""The app of `qwen-rerank`: puts the commands together. Each command is a module of its own."""
+"""The application `qwen-rerank`, assembled from its commands; each command is a module of its own."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def _root(
 ) -> None:
     """Rank documents with Qwen3 rerankers, on this machine.
 
-    Every setting can also come from QWEN_RERANK_* variables or from a file; `qwen-rerank doctor` shows which did.
+    Settings can also come from QWEN_RERANK_* variables and from a file; `qwen-rerank doctor` shows the source of each.
     """

@@ -1,7 +1,7 @@
-"""The command `bench`: latency of short lists, throughput of a mixed workload, memory and load time of this machine.
+"""The command `bench`: latency of short lists, throughput of a mixed workload, load time and memory on this machine.
 
-The workload is synthetic and always the same, so that two runs can be compared. Comparisons with other software are
-in the repository's `benchmarks/`.
+The workload is synthetic and the same in every run, so that runs can be compared. The repository's `benchmarks/`
+compare with other software.
 """
 
 # ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from qwen_rerank_plugins.config import RerankConfig
     from qwen_rerank_plugins.reranker import Reranker
 
-__all__ = ["bench", "for_people", "run"]
+__all__ = ["bench", "describe_figures", "run_benchmark"]
 
 LATENCY_SIZES = (10, 100)
 SHORT_WORDS = 24
@@ -91,8 +91,10 @@ WORDS = [
 
 
 def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
-    documents: Annotated[int, typer.Option(help="Documents of the mixed workload.")] = 64,
-    tokens: Annotated[int, typer.Option(help="Their mean length, in words (about as many tokens).")] = 120,
+    documents: Annotated[int, typer.Option(help="Number of documents of the mixed workload.")] = 64,
+    tokens: Annotated[
+        int, typer.Option(help="Mean length of a document in words, about as many tokens.")
+    ] = 120,
     repeat: Annotated[int, typer.Option(help="Runs of each latency measurement.")] = 5,
     backend: Backend = None,
     model: Model = None,
@@ -104,7 +106,7 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
 ) -> None:
     """Measure latency, throughput and memory of this machine.
 
-    The table goes to standard error; the last line on standard output is the same as JSON.
+    Prints a table on standard error, and the same figures as one line of JSON on standard output.
 
     \b
     Examples:
@@ -125,31 +127,31 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
         loaded = load(config, overrides)
         announce_demo(loaded.config)
         with show_status("measuring") as on_step:
-            figures = run(
+            figures = run_benchmark(
                 loaded.config, num_documents=documents, num_words=tokens, repeat=repeat, on_step=on_step
             )
-        make_console(stderr=True).print(facts_table(for_people(figures)))
+        make_console(stderr=True).print(facts_table(describe_figures(figures)))
         typer.echo(to_json(figures))
 
 
-def run(
+def run_benchmark(
     config: RerankConfig,
     *,
     num_documents: int = 64,
     num_words: int = 120,
     repeat: int = 5,
     on_step: Callable[[str], object] = str,
-    make: Callable[..., Reranker] | None = None,
+    make_reranker: Callable[..., Reranker] | None = None,
 ) -> dict[str, Any]:
-    """Measure, with the score cache off.
+    """Measure load time, latency, throughput and memory, with the score cache off.
 
     Args:
-        config: What is measured.
-        num_documents: Documents of the mixed workload, spread over queries of sixteen each.
-        num_words: Mean length of its documents, in words; they differ by a factor of eight.
-        repeat: Runs of each latency measurement, of which percentiles are taken.
-        on_step: Hears what is being done.
-        make: Builds the reranker that is measured; None for `Reranker`.
+        config: Settings of the reranker.
+        num_documents: Number of documents of the mixed workload, sixteen per query.
+        num_words: Mean length of its documents in words; lengths differ by a factor of up to eight.
+        repeat: Number of runs of each latency measurement.
+        on_step: Called with a description of each step.
+        make_reranker: Builds the reranker to measure; None for `Reranker`.
 
     Returns:
         Plain JSON types: model, load_s, latency, throughput, peak_memory_mb, engine.
@@ -160,12 +162,12 @@ def run(
     """
     from qwen_rerank_plugins.reranker import Reranker
 
-    for name, value in (("documents", num_documents), ("words", num_words), ("repeat", repeat)):
+    for name, value in (("documents", num_documents), ("tokens", num_words), ("repeat", repeat)):
         if value < 1:
-            raise InputError(f"{name} is too small: {value!r}; allowed: at least 1")
+            raise InputError(f"`{name}` must be at least 1, got {value!r}")
     on_step("loading the model")
     start = time.perf_counter()
-    with (make or Reranker)(
+    with (make_reranker or Reranker)(
         config.replace(cache_entries=0, cache_path=None, enabled=True, on_error="raise")
     ) as reranker:
         reranker.info()
@@ -181,8 +183,8 @@ def run(
         }
 
 
-def for_people(figures: dict[str, Any]) -> dict[str, str]:
-    """Word the figures of `run` as name → value, for a table."""
+def describe_figures(figures: dict[str, Any]) -> dict[str, str]:
+    """Return the figures of `run_benchmark` as name → value with units, for a table."""
     throughput = figures["throughput"]
     rows = {"model": str(figures["model"]), "load": f"{figures['load_s']:.2f} s"}
     for one in figures["latency"]:
@@ -195,7 +197,7 @@ def for_people(figures: dict[str, Any]) -> dict[str, str]:
 
 
 def mixed_workload(num_documents: int, num_words: int) -> tuple[list[str], list[list[str]]]:
-    """Make queries with up to sixteen documents each; lengths spread evenly on a log scale around the mean."""
+    """Return queries with up to sixteen documents each, whose lengths are log-uniform around the mean."""
     source = random.Random(0)  # noqa: S311 (the same in every run)
     documents = [_text(source, _length(source, num_words)) for _ in range(num_documents)]
     lists = [documents[start : start + 16] for start in range(0, num_documents, 16)]
@@ -241,7 +243,7 @@ def _throughput(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Give the smallest value that at least `share` of the values do not exceed (nearest rank)."""
+    """Return the smallest value that at least `share` of the values do not exceed (the nearest-rank percentile)."""
     ordered = sorted(values)
     return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
 
@@ -251,5 +253,5 @@ def _text(source: random.Random, num_words: int) -> str:
 
 
 def _length(source: random.Random, mean_words: int) -> int:
-    """Draw from a quarter of the mean to twice the mean, log-uniformly."""
+    """Draw log-uniformly from a quarter of the mean to twice the mean."""
     return max(round(mean_words * 2 ** source.uniform(-2.0, 1.0)), 1)

@@ -1,6 +1,6 @@
-"""What the project's command lines do alike: errors as one line and an exit code, `--version`, consoles.
+"""The base of a command line over `Reranker`: errors as one line and an exit code, `--version`, consoles.
 
-For a command line of your own over `Reranker` too. Knows no option of any command.
+Public: `qwen-rerank` and `opensearch-qwen-rerank` are built on it, and other command lines can be. Knows no command.
 """
 
 from __future__ import annotations
@@ -32,36 +32,39 @@ __all__ = [
 ]
 
 EXIT_FAILED = 1
-"""The command was right, and something failed."""
+"""Exit code of a command that failed although it was used correctly."""
 
 EXIT_USAGE = 2
-"""An option, a setting or the input is not what it must be."""
+"""Exit code of a command with an invalid option, setting or input."""
 
 Config = Annotated[str | None, typer.Option(help="YAML or TOML file with settings.", metavar="FILE")]
+"""Type of a command's parameter `config`: the option `--config FILE`."""
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+"""Type of a command's parameter `debug`: the option `--debug`, for `report_errors`."""
 
 
 @contextmanager
 def report_errors(program: str, *, debug: bool) -> Iterator[None]:
-    """Turn errors into one line on standard error and an exit code; a reader that went away is no error.
+    """Report an error as one line on standard error and an exit code; a closed standard output is not an error.
 
     Args:
-        program: The command's name, which the line begins with.
-        debug: Show the traceback too.
+        program: The command's name, with which the line begins.
+        debug: Print the traceback as well.
 
     Raises:
-        typer.Exit: With `EXIT_USAGE` or `EXIT_FAILED`, after an error; with 0 where nobody reads standard output any more.
+        typer.Exit: With `EXIT_USAGE` or `EXIT_FAILED` after an error, with 0 if standard output was closed by its reader.
     """
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes standard output once more at exit; it shall find something to write to.
+        # Python flushes standard output once more at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     except (typer.Exit, typer.Abort):
         raise
-    except Exception as error:  # noqa: BLE001 (whatever it is, a person reads it)
+    except Exception as error:  # noqa: BLE001 (every error is reported)
         _fail(program, error, debug=debug)
 
 
@@ -80,7 +83,7 @@ def _fail(program: str, error: Exception, *, debug: bool) -> NoReturn:
 
 
 def make_app(program: str) -> typer.Typer:
-    """Give a command line without commands yet, whose help is plain text and whose errors are `report_errors`'."""
+    """Return an application without commands, with plain-text help and without typer's own tracebacks."""
     return typer.Typer(
         name=program,
         no_args_is_help=True,
@@ -92,7 +95,7 @@ def make_app(program: str) -> typer.Typer:
 
 
 def version_option(program: str, version: str) -> Any:
-    """Give the option `--version`, for the annotation of a bool."""
+    """Return the option `--version`, to annotate a bool parameter with."""
 
     def callback(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
         if wanted:
@@ -103,7 +106,7 @@ def version_option(program: str, version: str) -> Any:
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Give a console that writes what its stream can encode, and takes no text for markup."""
+    """Return a console that replaces what its stream cannot encode, and prints text as it is, without markup."""
     from rich.console import Console
 
     stream: Any = sys.stderr if stderr else sys.stdout
@@ -114,7 +117,7 @@ def make_console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def show_status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show what is being done, on a terminal only; the function that is given changes the text."""
+    """Show a status line if standard error is a terminal; yields the function that changes its text."""
     console = make_console(stderr=True)
     with console.status(text) if console.is_terminal else nullcontext() as status:
         yield lambda step: status.update(step) if status else None

@@ -1,6 +1,6 @@
-"""The command `doctor`: the machine, every setting with its source, and what loading the model found.
+"""The command `doctor`: this machine, every setting with its source, and whether the model loads.
 
-Works without torch: then it says what to install. `collect` returns plain JSON types; the command prints them.
+Works without torch, and then says how to install it. `collect_facts` returns plain JSON types; the command prints them.
 """
 
 # ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qwen_rerank_plugins.config import LoadedConfig, RerankConfig
     from qwen_rerank_plugins.reranker import Reranker
 
-__all__ = ["collect", "doctor"]
+__all__ = ["collect_facts", "doctor"]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "pydantic")
 
@@ -47,9 +47,10 @@ def doctor(
     config: Config = None,
     debug: Debug = False,
 ) -> None:
-    """Show what this machine has, every setting with its source, and whether the model works.
+    """Show this machine, every setting with its source, and whether the model works.
 
-    Nothing is downloaded: a model that is not here yet is a problem that is told. Exits with 1 if there is one.
+    Nothing is downloaded: a model that is not available locally is reported as a problem. Exits with 1 if there is a
+    problem.
 
     \b
     Examples:
@@ -58,7 +59,7 @@ def doctor(
       qwen-rerank doctor --no-model --config qwen-rerank.yaml
     """
     overrides = {"backend": backend, "model": model, "device": device, "dtype": dtype}
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when huggingface-hub is imported, which comes later
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface-hub reads it on import, which comes later
     with report_errors(debug=debug):
         from qwen_rerank_plugins.batch import BatchOptions
         from qwen_rerank_plugins.service.settings import ServiceSettings
@@ -67,14 +68,14 @@ def doctor(
         announce_demo(loaded.config)
         with show_status("examining"):
             sections = (BatchOptions.from_config, ServiceSettings.from_config)
-            facts = collect(loaded, load_model=not no_model, sections=sections)
+            facts = collect_facts(loaded, load_model=not no_model, sections=sections)
         _print_facts(facts, as_json=as_json)
         if facts["problems"]:
             raise typer.Exit(EXIT_FAILED)
 
 
 def _print_facts(facts: dict[str, Any], *, as_json: bool) -> None:
-    """Print what `doctor` found, problems last."""
+    """Print the facts as tables or JSON, problems last."""
     from qwen_rerank_plugins.cli.tables import facts_table, one_line, settings_table, to_json
 
     if as_json:
@@ -93,24 +94,24 @@ def _print_facts(facts: dict[str, Any], *, as_json: bool) -> None:
         console.print("no problems found", style="bold green", highlight=False)
 
 
-def collect(
+def collect_facts(
     loaded: LoadedConfig,
     *,
     load_model: bool = True,
     sections: Iterable[Callable[[RerankConfig], object]] = (),
-    make: Callable[..., Reranker] | None = None,
+    make_reranker: Callable[..., Reranker] | None = None,
 ) -> dict[str, Any]:
-    """Examine the machine, and the engine if the model can be loaded.
+    """Examine this machine, and the engine if the model can be loaded.
 
     Args:
         loaded: The configuration and its sources.
-        load_model: False leaves the engine out, and with it the self-check.
-        sections: Each reads a section of the configuration, and refuses what is wrong in it.
-        make: Builds the reranker that is examined; None for `Reranker`.
+        load_model: Whether to load the model, which also runs its self-check.
+        sections: Functions that each validate a section of the configuration.
+        make_reranker: Builds the reranker to examine; None for `Reranker`.
 
     Returns:
-        Sections of plain JSON types: packages, machine, torch, settings, engine, problems. `problems` is a list
-        of sentences; it is empty when the reranker works.
+        Sections of plain JSON types: packages, machine, torch, settings, engine, problems. `problems` is a list of
+        messages, and empty if the reranker works.
     """
     problems = [*_section_problems(loaded, sections)]
     return {
@@ -118,7 +119,7 @@ def collect(
         "machine": machine_facts(),
         "torch": _torch_facts(problems),
         "settings": _settings(loaded),
-        "engine": _engine_facts(loaded, problems, make)
+        "engine": _engine_facts(loaded, problems, make_reranker)
         if load_model
         else {"status": "not loaded (--no-model)"},
         "problems": list(dict.fromkeys(problems)),
@@ -155,7 +156,7 @@ def _torch_facts(problems: list[str]) -> dict[str, Any]:
         import torch
     except ImportError:
         return {"installed": False, "install": "pip install 'qwen-rerank-plugins[local]'"}
-    except OSError as error:  # a broken library of the wheel's
+    except OSError as error:  # a shared library of the wheel is damaged
         problems.append(f"torch cannot be loaded: {error}")
         return {"installed": True, "error": str(error)}
     return {
@@ -181,20 +182,20 @@ def _cuda_device(index: int) -> dict[str, Any]:  # pragma: needs cuda
 
 
 def _engine_facts(
-    loaded: LoadedConfig, problems: list[str], make: Callable[..., Reranker] | None
+    loaded: LoadedConfig, problems: list[str], make_reranker: Callable[..., Reranker] | None
 ) -> dict[str, Any]:
     from qwen_rerank_plugins.reranker import Reranker
 
     try:
-        with (make or Reranker)(loaded.config) as reranker:
+        with (make_reranker or Reranker)(loaded.config) as reranker:
             facts = reranker.info()
-    except Exception as error:  # noqa: BLE001 (whatever keeps the model from working is what is asked for)
+    except Exception as error:  # noqa: BLE001 (any error is a problem to report)
         problems.append(f"{type(error).__name__}: {error}")
         return {"status": "not loaded", "error": problems[-1]}
     check = facts.get("self_check")
     status = check.get("status") if isinstance(check, dict) else check
     if status == "failed":
         problems.append(
-            "the self-check failed: the fast path differs from the plain one, which is used instead"
+            "the self-check failed: the optimized forward pass differs from the reference one, which is used instead"
         )
     return facts

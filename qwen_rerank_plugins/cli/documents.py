@@ -1,4 +1,4 @@
-"""Documents out of text, JSONL and CSV, with the line of whatever is wrong. Knows no reranker and no terminal."""
+"""Read documents from text, JSON Lines and CSV; errors name the line. Knows neither reranker nor terminal."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class DocumentFile:
     """The documents of a file.
 
     Attributes:
-        texts: What is scored, one a document.
-        records: What the file says of each document: a string, or the mapping that the text was taken from.
-        num_blank_lines: Lines that were skipped because nothing is on them.
+        texts: The text of each document.
+        records: Each document as the file holds it: a string, or the mapping that the text is part of.
+        num_blank_lines: Number of blank lines, which are skipped.
     """
 
     texts: list[str]
@@ -38,15 +38,15 @@ class DocumentFile:
 
 
 def read_documents(path: str, *, input_format: InputFormat | None, text_field: str | None) -> DocumentFile:
-    """Read one document a line, JSONL or CSV.
+    """Read documents from a file with one per line, as JSON Lines, or as CSV.
 
     Args:
         path: A file, or `-` for standard input.
-        input_format: None goes by the file's suffix; `.jsonl`, `.ndjson` and `.csv` are known, all else is text.
-        text_field: Key or column of the text; None for `text`, and in CSV also `document` or the only column.
+        input_format: None to decide by the suffix: `.jsonl`, `.ndjson` or `.csv`, anything else is text.
+        text_field: Key or column of the text; None for `text`, in CSV also `document` or the only column.
 
     Raises:
-        InputError: The file cannot be read, is not UTF-8 (or UTF-16 with a mark), or a line is not what it must be.
+        InputError: The file cannot be read, is not UTF-8 (or UTF-16 with a byte order mark), or has an invalid line.
     """
     name = "standard input" if path == "-" else path
     text = _decode(_read_bytes(path), name)
@@ -69,15 +69,17 @@ def _decode(data: bytes, name: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        # Python's utf-8-sig counts from behind the mark.
+        # The codec utf-8-sig counts from after the byte order mark.
         skipped = 3 if encoding == "utf-8-sig" and data.startswith(codecs.BOM_UTF8) else 0
         offset = error.start + skipped
-        message = f"{name} is not {encoding.removesuffix('-sig').upper()}: byte {data[offset]:#04x} at offset {offset}"
-        raise InputError(f"{message}; allowed: UTF-8, or UTF-16 with a byte order mark") from error
+        kind = encoding.removesuffix("-sig").upper()
+        place = f"byte {data[offset]:#04x} at offset {offset}"
+        hint = "convert it to UTF-8, or to UTF-16 with a byte order mark"
+        raise InputError(f"{name} is not {kind}: {place}; {hint}") from error
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Number the lines from 1; only line feeds end one, not the other separators that Unicode knows."""
+    """Number the lines from 1; only line feeds end a line, not the other line separators of Unicode."""
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -103,24 +105,23 @@ def _parse_json(line: str, place: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{place}: not JSON: {error.msg} at column {error.colno}") from error
+        raise InputError(f"{place}: invalid JSON: {error.msg} at column {error.colno}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
-        raise InputError(f"{place}: JSON that cannot be read: {error}") from error
+        raise InputError(f"{place}: unsupported JSON: {error}") from error
 
 
 def _text_of_record(record: Any, place: str, text_field: str) -> str:
     if isinstance(record, str):
         return record
     if not isinstance(record, dict):
-        raise InputError(
-            f"{place}: a {type(record).__name__}; allowed: a string, or an object with {text_field!r}"
-        )
+        kind = type(record).__name__
+        raise InputError(f"{place}: must be a string or an object with {text_field!r}, got {kind}")
     if text_field not in record:
         keys = ", ".join(repr(key) for key in list(record)[:8]) or "nothing"
-        raise InputError(f"{place}: no {text_field!r}, but {keys}; choose another with --text-field")
+        raise InputError(f"{place}: no {text_field!r} among {keys}; choose a key with --text-field")
     text = record[text_field]
     if not isinstance(text, str):
-        raise InputError(f"{place}: {text_field!r} is a {type(text).__name__}; allowed: a string")
+        raise InputError(f"{place}: {text_field!r} must be a string, got {type(text).__name__}")
     return text
 
 
@@ -142,7 +143,7 @@ def _read_csv(text: str, name: str, text_field: str | None) -> DocumentFile:
                 texts.append(_csv_cell(row, columns, position, f"{name}, line {reader.line_num}"))
                 records.append(dict(zip(columns, row, strict=False)))
     except csv.Error as error:
-        raise InputError(f"{name}, line {reader.line_num}: not CSV: {error}") from error
+        raise InputError(f"{name}, line {reader.line_num}: invalid CSV: {error}") from error
     return DocumentFile(texts, records, num_blank_lines)
 
 
@@ -159,12 +160,12 @@ def _csv_column(columns: list[str], name: str, text_field: str | None) -> str:
             return candidate
     found = ", ".join(repr(column) for column in columns)
     wanted = " or ".join(repr(field) for field in ([text_field] if text_field else DEFAULT_CSV_FIELDS))
-    raise InputError(f"{name}: no column {wanted}, but {found}; choose one with --text-field")
+    raise InputError(f"{name}: no column {wanted} among {found}; choose a column with --text-field")
 
 
 def _csv_cell(row: list[str], columns: list[str], position: int, place: str) -> str:
     if len(row) > len(columns):
-        raise InputError(f"{place}: {len(row)} cells; allowed: {len(columns)}, as in the first line")
+        raise InputError(f"{place}: {len(row)} cells, but the first line has {len(columns)}")
     if position >= len(row):
         raise InputError(f"{place}: the row ends before column {columns[position]!r}")
     return row[position]

@@ -1,4 +1,4 @@
-"""The processor and the memory of this machine, as plain JSON types."""
+"""Processor and memory of this machine, as plain JSON types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["machine_facts", "peak_memory_mb"]
 
 
 def machine_facts() -> dict[str, Any]:
-    """Give the processor's and memory's size, as far as this process may use them."""
+    """Return the platform, the processor, and the memory that this process may use."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "platform": platform.platform(),
@@ -26,7 +26,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def peak_memory_mb() -> float | None:
-    """Give the largest memory that this process ever held, in megabytes, where the system tells."""
+    """Return the peak resident memory of this process in megabytes, or None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -56,7 +56,7 @@ def _processor() -> str:
 
 def _read_text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 (no path to be built)
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 (faster than a Path)
             return file.read()
     except OSError:
         return ""

@@ -1,4 +1,4 @@
-"""What every command of `qwen-rerank` shares: its name, options of the model, where settings come from."""
+"""Options that the commands of `qwen-rerank` share, and the configuration that they load."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ if TYPE_CHECKING:
 PROGRAM = "qwen-rerank"
 
 DEMO_NOTICE = (
-    "THIS IS THE DEMO MODEL: a tiny one, bundled to try the software without a download. "
-    "It ranks far worse than Qwen3-Reranker; choose a real one with --model."
+    "THIS IS THE DEMO MODEL: a tiny one that is bundled to try the software without a download. "
+    "It ranks far worse than Qwen3-Reranker; choose a real model with --model."
 )
 
-Backend = Annotated[str | None, typer.Option(help="local, remote, or lexical (word overlap, no model).")]
-Model = Annotated[str | None, typer.Option(help="Hub id, folder, or demo (bundled, tiny).")]
+Backend = Annotated[
+    str | None, typer.Option(help="local, remote, or lexical (word overlap without a model).")
+]
+Model = Annotated[str | None, typer.Option(help="Hub id, folder, or demo (tiny, bundled).")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
-Family = Annotated[str | None, typer.Option(help="Prompt family: auto, a name, or a file of one.")]
+Family = Annotated[str | None, typer.Option(help="Prompt family: auto, a name, or a YAML or TOML file.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantization = Annotated[str | None, typer.Option(help="none or int8.")]
 
 
 def report_errors(*, debug: bool) -> AbstractContextManager[None]:
-    """Turn errors into one line on standard error and an exit code."""
+    """Report an error as one line on standard error and an exit code."""
     return console.report_errors(PROGRAM, debug=debug)
 
 
 def load(path: str | None, options: dict[str, Any]) -> LoadedConfig:
-    """Load the configuration; options that were not given say nothing."""
+    """Load the configuration, with the options that are not None as arguments."""
     from qwen_rerank_plugins.config import load_config_with_sources
 
     overrides = {name: value for name, value in options.items() if value is not None}
@@ -42,6 +44,6 @@ def load(path: str | None, options: dict[str, Any]) -> LoadedConfig:
 
 
 def announce_demo(config: RerankConfig) -> None:
-    """Say on standard error that the demo model answers, where it does."""
+    """Print a notice on standard error if the demo model is configured."""
     if config.is_demo:
         console.make_console(stderr=True).print(DEMO_NOTICE, style="bold yellow", highlight=False)

@@ -1,4 +1,4 @@
-"""A scorer that scores in slices and tells how far it is. Knows nothing of what shows the progress."""
+"""A scorer that scores in slices and reports its progress. Knows nothing of how progress is shown."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from qwen_rerank_plugins.errors import DeadlineExceededError
 from qwen_rerank_plugins.types import PairScore, Scorer, ScoreRequest
 
 SLICE = 64
-"""Pairs between two reports: enough to fill a batch, few enough to see something move."""
+"""Pairs between two reports: enough for a full batch, few enough for visible progress."""
 
 
 class ProgressScorer:
-    """Wrap a scorer so that `on_progress` hears the number of pairs of every slice that is done."""
+    """Wraps a scorer and calls `on_progress` with the number of pairs after each slice."""
 
     def __init__(
         self, inner: Scorer, on_progress: Callable[[int], None], *, slice_pairs: int = SLICE
@@ -30,10 +30,10 @@ class ProgressScorer:
         return self._inner.model
 
     def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
-        """Score slice by slice; the deadline is that of all of them together.
+        """Score slice by slice; the deadline applies to all slices together.
 
         Raises:
-            DeadlineExceededError: It passed between two slices.
+            DeadlineExceededError: The deadline passed between two slices.
         """
         end_s = None if deadline_s is None else time.monotonic() + deadline_s
         scores: list[PairScore] = []
@@ -41,7 +41,7 @@ class ProgressScorer:
             left_s = None if end_s is None else end_s - time.monotonic()
             if left_s is not None and left_s <= 0:
                 raise DeadlineExceededError(
-                    f"{start} of {len(requests)} pairs were scored in {deadline_s!r} s"
+                    f"only {start} of {len(requests)} pairs were scored within {deadline_s!r} s"
                 )
             part = self._inner.score(requests[start : start + self._slice_pairs], deadline_s=left_s)
             scores += part
@@ -51,11 +51,11 @@ class ProgressScorer:
     async def ascore(
         self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
     ) -> list[PairScore]:
-        """Score slice by slice, in a thread beside the event loop."""
+        """Score slice by slice in a thread, without blocking the event loop."""
         return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s)
 
     def info(self) -> dict[str, Any]:
-        """What the inner scorer tells."""
+        """The inner scorer's info."""
         return self._inner.info()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The command `rank`: a file of documents in, a ranked table or JSON out."""
+"""The command `rank`: documents from a file to a ranked table or JSON."""
 
 # ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
 
@@ -36,7 +36,7 @@ __all__ = ["rank"]
 
 
 class InputKind(enum.StrEnum):
-    """Formats that `rank` reads."""
+    """Input formats."""
 
     TEXT = "text"
     JSONL = "jsonl"
@@ -44,7 +44,7 @@ class InputKind(enum.StrEnum):
 
 
 class OutputFormat(enum.StrEnum):
-    """Formats that `rank` prints."""
+    """Output formats."""
 
     TABLE = "table"
     JSON = "json"
@@ -52,17 +52,17 @@ class OutputFormat(enum.StrEnum):
 
 
 def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
-    query: Annotated[str, typer.Argument(help="What is searched for.", show_default=False)],
-    file: Annotated[str, typer.Argument(help="Documents; - for standard input.")] = "-",
+    query: Annotated[str, typer.Argument(help="The search query.", show_default=False)],
+    file: Annotated[str, typer.Argument(help="File of documents; - for standard input.")] = "-",
     input_format: Annotated[
-        InputKind | None, typer.Option(help="Left out, the suffix decides; standard input is text.")
+        InputKind | None, typer.Option(help="By default the file's suffix decides; standard input is text.")
     ] = None,
     text_field: Annotated[str | None, typer.Option(help="JSON key or CSV column of the text.")] = None,
-    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="Show so many documents.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Leave out scores below, from 0 to 1.")] = None,
+    top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="Maximum documents to print.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Drop lower scores, from 0 to 1.")] = None,
     instruction: Annotated[str | None, typer.Option(help="What relevance means.")] = None,
-    output: Annotated[OutputFormat, typer.Option("--format", help="What to print.")] = OutputFormat.TABLE,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of a pair before it is cut.")] = None,
+    output: Annotated[OutputFormat, typer.Option("--format", help="Output format.")] = OutputFormat.TABLE,
+    max_length: Annotated[int | None, typer.Option(help="Maximum tokens of a pair.")] = None,
     long_documents: Annotated[str | None, typer.Option(help="truncate or chunk.")] = None,
     backend: Backend = None,
     model: Model = None,
@@ -76,7 +76,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
 ) -> None:
     """Rank the documents of a file, or of standard input, by their relevance to QUERY.
 
-    Text files hold one document a line; .jsonl holds strings or objects with a text, .csv a column of texts.
+    A text file holds one document per line, .jsonl strings or objects with a text, .csv a column of texts.
 
     \b
     Examples:
@@ -112,7 +112,9 @@ def _read(path: str, kind: InputKind | None, text_field: str | None) -> Document
     from qwen_rerank_plugins.cli.documents import read_documents
 
     if path == "-" and sys.stdin.isatty():
-        raise InputError("no documents: nothing is piped in; name a file, or pipe one document a line")
+        raise InputError(
+            "no documents: standard input is a terminal; name a file, or pipe one document per line"
+        )
     documents = read_documents(path, input_format=kind.value if kind else None, text_field=text_field)
     if documents.num_blank_lines:
         typer.echo(f"blank lines skipped: {documents.num_blank_lines}", err=True)
@@ -120,7 +122,7 @@ def _read(path: str, kind: InputKind | None, text_field: str | None) -> Document
 
 
 def _rank_with_progress(config: RerankConfig, query: str, texts: Sequence[str]) -> RerankResult:
-    """Rank at once, or in slices under a progress bar where somebody watches and there is enough to watch."""
+    """Rank in one call, or in slices with a progress bar if standard error is a terminal and there are enough texts."""
     from qwen_rerank_plugins.cli.progress import SLICE, ProgressScorer
     from qwen_rerank_plugins.reranker import Reranker
 
@@ -149,12 +151,12 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _print_result(result: RerankResult, documents: DocumentFile, output: OutputFormat) -> None:
-    """Print a ranked list, or say why there is nothing to print."""
+    """Print the result, and on standard error why it is not ranked or empty."""
     from qwen_rerank_plugins.cli.tables import result_object, result_table, row_objects, to_json
 
     if result.status != "ranked":
-        reason = f": {result.error}" if result.error else " (enabled is false)"
-        typer.echo(f"not ranked, in the order of the input{reason}", err=True)
+        reason = result.error or "`enabled` is false"
+        typer.echo(f"not ranked, documents are in input order: {reason}", err=True)
     if output is OutputFormat.JSON:
         typer.echo(
             to_json(result_object(result, documents.records, num_blank_lines=documents.num_blank_lines))
@@ -163,6 +165,7 @@ def _print_result(result: RerankResult, documents: DocumentFile, output: OutputF
         for row in row_objects(result, documents.records):
             typer.echo(to_json(row))
     elif result.results:
-        make_console().print(result_table(result, documents.texts))
+        console = make_console()
+        console.print(result_table(result, documents.texts, width=console.width), crop=False)
     else:
-        typer.echo("no documents" if not documents.texts else "no document reaches the threshold", err=True)
+        typer.echo("no documents" if not documents.texts else "no document reaches `min_score`", err=True)

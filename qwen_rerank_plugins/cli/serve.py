@@ -1,7 +1,4 @@
-"""The command `serve`, and what it prints: addresses, how long loading took, and warnings.
-
-The service itself prints nothing; its events become lines here.
-"""
+"""The command `serve`, and what it prints about the service's events; the service itself prints nothing."""
 
 # ruff: noqa: D301, FBT002 (a \b in a docstring keeps lines apart; typer declares flags as defaults)
 
@@ -32,23 +29,26 @@ if TYPE_CHECKING:
     from qwen_rerank_plugins.service.lifecycle import Event
     from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["Announcer", "addresses", "serve"]
+__all__ = ["EventPrinter", "browser_urls", "serve"]
 
-Say = Callable[[str, str], None]
-"""Prints a line in a style of rich's, or plainly with an empty one."""
+PrintLine = Callable[[str, str], None]
+"""Prints a line in a style of rich, the empty one for none."""
 
 DEMO_READY = (
-    "The DEMO model is ranking: tiny, bundled, of poor judgement. "
-    "For real results: --model Qwen/Qwen3-Reranker-0.6B, or a folder with a checkpoint."
+    "The DEMO model is ranking: a tiny one, bundled, with poor results. "
+    "For real results, set --model to Qwen/Qwen3-Reranker-0.6B or to a folder with a checkpoint."
 )
 WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (compared with, not bound to)
 
 
 def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
-    host: Annotated[str | None, typer.Option(help="Address; 127.0.0.1 left out, 0.0.0.0 for all.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 8501 left out, 0 takes a free one.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on, 0.0.0.0 for all. [127.0.0.1]")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for any free one. [8501]")] = None,
     api_keys_file: Annotated[
-        str | None, typer.Option(help="File with the keys that clients may use, one a line.", metavar="FILE")
+        str | None,
+        typer.Option(help="File with the keys that clients may use, one per line.", metavar="FILE"),
     ] = None,
     log_format: Annotated[str | None, typer.Option(help="json or text.")] = None,
     backend: Backend = None,
@@ -63,8 +63,8 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
 ) -> None:
     """Serve rerank APIs and the workbench over HTTP until Ctrl-C.
 
-    Cohere, Jina, vLLM, TEI, Voyage and DashScope clients reach it by changing a URL; the page is at the address
-    itself. Everything else is set in the section `service` of the configuration, or by QWEN_RERANK_SERVICE_*.
+    Clients of Cohere, Jina, vLLM, TEI, Voyage and DashScope need a changed URL only; a browser shows the workbench at the
+    root. Further settings are in the section `service` of the configuration, or QWEN_RERANK_SERVICE_* variables.
 
     \b
     Examples:
@@ -95,39 +95,39 @@ def _serve(config: RerankConfig, own: dict[str, Any]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("qwen_rerank_plugins"):
             raise
-        message = f"serving needs {error.name!r}: pip install 'qwen-rerank-plugins[server]'"
+        message = f"serving needs {error.name!r}; run pip install 'qwen-rerank-plugins[server]'"
         raise MissingDependencyError(message) from error
     from qwen_rerank_plugins.service.settings import ServiceSettings
 
     settings = ServiceSettings.from_config(config, **own)
     console = make_console(stderr=True)
-    announcer = Announcer(
+    printer = EventPrinter(
         config, settings, lambda text, style: console.print(text, style=style, soft_wrap=True)
     )
-    return serve(config, settings, announce=announcer)
+    return serve(config, settings, announce=printer)
 
 
-class Announcer:
-    """Says what happens.
+class EventPrinter:
+    """Prints the service's events as lines.
 
     Args:
         config: The reranker's settings.
-        settings: The service's.
-        say: Prints a line.
+        settings: The service's settings.
+        print_line: Prints a line.
     """
 
-    def __init__(self, config: RerankConfig, settings: ServiceSettings, say: Say) -> None:
+    def __init__(self, config: RerankConfig, settings: ServiceSettings, print_line: PrintLine) -> None:
         self._config = config
         self._settings = settings
-        self._say = say
+        self._print_line = print_line
         self._address = ("", 0)
 
     def __call__(self, event: Event) -> None:
-        """Say an event."""
+        """Print an event."""
         if event.address is not None:
             self._address = event.address
         for text, style in self._lines(event):
-            self._say(text, style)
+            self._print_line(text, style)
 
     def _lines(self, event: Event) -> list[tuple[str, str]]:
         name = type(event.error).__name__
@@ -139,15 +139,13 @@ class Announcer:
             case "loaded":
                 return self._ready(event)
             case "failing":
-                return [(f"the engine failed ({name}) and is being mended; /ready says no", "bold red")]
+                return [(f"the engine failed ({name}); recovering, /ready answers 503", "bold red")]
             case "recovered":
-                return [("the engine answers again", "bold green")]
+                return [("the engine has recovered", "bold green")]
             case "failed":
                 return [(f"cannot score: {name}: {event.error}", "bold red")]
             case "draining":
-                return [
-                    ("stopping: requests that were accepted are being finished; again to stop at once", "")
-                ]
+                return [("stopping after the accepted requests; Ctrl-C again stops at once", "")]
             case "stopped":
                 return [("stopped", "")]
 
@@ -160,7 +158,7 @@ class Announcer:
         lines = [(f"ready after {event.seconds or 0.0:.1f} s: {' · '.join(what)}", "bold green")]
         if self._config.is_demo:
             lines.append((DEMO_READY, "bold yellow"))
-        lines += [(f"  {label:<9}{url}", "bold") for label, url in addresses(*self._address)]
+        lines += [(f"  {label:<9}{url}", "bold") for label, url in browser_urls(*self._address)]
         if not self._settings.is_public:
             lines.append(("  only this machine can reach it; --host 0.0.0.0 opens it to the network", ""))
         return [*lines, ("  Ctrl-C stops it", "")]
@@ -168,15 +166,15 @@ class Announcer:
     def _warnings(self) -> list[tuple[str, str]]:
         if self._settings.is_public and not (self._settings.api_keys_file or self._settings.api_keys_env):
             text = (
-                f"WARNING: {self._settings.host} can be reached from other machines, and no key is asked for: "
-                "whoever reaches the port can use it. Name a file with keys: --api-keys-file FILE"
+                f"WARNING: {self._settings.host} can be reached from other machines, and no API key is required. "
+                "Set --api-keys-file to a file with keys."
             )
             return [(text, "bold red")]
         return []
 
 
-def addresses(host: str, port: int) -> list[tuple[str, str]]:
-    """Where a browser finds what listens here: for this machine, and for the network if it is to be had there."""
+def browser_urls(host: str, port: int) -> list[tuple[str, str]]:
+    """Return the labels and URLs of the service: for this machine, and for the network if it listens there."""
     if host not in WILDCARDS:
         return [("address", _url(host, port))]
     local = _url("127.0.0.1" if host == "0.0.0.0" else "::1", port)  # noqa: S104
@@ -189,7 +187,7 @@ def _url(host: str, port: int) -> str:
 
 
 def _network_address() -> str | None:
-    """The address that this machine would use to the outside; no packet is sent for that."""
+    """Return this machine's address in the network, or None; no packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # reserved for documentation (RFC 5737)

@@ -1,4 +1,4 @@
-"""Results as tables for people and JSON for programs. Text goes out as data: never as markup, never as control codes."""
+"""Format results as tables for a terminal and as JSON. Text is data: never markup, never control characters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from qwen_rerank_plugins.types import RankedDocument, RerankResult
 if TYPE_CHECKING:
     from rich.table import Table
 
-ROW_CHARS = 400
-"""Characters of a document that can come into a table's one line, before the terminal's width cuts it."""
+CELL_CHARS = 400
+"""Characters of a text in a cell; the terminal's width folds them."""
+
+
+MIN_TEXT_WIDTH = 2
+"""Columns of a wide character, below which nothing can be folded."""
 
 
 def result_object(result: RerankResult, records: Sequence[Any], *, num_blank_lines: int) -> dict[str, Any]:
-    """Give a result as plain JSON types; the documents are the file's own records.
+    """Return a result as plain JSON types, with the file's records as documents.
 
-    The keys are a promise: query, model, status, error, num_documents, num_blank_lines, usage, results.
+    The keys are stable: query, model, status, error, num_documents, num_blank_lines, usage, results.
     """
     return {
         "query": result.query,
@@ -38,7 +42,7 @@ def result_object(result: RerankResult, records: Sequence[Any], *, num_blank_lin
 
 
 def row_objects(result: RerankResult, records: Sequence[Any]) -> list[dict[str, Any]]:
-    """Give each ranked document as plain JSON types, with its rank from 1."""
+    """Return each ranked document as plain JSON types, with its rank from 1."""
     return [
         {
             "rank": rank,
@@ -55,27 +59,41 @@ def row_objects(result: RerankResult, records: Sequence[Any]) -> list[dict[str, 
 
 
 def to_json(value: Any) -> str:
-    """Write JSON in one line of ASCII, which every terminal, pipe and encoding carries."""
+    """Return JSON on one line, in ASCII, which every terminal and encoding can show."""
     return json.dumps(value, ensure_ascii=True, allow_nan=False, default=str)
 
 
-def result_table(result: RerankResult, texts: Sequence[str]) -> Table:
-    """Lay out a ranked list: rank, score, index in the input, one line of text."""
-    from rich.table import Table
+def result_table(result: RerankResult, texts: Sequence[str], *, width: int) -> Table:
+    """Return the table of a ranked list: rank, score, index in the input, and text, folded to fit.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("index", justify="right")
-    table.add_column("document", no_wrap=True, overflow="ellipsis", ratio=1)
-    for rank, one in enumerate(result.results, start=1):
-        score = "-" if one.relevance_score is None else f"{one.relevance_score:.4f}"
-        table.add_row(str(rank), score, str(one.index), _document_cell(one, texts[one.index]))
+    Args:
+        result: The ranked list.
+        texts: The texts of all documents, in input order.
+        width: Columns of the terminal. The table is wider if its numbers need more.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [
+        (str(rank), "-" if one.relevance_score is None else f"{one.relevance_score:.4f}", str(one.index))
+        for rank, one in enumerate(result.results, start=1)
+    ]
+    titles = ("rank", "score", "index")
+    number_widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
+    least_width = sum(number_widths) + len(titles) + MIN_TEXT_WIDTH
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", width=max(width, least_width)
+    )
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column(Text("document", overflow="crop", no_wrap=True), overflow="fold", ratio=1)
+    for row, one in zip(rows, result.results, strict=True):
+        table.add_row(*row, _document_cell(one, texts[one.index]))
     return table
 
 
 def facts_table(facts: Mapping[str, Any]) -> Table:
-    """Lay out names and values in two columns, whatever they are."""
+    """Return a table of names and values, nested ones flattened."""
     from rich.table import Table
     from rich.text import Text
 
@@ -90,7 +108,7 @@ def facts_table(facts: Mapping[str, Any]) -> Table:
 
 
 def settings_table(settings: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Lay out settings: name, value, where it came from; those that are not the default stand out."""
+    """Return a table of settings: name, value and source; values that are not defaults are bold."""
     from rich.table import Table
     from rich.text import Text
 
@@ -105,7 +123,7 @@ def settings_table(settings: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def flat_facts(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Flatten nested facts into `a.b` → value, in their order."""
+    """Flatten nested facts to pairs of `a.b` and value, in their order."""
     flat: list[tuple[str, Any]] = []
     for name, value in facts.items():
         if isinstance(value, Mapping) and value:
@@ -116,8 +134,8 @@ def flat_facts(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
 
 
 def one_line(text: str) -> str:
-    """Bring a text into one line that is safe for a terminal: no control codes, no lone surrogates."""
-    line = " ".join(text[: 4 * ROW_CHARS].split())[:ROW_CHARS]
+    """Return a text on one line, shortened, with control characters and lone surrogates replaced."""
+    line = " ".join(text[: 4 * CELL_CHARS].split())[:CELL_CHARS]
     return "".join("\ufffd" if unicodedata.category(char) in {"Cc", "Cs"} else char for char in line)
 
 

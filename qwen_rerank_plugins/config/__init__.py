@@ -1,22 +1,18 @@
-"""Every setting in one frozen value, and the one function that reads settings from outside.
+"""The settings of a reranker, and the functions that load them.
 
-`RerankConfig(...)` reads nothing but its keywords. Only `load_config()` reads arguments, the environment and a file.
-Nothing here knows models, devices or services: the room that uses a device finds out whether it exists.
+`RerankConfig(...)` reads nothing but its keywords; only `load_config()` reads arguments, the environment and a file.
 """
 
 from __future__ import annotations
 
-from qwen_rerank_plugins.config.settings import (
-    API_KEY_SETTINGS,
-    DEFAULT_MODEL,
-    DEMO_MODEL,
-    SECTIONS,
+from qwen_rerank_plugins.config.loading import (
     LoadedConfig,
-    RerankConfig,
     load_config,
     load_config_with_sources,
     resolve_api_key,
 )
+from qwen_rerank_plugins.config.settings import DEFAULT_MODEL, DEMO_MODEL, RerankConfig
+from qwen_rerank_plugins.config.sources import API_KEY_SETTINGS, SECTIONS
 
 __all__ = [
     "API_KEY_SETTINGS",

@@ -1,4 +1,7 @@
-"""Checks of single settings, and pydantic's findings told as our own error. Knows no setting's default."""
+"""Validators of single settings, and the conversion of pydantic's errors. Knows no defaults.
+
+A validator's `ValueError` completes the sentence "`setting` must be …".
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MASK = "**********"
+HIDDEN = {"api_key", "base_url"}
+"""Settings whose values are not shown in errors: they may hold a secret."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _SECRET_NAME = re.compile(r"key|password|passwd|secret|token|credential|authorization", re.IGNORECASE)
@@ -26,19 +31,19 @@ _SHORT.maxstring = _SHORT.maxother = 120
 
 
 def not_blank(text: str) -> str:
-    """Refuse an empty or white text."""
+    """Refuse a blank text."""
     if not text.strip():
-        raise ValueError("a text that is not blank")
+        raise ValueError("a non-blank string")
     return text
 
 
 def path_to_text(value: object) -> object:
-    """Turn a path into its text; anything else passes, for the type check that follows."""
+    """Convert a path to a string; return any other value for the type check that follows."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def device_list(value: object) -> object:
-    """Bring one device or several, a list or comma separated, into one text without spaces."""
+    """Normalize one device or several, as a list or comma separated, to one string without spaces."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         return value
@@ -47,12 +52,12 @@ def device_list(value: object) -> object:
         raise ValueError("'auto', 'cpu', 'cuda', 'cuda:N', or several of the form 'cuda:N'")
     several = len(devices) > 1
     if several and (len(set(devices)) < len(devices) or not all(d.startswith("cuda:") for d in devices)):
-        raise ValueError("several devices must be different ones of the form 'cuda:N'")
+        raise ValueError("one device, or different ones of the form 'cuda:N'")
     return ",".join(devices)
 
 
 def service_url(url: str) -> str:
-    """Refuse an address that is not http(s), or that carries credentials, a query or a fragment."""
+    """Refuse an address that is not http or https, or that has credentials, a query or a fragment."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -61,15 +66,15 @@ def service_url(url: str) -> str:
     if host is None or parts.scheme not in {"http", "https"}:
         raise ValueError("an address such as 'http://host:8501'")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("an address without credentials, query or fragment; a key belongs in api_key")
+        raise ValueError("an address without credentials (use `api_key`), query or fragment")
     return url
 
 
 def secret_key(key: SecretStr) -> SecretStr:
-    """Refuse an empty key, and the mask that stands for a key where a configuration was printed."""
+    """Refuse a blank key, and the mask that replaces a key in a printed configuration."""
     text = key.get_secret_value()
     if not text.strip() or set(text) == {"*"}:
-        raise ValueError("a key, neither blank nor the mask of one")
+        raise ValueError("a key, neither blank nor a mask of asterisks")
     return key
 
 
@@ -77,7 +82,7 @@ def read_secret(path: Path) -> str:
     """Read a file that holds nothing but a secret.
 
     Raises:
-        ConfigurationError: It cannot be read as text.
+        ConfigurationError: The file cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8").strip()
@@ -87,7 +92,7 @@ def read_secret(path: Path) -> str:
 
 
 def mask_secrets(value: Any, name: str = "") -> Any:
-    """Copy nested plain data, with a mask in place of everything whose name sounds like a secret."""
+    """Copy nested plain data, with every value masked whose name suggests a secret."""
     if isinstance(value, Mapping):
         return {key: mask_secrets(item, str(key)) for key, item in value.items()}
     if value is not None and _SECRET_NAME.search(name) and _holds_secret(name, value):
@@ -98,7 +103,7 @@ def mask_secrets(value: Any, name: str = "") -> Any:
 
 
 def _holds_secret(name: str, value: object) -> bool:
-    """Tell a secret from a number such as `max_batch_tokens`, or from the place of one."""
+    """Whether a value is a secret, not a number such as `max_batch_tokens` nor the place of a secret."""
     return not isinstance(value, int | float) and not name.endswith(("_env", "_file"))
 
 
@@ -109,13 +114,13 @@ def configuration_error(
     *,
     at: tuple[str, str] | None = None,
 ) -> ConfigurationError:
-    """Tell pydantic's findings in one line: what was wrong, the value, what is allowed, and whence it came.
+    """Format pydantic's errors as one line, each with the setting, what it must be, its value and its source.
 
     Args:
-        error: What pydantic found.
-        known: The settings that exist, for the nearest one to an unknown.
-        sources: Setting → where its value came from, as far as that is known; None where all were arguments.
-        at: The one setting that was checked and the variable that held it, when it was checked alone.
+        error: pydantic's error.
+        known: The settings that exist, to suggest one for an unknown setting.
+        sources: Setting → source of its value, where known; None if all of them are arguments.
+        at: The setting that was validated and the variable that held it, if it was validated alone.
     """
     names = list(known)
     texts = [_describe(detail, names, sources, at) for detail in error.errors(include_url=False)]
@@ -133,14 +138,15 @@ def _describe(
     if detail["type"] == "extra_forbidden":
         return str(unknown_setting(setting, known, "argument" if sources is None else sources.get(setting)))
     if not setting:
-        return str(own) if own else f"a configuration is not valid: {detail['msg']}"
-    shown = "(hidden)" if setting in {"api_key", "base_url"} else _SHORT.repr(detail["input"])
-    allowed = str(own) if own else _allowed(detail["msg"])
+        return str(own) if own else f"invalid configuration: {detail['msg']}"
+    value = " (value hidden)" if setting in HIDDEN else f", got {_SHORT.repr(detail['input'])}"
+    rule = f"be {own}" if own else _rule(detail["msg"])
     origin = f"environment {at[1]}" if at else (sources or {}).get(setting)
-    return f"{setting} is not valid: {shown}; allowed: {allowed}" + (f" ({origin})" if origin else "")
+    return f"`{setting}` must {rule}{value}" + (f" ({origin})" if origin else "")
 
 
-def _allowed(message: str) -> str:
-    """Turn "Input should be a valid integer" into "a valid integer"."""
-    text = re.sub(r"^Input should (be )?", "", message)
-    return text[:1].lower() + text[1:]
+def _rule(message: str) -> str:
+    """Return what a value must do: "be at least 1" for "Input should be greater than or equal to 1"."""
+    rule = re.sub(r"^\w+ should ", "", message)
+    rule = re.sub(r", (unable|got) .*", "", rule)  # the value is shown anyway
+    return rule.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")

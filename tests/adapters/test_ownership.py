@@ -72,7 +72,7 @@ def test_a_ready_reranker_is_returned() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None, None, {"tpo_n": 1}), "unknown setting 'tpo_n' (argument); the nearest known one is 'top_n'"),
+        ((None, None, {"tpo_n": 1}), "unknown setting 'tpo_n' (argument); did you mean 'top_n'?"),
         (
             ("demo", None, {}),
             "config has the wrong type: 'demo'. Pass a RerankConfig. To choose a model, pass its name as model=",

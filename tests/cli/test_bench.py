@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from qwen_rerank_plugins import PairScore, RerankConfig, Reranker
 from qwen_rerank_plugins.cli.app import app
-from qwen_rerank_plugins.cli.bench import mixed_workload, percentile, run
+from qwen_rerank_plugins.cli.bench import mixed_workload, percentile, run_benchmark
 from tests.doubles import FakeScorer
 
 
@@ -24,7 +24,9 @@ def _slow_fake(seen: list[RerankConfig]) -> Any:
 def test_it_measures_latency_throughput_load_and_memory() -> None:
     seen: list[RerankConfig] = []
     steps: list[str] = []
-    figures = run(RerankConfig(), num_documents=40, repeat=2, on_step=steps.append, make=_slow_fake(seen))
+    figures = run_benchmark(
+        RerankConfig(), num_documents=40, repeat=2, on_step=steps.append, make_reranker=_slow_fake(seen)
+    )
     assert [one["num_documents"] for one in figures["latency"]] == [10, 100]
     assert all(20 <= one["p50_ms"] <= one["p95_ms"] < 2000 for one in figures["latency"])
     throughput = figures["throughput"]
@@ -37,7 +39,12 @@ def test_it_measures_latency_throughput_load_and_memory() -> None:
 
 def test_the_cache_is_off_and_failures_are_not_hidden() -> None:
     seen: list[RerankConfig] = []
-    run(RerankConfig(enabled=False, on_error="keep_order"), num_documents=1, repeat=1, make=_slow_fake(seen))
+    run_benchmark(
+        RerankConfig(enabled=False, on_error="keep_order"),
+        num_documents=1,
+        repeat=1,
+        make_reranker=_slow_fake(seen),
+    )
     assert (seen[0].cache_entries, seen[0].enabled, seen[0].on_error) == (0, True, "raise")
 
 
@@ -64,7 +71,7 @@ def test_percentiles_are_values_that_occurred(values: list[float], share: float,
     assert percentile(values, share) == expected
 
 
-def test_the_command_prints_a_table_for_people_and_one_json_line_last() -> None:
+def test_the_command_prints_a_table_and_one_json_line_last() -> None:
     result = CliRunner().invoke(app, ["bench", "--backend", "lexical", "--documents", "5", "--repeat", "1"])
     assert result.exit_code == 0
     (line,) = result.stdout.splitlines()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pty
+import re
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 import qwen_rerank_plugins
@@ -63,6 +65,18 @@ def test_the_table_shows_rank_score_index_and_text() -> None:
     assert result.stderr == "blank lines skipped: 1\n"
 
 
+@pytest.mark.parametrize("columns", [80, 40, 20])
+def test_the_score_is_whole_in_a_terminal_of_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    long = "blue whale " + "Donaudampfschifffahrt " * 20
+    result = _lexical(stdin=f"{long}\n蓝鲸{long}\n")
+    rows = [line.split() for line in result.stdout.splitlines() if line[:4].strip()]
+    assert rows[0][:3] == ["rank", "score", "index"]
+    assert [(row[0], row[2]) for row in rows[1:]] == [("1", "0"), ("2", "1")]
+    assert all(re.fullmatch(r"0\.\d{4}", row[1]) for row in rows[1:])
+    assert max(map(cell_len, result.stdout.splitlines())) <= columns
+
+
 def test_json_keeps_its_schema_and_is_ascii() -> None:
     result = _lexical("--format", "json", "--top-n", "1", stdin="blue 鲸 whale\nnone\n")
     assert result.stdout.isascii()
@@ -90,7 +104,9 @@ def test_threshold_and_cut_hold() -> None:
     assert [json.loads(row)["index"] for row in rows] == [1]
 
 
-def test_documents_are_data_in_the_table_never_markup_or_control_codes(fake: Callable[..., None]) -> None:
+def test_documents_are_data_in_the_table_never_markup_or_control_characters(
+    fake: Callable[..., None],
+) -> None:
     fake(score_one=lambda request: PairScore(0.5))
     text = "[red]fox[/red] :smile: \x1b[31m \x07 end"
     result = _run("rank", "q", "--model", "any", stdin=text)
@@ -114,10 +130,10 @@ def test_no_documents_are_an_empty_result() -> None:
     result = _lexical(stdin="")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no documents\n")
     assert json.loads(_lexical("--format", "json", stdin="").stdout)["results"] == []
-    assert _lexical("--min-score", "1.0").stderr.endswith("no document reaches the threshold\n")
+    assert _lexical("--min-score", "1.0").stderr.endswith("no document reaches `min_score`\n")
 
 
-def test_the_demo_model_says_loudly_that_it_is_one(fake: Callable[..., None]) -> None:
+def test_the_demo_model_is_announced(fake: Callable[..., None]) -> None:
     fake(score_one=lambda request: PairScore(0.5))
     demo = _run("rank", "q", "--model", "demo", stdin="a\n")
     assert " ".join(demo.stderr.split()) == DEMO_NOTICE
@@ -125,14 +141,19 @@ def test_the_demo_model_says_loudly_that_it_is_one(fake: Callable[..., None]) ->
     assert _run("rank", "q", "--model", "other", stdin="a\n").stderr == ""
 
 
-def test_what_was_not_ranked_says_so(fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_is_not_ranked_is_marked(
+    fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake(error=EngineError("out of order"))
     monkeypatch.setenv("QWEN_RERANK_ON_ERROR", "keep_order")
     failed = _run("rank", "q", stdin="b\na\n")
-    assert "not ranked, in the order of the input: EngineError: out of order" in failed.stderr
+    assert "not ranked, documents are in input order: EngineError: out of order" in failed.stderr
     assert [line.split()[1:] for line in failed.stdout.splitlines()[1:]] == [["-", "0", "b"], ["-", "1", "a"]]
     monkeypatch.setenv("QWEN_RERANK_ENABLED", "false")
-    assert "not ranked, in the order of the input (enabled is false)" in _run("rank", "q", stdin="a\n").stderr
+    assert (
+        "not ranked, documents are in input order: `enabled` is false"
+        in _run("rank", "q", stdin="a\n").stderr
+    )
 
 
 def test_settings_come_from_a_file_under_the_options(tmp_path: Path) -> None:
@@ -149,15 +170,30 @@ def test_settings_come_from_a_file_under_the_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "code", "message"),
     [
-        (["rank", " ", "--backend", "lexical"], "a\n", 2, "error: query is blank: ' '"),
-        (["rank", "q", "--backend", "lexcal"], "a\n", 2, "error: backend is not valid: 'lexcal'"),
-        (["rank", "q", "--top-n", "0"], "a\n", 2, "error: top_n is not valid: 0"),
-        (["rank", "q", "--min-score", "nan"], "a\n", 2, "error: min_score is not valid: nan"),
+        (["rank", " ", "--backend", "lexical"], "a\n", 2, "error: `query` must not be blank, got ' '"),
+        (
+            ["rank", "q", "--backend", "lexcal"],
+            "a\n",
+            2,
+            "error: `backend` must be 'local', 'remote' or 'lexical', got 'lexcal'",
+        ),
+        (["rank", "q", "--top-n", "0"], "a\n", 2, "error: `top_n` must be at least 1, got 0"),
+        (
+            ["rank", "q", "--min-score", "nan"],
+            "a\n",
+            2,
+            "error: `min_score` must be a finite number, got nan",
+        ),
         (["rank", "q", "/no/such/file"], "", 2, "error: file cannot be read: '/no/such/file'"),
         (["rank", "q", "--config", "/no/such.yaml"], "a\n", 2, "error: configuration file cannot be read"),
-        (["rank", "q", "--input-format", "jsonl"], "a\n", 2, "error: standard input, line 1: not JSON"),
+        (["rank", "q", "--input-format", "jsonl"], "a\n", 2, "error: standard input, line 1: invalid JSON"),
         (["rank", "q"], b"\xff", 2, "error: standard input is not UTF-8: byte 0xff at offset 0"),
-        (["bench", "--backend", "lexical", "--repeat", "0"], "", 2, "error: repeat is too small: 0"),
+        (
+            ["bench", "--backend", "lexical", "--repeat", "0"],
+            "",
+            2,
+            "error: `repeat` must be at least 1, got 0",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_on_standard_error_and_exit_code_two(
@@ -275,14 +311,14 @@ def test_no_documents_and_no_pipe_is_wrong_usage_not_a_hang() -> None:
     _, terminal = pty.openpty()
     done = _process("rank", "q", "--backend", "lexical", stdin=terminal)
     assert done.returncode == 2
-    assert b"no documents: nothing is piped in" in done.stderr
+    assert b"no documents: standard input is a terminal" in done.stderr
 
 
 # Help
 
 
 @pytest.mark.parametrize("command", [[], ["rank"], ["doctor"], ["bench"]])
-def test_help_teaches_and_loads_nothing_heavy(command: list[str]) -> None:
+def test_help_has_examples_and_loads_nothing_heavy(command: list[str]) -> None:
     program = (
         "import sys\nfrom qwen_rerank_plugins.cli.app import app\n"
         f"try:\n    app({[*command, '--help']!r})\n"
@@ -299,7 +335,7 @@ def test_help_teaches_and_loads_nothing_heavy(command: list[str]) -> None:
     assert heavy.isdisjoint(loaded.split())
 
 
-def test_help_is_immediate(tmp_path: Path) -> None:
+def test_help_is_fast(tmp_path: Path) -> None:
     """With bytecode, as it is installed: 0.2 s of processor time on a 2-core virtual machine of 2025."""
     env = {
         name: value

@@ -47,9 +47,9 @@ def test_an_error_is_one_line_and_a_status(
 def test_debug_shows_where_it_came_from(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), report_errors("rank-it", debug=True):
         raise ValueError("odd")
-    told = capsys.readouterr().err
-    assert told.startswith("Traceback")
-    assert told.endswith("rank-it: error: ValueError: odd\n")
+    printed = capsys.readouterr().err
+    assert printed.startswith("Traceback")
+    assert printed.endswith("rank-it: error: ValueError: odd\n")
 
 
 def test_an_exit_and_an_interruption_pass() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import qwen_rerank_plugins
 from qwen_rerank_plugins import CheckpointNotFoundError, Reranker
 from qwen_rerank_plugins.cli.app import app
-from qwen_rerank_plugins.cli.doctor import collect
+from qwen_rerank_plugins.cli.doctor import collect_facts
 from qwen_rerank_plugins.config import LoadedConfig, load_config_with_sources
 from tests.doubles import FakeScorer
 
@@ -38,8 +38,8 @@ def _loaded(**overrides: Any) -> LoadedConfig:
     return load_config_with_sources(overrides={"backend": "lexical", **overrides}, env={})
 
 
-def test_it_tells_of_packages_machine_settings_and_engine() -> None:
-    facts = collect(_loaded(top_n=3))
+def test_the_facts_are_packages_machine_settings_and_engine() -> None:
+    facts = collect_facts(_loaded(top_n=3))
     assert list(facts) == ["packages", "machine", "torch", "settings", "engine", "problems"]
     assert facts["packages"]["qwen-rerank-plugins"] == qwen_rerank_plugins.__version__
     assert facts["machine"]["cpus_usable"] >= 1
@@ -51,7 +51,7 @@ def test_it_tells_of_packages_machine_settings_and_engine() -> None:
 
 
 def test_secrets_are_masked() -> None:
-    facts = collect(_loaded(api_key="s3cret", service={"api_keys": ["s3cret"]}))
+    facts = collect_facts(_loaded(api_key="s3cret", service={"api_keys": ["s3cret"]}))
     assert "s3cret" not in json.dumps(facts)
     assert facts["settings"]["api_key"]["source"] == "argument"
 
@@ -62,7 +62,7 @@ def test_a_model_that_cannot_be_loaded_is_a_problem_not_a_crash() -> None:
         def make(config: Any, error: Exception = error) -> Reranker:
             raise error
 
-        facts = collect(_loaded(), make=make)
+        facts = collect_facts(_loaded(), make_reranker=make)
         assert facts["engine"]["status"] == "not loaded"
         assert facts["problems"] == [f"{type(error).__name__}: {error}"]
 
@@ -71,17 +71,19 @@ def test_a_model_that_cannot_be_loaded_is_a_problem_not_a_crash() -> None:
 def test_a_self_check_that_failed_is_a_problem_and_unknown_facts_are_shown(
     status: str, num_problems: int
 ) -> None:
-    facts = collect(_loaded(), make=lambda config: Reranker(config, scorer=InformedScorer(status)))
+    facts = collect_facts(
+        _loaded(), make_reranker=lambda config: Reranker(config, scorer=InformedScorer(status))
+    )
     assert facts["engine"]["new_key"] == [1]
     assert len(facts["problems"]) == num_problems
 
 
 def test_the_model_may_be_left_out() -> None:
-    facts = collect(_loaded(), load_model=False, make=lambda config: pytest.fail("was built"))
+    facts = collect_facts(_loaded(), load_model=False, make_reranker=lambda config: pytest.fail("was built"))
     assert facts["engine"] == {"status": "not loaded (--no-model)"}
 
 
-def test_the_command_prints_sections_for_people_and_json_for_programs() -> None:
+def test_the_command_prints_tables_or_json() -> None:
     shown = CliRunner().invoke(app, ["doctor", "--backend", "lexical"])
     assert shown.exit_code == 0
     for word in ("packages", "machine", "settings", "max_length", "no problems found"):
@@ -96,7 +98,7 @@ def test_the_command_exits_with_one_where_something_is_wrong() -> None:
     assert "PROBLEM: " in result.stdout
 
 
-def test_it_works_without_torch_and_names_the_line_that_installs_it() -> None:
+def test_it_works_without_torch_and_names_the_command_that_installs_it() -> None:
     program = (
         "import sys\nsys.modules['torch'] = None\n"
         "from qwen_rerank_plugins.cli.app import app\napp(['doctor', '--backend', 'lexical', '--json'])"
@@ -109,14 +111,12 @@ def test_it_works_without_torch_and_names_the_line_that_installs_it() -> None:
     assert facts["problems"] == []
 
 
-def test_what_a_section_would_refuse_is_a_problem_before_anything_runs(
+def test_an_invalid_section_is_a_problem_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A misspelt variable of the service is told here, and not only when the service is started."""
+    """A misspelt variable of the service is printed here, and not only when the service is started."""
     monkeypatch.setenv("QWEN_RERANK_SERVICE_JOB_FOLDER", "jobs")
-    told = CliRunner().invoke(app, ["doctor", "--backend", "lexical", "--no-model", "--json"])
-    assert told.exit_code == 1
-    (problem,) = json.loads(told.stdout)["problems"]
-    assert (
-        problem == "section 'service': unknown setting 'job_folder'; the nearest known one is 'jobs_folder'"
-    )
+    printed = CliRunner().invoke(app, ["doctor", "--backend", "lexical", "--no-model", "--json"])
+    assert printed.exit_code == 1
+    (problem,) = json.loads(printed.stdout)["problems"]
+    assert problem == "section 'service': unknown setting 'job_folder'; did you mean 'jobs_folder'?"

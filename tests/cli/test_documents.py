@@ -31,7 +31,7 @@ def test_only_line_feeds_end_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
-def test_a_byte_order_mark_is_no_text(tmp_path: Path, encoding: str) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path, encoding: str) -> None:
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
     assert _read(tmp_path, "a.txt", mark + "猫\ncat\n".encode(encoding)).texts == ["猫", "cat"]
 
@@ -51,7 +51,7 @@ def test_other_encodings_are_refused_with_the_byte_and_its_offset(
         _read(tmp_path, "a.txt", data)
 
 
-def test_jsonl_holds_strings_and_objects_that_travel_whole(tmp_path: Path) -> None:
+def test_jsonl_holds_strings_and_objects_that_are_kept_whole(tmp_path: Path) -> None:
     file = _read(tmp_path, "a.jsonl", '"plain"\n\n{"text": "t", "id": 7}\n')
     assert file == DocumentFile(["plain", "t"], ["plain", {"text": "t", "id": 7}], 1)
     other = _read(tmp_path, "a.ndjson", '{"text": "no", "body": "yes"}\n', text_field="body")
@@ -61,13 +61,13 @@ def test_jsonl_holds_strings_and_objects_that_travel_whole(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 3: not JSON"),
-        ("3", "line 3: a int; allowed: a string, or an object with 'text'"),
-        ("null", "line 3: a NoneType"),
-        ('{"body": "x"}', "line 3: no 'text', but 'body'; choose another with --text-field"),
-        ('{"text": null}', "line 3: 'text' is a NoneType; allowed: a string"),
-        ("[" * 100_000, "line 3: JSON that cannot be read"),
-        ("1" * 5_000, "line 3: JSON that cannot be read"),
+        ("{", "line 3: invalid JSON"),
+        ("3", "line 3: must be a string or an object with 'text', got int"),
+        ("null", "line 3: must be a string or an object with 'text', got NoneType"),
+        ('{"body": "x"}', "line 3: no 'text' among 'body'; choose a key with --text-field"),
+        ('{"text": null}', "line 3: 'text' must be a string, got NoneType"),
+        ("[" * 100_000, "line 3: unsupported JSON"),
+        ("1" * 5_000, "line 3: unsupported JSON"),
     ],
 )
 def test_a_bad_line_of_jsonl_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -95,10 +95,10 @@ def test_csv_cells_may_hold_lines_quotes_and_much_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,2\n", "no column 'text' or 'document', but 'a', 'b'; choose one with --text-field"),
+        ("a,b\n1,2\n", "no column 'text' or 'document' among 'a', 'b'; choose a column with --text-field"),
         ("id,text\n1,x\n2\n", "line 3: the row ends before column 'text'"),
-        ("id,text\n1,x,y\n", "line 2: 3 cells; allowed: 2"),
-        ('id,text\n1,"never closed\n', "not CSV: unexpected end of data"),
+        ("id,text\n1,x,y\n", "line 2: 3 cells, but the first line has 2"),
+        ('id,text\n1,"never closed\n', "invalid CSV: unexpected end of data"),
     ],
 )
 def test_a_bad_csv_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             read_documents(path, input_format=None, text_field=None)
 
 
-def test_standard_input_is_text_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_is_text_unless_an_option_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     data = b'{"text": "a"}\n'
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
     assert read_documents("-", input_format=None, text_field=None).texts == ['{"text": "a"}']

@@ -27,7 +27,7 @@ def test_the_deadline_is_that_of_all_slices_together() -> None:
     assert len(left) == 3
     assert left[0] - left[1] >= 0.05
     assert left[1] - left[2] >= 0.05
-    with pytest.raises(DeadlineExceededError, match="2 of 5 pairs were scored"):
+    with pytest.raises(DeadlineExceededError, match="only 2 of 5 pairs were scored"):
         ProgressScorer(FakeScorer(delay_s=0.1), lambda done: None, slice_pairs=2).score(
             REQUESTS, deadline_s=0.05
         )

@@ -29,41 +29,66 @@ def test_every_setting_has_a_description() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_n": 0}, "top_n is not valid: 0; allowed: greater than or equal to 1"),
-        ({"top_n": True}, "top_n is not valid: True"),
-        ({"top_n": "3"}, "top_n is not valid: '3'"),
-        ({"top_n": 2.0}, "top_n is not valid: 2.0"),
-        ({"min_score": float("nan")}, "min_score is not valid: nan"),
-        ({"min_score": 1.01}, "min_score is not valid: 1.01"),
-        ({"min_score": -0.1}, "min_score is not valid: -0.1"),
-        ({"min_score": True}, "min_score is not valid: True"),
-        ({"deadline_s": 0}, "deadline_s is not valid: 0"),
-        ({"timeout_s": float("inf")}, "timeout_s is not valid: inf"),
-        ({"enabled": 1}, "enabled is not valid: 1"),
-        ({"retries": -1}, "retries is not valid: -1"),
-        ({"backend": "gpu"}, "backend is not valid: 'gpu'; allowed: 'local', 'remote' or 'lexical'"),
-        ({"model": " "}, "model is not valid: ' '; allowed: a text that is not blank"),
-        ({"model": None}, "model is not valid: None"),
-        ({"device": "gpu"}, "device is not valid: 'gpu'; allowed: 'auto', 'cpu'"),
-        ({"device": 3}, "device is not valid: 3"),
-        ({"device": []}, "device is not valid: []"),
-        ({"device": "cuda:0,cuda:0"}, "several devices must be different"),
-        ({"device": ["cuda:0", "cpu"]}, "several devices must be different"),
-        ({"base_url": "localhost:8501"}, "allowed: an address such as 'http://host:8501'"),
-        ({"base_url": "http://host:port"}, "allowed: an address such as"),
-        ({"backend": "remote"}, "base_url is missing"),
-        ({"base_url": "http://host:8501/?key=1"}, "without credentials, query or fragment"),
-        ({"dialect": "openai"}, "dialect is not valid: 'openai'; allowed: 'qwen', 'cohere'"),
-        ({"template": "none"}, "template is not valid: 'none'; allowed: 'server' or 'client'"),
-        ({"max_batch_documents": 0}, "max_batch_documents is not valid: 0"),
-        ({"max_concurrency": 0}, "max_concurrency is not valid: 0"),
-        ({"chunk_tokens": 64}, "chunk_overlap is too large: 64; allowed: less than chunk_tokens, 64"),
-        ({"max_length": 10, "max_query_tokens": 10}, "max_query_tokens is too large: 10"),
-        ({"api_key_env": "A", "api_key_file": "b"}, "more than one API key: api_key_env, api_key_file"),
-        ({"service": [1]}, "service is not valid: [1]"),
+        ({"top_n": 0}, "`top_n` must be at least 1, got 0"),
+        ({"top_n": True}, "`top_n` must be a valid integer, got True"),
+        ({"top_n": "3"}, "`top_n` must be a valid integer, got '3'"),
+        ({"top_n": 2.0}, "`top_n` must be a valid integer, got 2.0"),
+        ({"min_score": float("nan")}, "`min_score` must be a finite number, got nan"),
+        ({"min_score": 1.01}, "`min_score` must be at most 1, got 1.01"),
+        ({"min_score": -0.1}, "`min_score` must be at least 0, got -0.1"),
+        ({"min_score": True}, "`min_score` must be a valid number, got True"),
+        ({"deadline_s": 0}, "`deadline_s` must be greater than 0, got 0"),
+        ({"timeout_s": float("inf")}, "`timeout_s` must be a finite number, got inf"),
+        ({"enabled": 1}, "`enabled` must be a valid boolean, got 1"),
+        ({"retries": -1}, "`retries` must be at least 0, got -1"),
+        ({"backend": "gpu"}, "`backend` must be 'local', 'remote' or 'lexical', got 'gpu'"),
+        ({"model": " "}, "`model` must be a non-blank string, got ' '"),
+        ({"model": None}, "`model` must be a valid string, got None"),
+        (
+            {"device": "gpu"},
+            "`device` must be 'auto', 'cpu', 'cuda', 'cuda:N', or several of the form 'cuda:N', got 'gpu'",
+        ),
+        ({"device": 3}, "`device` must be a valid string, got 3"),
+        ({"device": []}, "or several of the form 'cuda:N', got []"),
+        (
+            {"device": "cuda:0,cuda:0"},
+            "`device` must be one device, or different ones of the form 'cuda:N', got",
+        ),
+        (
+            {"device": ["cuda:0", "cpu"]},
+            "`device` must be one device, or different ones of the form 'cuda:N', got",
+        ),
+        (
+            {"base_url": "localhost:8501"},
+            "`base_url` must be an address such as 'http://host:8501' (value hidden)",
+        ),
+        ({"base_url": "http://host:port"}, "`base_url` must be an address such as"),
+        ({"backend": "remote"}, "`base_url` must be set for the remote backend, got None"),
+        (
+            {"base_url": "http://host:8501/?key=1"},
+            "without credentials (use `api_key`), query or fragment (value hidden)",
+        ),
+        ({"dialect": "openai"}, "`dialect` must be 'qwen', 'cohere'"),
+        ({"template": "none"}, "`template` must be 'server' or 'client', got 'none'"),
+        ({"max_batch_documents": 0}, "`max_batch_documents` must be at least 1, got 0"),
+        ({"max_concurrency": 0}, "`max_concurrency` must be at least 1, got 0"),
+        ({"chunk_tokens": 64}, "`chunk_overlap` must be less than `chunk_tokens` (64), got 64"),
+        (
+            {"max_length": 10, "max_query_tokens": 10},
+            "`max_query_tokens` must be less than `max_length` (10), got 10",
+        ),
+        (
+            {"api_key_env": "A", "api_key_file": "b"},
+            "only one API key may be set, got `api_key_env` and `api_key_file`",
+        ),
+        ({"service": [1]}, "`service` must be a valid dictionary, got [1]"),
+        (
+            {"cache_path": "a.db", "cache_disk_entries": 0},
+            "`cache_disk_entries` is 0 while `cache_path` is 'a.db'; unset `cache_path` to turn the file off",
+        ),
     ],
 )
-def test_a_wrong_setting_is_refused_with_its_value_and_what_is_allowed(
+def test_an_invalid_setting_is_refused_with_its_value_and_what_it_must_be(
     settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -72,13 +97,15 @@ def test_a_wrong_setting_is_refused_with_its_value_and_what_is_allowed(
     assert "\n" not in str(caught.value)
 
 
-def test_all_wrong_settings_are_told_at_once() -> None:
-    with pytest.raises(ConfigurationError, match=r"top_n.*; min_score"):
+def test_all_invalid_settings_are_reported_at_once() -> None:
+    with pytest.raises(ConfigurationError, match=r"`top_n` .*; `min_score` "):
         RerankConfig(top_n=0, min_score=2)
 
 
-def test_an_unknown_setting_is_refused_with_the_nearest_known_one() -> None:
-    with pytest.raises(ConfigurationError, match=r"unknown setting 'modle'.*nearest known one is 'model'"):
+def test_an_unknown_setting_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"unknown setting 'modle' \(argument\); did you mean 'model'\?"
+    ):
         RerankConfig(modle="demo")  # type: ignore[call-arg]
 
 
@@ -89,9 +116,9 @@ def test_a_long_value_is_shortened_in_the_message() -> None:
 
 
 def test_pydantics_own_ways_in_raise_our_error_too() -> None:
-    with pytest.raises(ConfigurationError, match="nearest known one is 'top_n'"):
+    with pytest.raises(ConfigurationError, match="did you mean 'top_n'"):
         RerankConfig.model_validate({"topn": 1})
-    with pytest.raises(ConfigurationError, match="top_n is not valid: 0"):
+    with pytest.raises(ConfigurationError, match="`top_n` must be at least 1, got 0"):
         RerankConfig.model_validate_json('{"top_n": 0}')
 
 
@@ -100,7 +127,7 @@ def test_inside_another_pydantic_model_the_outer_model_reports_the_problem() -> 
         config: RerankConfig
 
     assert Outer.model_validate({"config": {"top_n": 2}}).config.top_n == 2
-    with pytest.raises(pydantic.ValidationError, match="nearest known one is 'top_n'"):
+    with pytest.raises(pydantic.ValidationError, match="did you mean 'top_n'"):
         Outer.model_validate({"config": {"topn": 2}})
 
 
@@ -162,7 +189,7 @@ def test_a_refused_secret_is_not_repeated_in_the_message(settings: dict[str, Any
 
 def test_the_mask_of_a_printed_key_is_not_taken_for_a_key() -> None:
     printed = RerankConfig(api_key="s3cret").model_dump(mode="json")  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="neither blank nor the mask"):
+    with pytest.raises(ConfigurationError, match="`api_key` must be a key, neither blank nor a mask"):
         RerankConfig(**printed)
 
 
@@ -180,7 +207,7 @@ def test_a_key_comes_from_whichever_setting_holds_it(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_an_error_that_names_the_place(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"no API key in variable 'MINE' \(api_key_env\)"):
+    with pytest.raises(ConfigurationError, match=r"no API key in variable 'MINE' \(`api_key_env`\); set it"):
         resolve_api_key(RerankConfig(api_key_env="MINE"), env={})
     with pytest.raises(ConfigurationError, match="API key file cannot be read"):
         resolve_api_key(RerankConfig(api_key_file=str(tmp_path / "none")))
@@ -194,7 +221,7 @@ def test_a_changed_copy_is_checked_and_leaves_the_original_alone() -> None:
     changed = config.replace(min_score=0.5, service={"host": "a"})
     assert (changed.top_n, changed.min_score, changed.service) == (3, 0.5, {"port": 1, "host": "a"})
     assert (config.min_score, config.service) == (None, {"port": 1})
-    with pytest.raises(ConfigurationError, match="top_n is not valid: 0"):
+    with pytest.raises(ConfigurationError, match="`top_n` must be at least 1, got 0"):
         config.replace(top_n=0)
 
 
@@ -267,14 +294,23 @@ def test_variables_are_read_as_the_type_of_their_setting() -> None:
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        ({"QWEN_RERANK_TOP_N": "many"}, r"top_n is not valid: 'many'.*\(environment QWEN_RERANK_TOP_N\)"),
-        ({"QWEN_RERANK_TOP_N": "0"}, r"top_n is not valid: '?0'?.*\(environment QWEN_RERANK_TOP_N\)"),
-        ({"QWEN_RERANK_TIMEOUT_S": "inf"}, r"timeout_s is not valid: inf.*environment QWEN_RERANK_TIMEOUT_S"),
-        ({"QWEN_RERANK_TOPN": "3"}, "unknown setting 'QWEN_RERANK_TOPN'.*'QWEN_RERANK_TOP_N'"),
+        (
+            {"QWEN_RERANK_TOP_N": "many"},
+            r"`top_n` must be a valid integer, got 'many' \(environment QWEN_RERANK_TOP_N\)",
+        ),
+        (
+            {"QWEN_RERANK_TOP_N": "0"},
+            r"`top_n` must be at least 1, got '?0'? \(environment QWEN_RERANK_TOP_N\)",
+        ),
+        (
+            {"QWEN_RERANK_TIMEOUT_S": "inf"},
+            r"`timeout_s` must be a finite number, got inf \(environment QWEN_RERANK_TIMEOUT_S\)",
+        ),
+        ({"QWEN_RERANK_TOPN": "3"}, "unknown setting 'QWEN_RERANK_TOPN'.*did you mean 'QWEN_RERANK_TOP_N'"),
         ({"QWEN_RERANK_BATCH": "{}"}, "unknown setting 'QWEN_RERANK_BATCH'"),
     ],
 )
-def test_a_wrong_variable_is_refused_by_name(env: dict[str, str], message: str) -> None:
+def test_an_invalid_variable_is_refused_by_name(env: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         load_config(env=env)
 
@@ -282,20 +318,20 @@ def test_a_wrong_variable_is_refused_by_name(env: dict[str, str], message: str) 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.yaml", "topn: 3", r"unknown setting 'topn' \(file .*a.yaml\); the nearest known one is 'top_n'"),
+        ("a.yaml", "topn: 3", r"unknown setting 'topn' \(file .*a.yaml\); did you mean 'top_n'"),
         ("a.yaml", "3: 3", "unknown setting 3"),
-        ("a.yaml", "top_n: 0", r"top_n is not valid: 0.*\(file .*a.yaml\)"),
-        ("a.yaml", "- top_n", "holds a list"),
-        ("a.yaml", "a: [", "is not YAML at line 1"),
-        ("a.yaml", "api_key: hush-hush: x", "is not YAML"),
-        ("a.yaml", "!!python/object/apply:os.getcwd []", "is not YAML"),
-        ("a.toml", "a = ", "is not TOML"),
-        ("a.json", "{}", r"unknown kind: .*; allowed: .yaml, .yml, .toml"),
-        ("a.yaml", "api_key: hush-hush", "allowed there: api_key_env or api_key_file"),
-        ("a.toml", 'api_key = "hush-hush"', "allowed there: api_key_env or api_key_file"),
+        ("a.yaml", "top_n: 0", r"`top_n` must be at least 1, got 0 \(file .*a.yaml\)"),
+        ("a.yaml", "- top_n", "must be a mapping of settings, got a list"),
+        ("a.yaml", "a: [", "is not valid YAML at line 1"),
+        ("a.yaml", "api_key: hush-hush: x", "is not valid YAML"),
+        ("a.yaml", "!!python/object/apply:os.getcwd []", "is not valid YAML"),
+        ("a.toml", "a = ", "is not valid TOML"),
+        ("a.json", "{}", "must end in .yaml, .yml or .toml, got .*a.json"),
+        ("a.yaml", "api_key: hush-hush", "not allowed in a file .*; use `api_key_env` or `api_key_file`"),
+        ("a.toml", 'api_key = "hush-hush"', "not allowed in a file .*; use `api_key_env` or `api_key_file`"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name_and_never_quoted_where_it_may_hold_a_key(
+def test_an_invalid_file_is_refused_by_name_and_never_quoted_where_it_may_hold_a_key(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message) as caught:
@@ -329,12 +365,12 @@ def test_sections_are_merged_key_by_key_and_kept_raw(tmp_path: Path) -> None:
     assert sources["service.host"] == f"file {path}"
 
 
-def test_reserved_variables_are_no_settings() -> None:
+def test_reserved_variables_are_not_settings() -> None:
     env = {"QWEN_RERANK_TEST_MODEL": "/weights", "QWEN_RERANK_TEST_LONG": "1", "OTHER": "x"}
     assert load_config(env=env) == RerankConfig()
 
 
-def test_the_links_that_kubernetes_injects_for_a_service_of_our_name_are_ignored() -> None:
+def test_variables_that_kubernetes_sets_for_a_service_of_the_same_name_are_ignored() -> None:
     """A service `qwen-rerank` in the namespace would else be an unknown setting, and the address to listen on."""
     links = {
         "QWEN_RERANK_PORT": "tcp://10.0.0.7:8501",

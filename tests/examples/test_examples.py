@@ -66,7 +66,7 @@ def test_start_asks_a_silent_hub_no_longer_than_it_says(monkeypatch: pytest.Monk
         return SimpleNamespace(size=1)
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(first_run, "HUB_PATIENCE_S", 0.05)
+    monkeypatch.setattr(first_run, "HUB_TIMEOUT_S", 0.05)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", answer_late)
     assert first_run.hub_size_bytes("some/model") is None
     answered.set()

@@ -131,7 +131,7 @@ def test_a_public_address_without_a_key_is_warned_about() -> None:
     with started(*command, "--host", "0.0.0.0") as run:  # noqa: S104 (that is the point)
         run.wait_for("ready after")
         assert run.end() == 0
-    assert "WARNING: 0.0.0.0 can be reached from other machines, and no key is asked for" in run.output
+    assert "WARNING: 0.0.0.0 can be reached from other machines, and no API key is required" in run.output
     assert re.search(r"local\s+http://127\.0\.0\.1:", run.output)
 
 

@@ -46,9 +46,9 @@ def test_an_argument_beats_the_environment_which_beats_the_file(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_replica": 2}, "nearest known one is 'num_replicas'"),
-        ({"service.max_wait": 2}, "nearest known one is 'service.max_wait_s'"),
-        ({"num_replicas": 0}, "num_replicas is not valid: 0"),
+        ({"num_replica": 2}, "did you mean 'num_replicas'"),
+        ({"service.max_wait": 2}, "did you mean 'service.max_wait_s'"),
+        ({"num_replicas": 0}, "`num_replicas` must be at least 1, got 0"),
         (
             {"num_replicas": 4, "max_replicas": 2},
             "max_replicas is too small: 2; use at least num_replicas, 4",

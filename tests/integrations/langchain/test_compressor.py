@@ -60,7 +60,7 @@ def test_without_a_limit_all_documents_come_back() -> None:
 
 @pytest.mark.parametrize("top_n", [0, -1, True, "3"])
 def test_a_limit_below_one_is_refused(top_n: Any) -> None:
-    with pytest.raises(ConfigurationError, match="top_n is not valid"):
+    with pytest.raises(ConfigurationError, match="`top_n` must be "):
         QwenRerank(backend="lexical", top_n=top_n)
 
 
@@ -87,7 +87,7 @@ def test_an_empty_list_does_not_ask_the_model() -> None:
 
 
 def test_a_blank_query_is_refused() -> None:
-    with pytest.raises(InputError, match="query is blank"):
+    with pytest.raises(InputError, match="`query` must not be blank"):
         _compressor().compress_documents(_documents("0.1"), "  ")
 
 
@@ -306,9 +306,9 @@ def test_rerank_takes_a_limit_none_for_all_and_minus_one_for_its_own() -> None:
     compressor = _compressor(top_n=2)
     counts = [len(compressor.rerank(["0.1"] * 4, "q", top_n=top_n)) for top_n in (-1, None, 1, 9)]
     assert counts == [2, 4, 1, 4]
-    with pytest.raises(InputError, match="top_n is too small: 0"):
+    with pytest.raises(InputError, match="`top_n` must be at least 1, got 0"):
         compressor.rerank(["0.1"], "q", top_n=0)
-    with pytest.raises(InputError, match="top_n is too small: -2"):
+    with pytest.raises(InputError, match="`top_n` must be at least 1, got -2"):
         compressor.rerank(["0.1"], "q", top_n=-2)
 
 

@@ -76,7 +76,7 @@ def test_what_is_given_twice_is_refused() -> None:
 
 
 def test_a_remote_provider_without_an_address_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="base_url is missing"):
+    with pytest.raises(ConfigurationError, match="`base_url` must be set"):
         init_reranker("remote:some-model")
 
 

@@ -132,7 +132,7 @@ def test_the_cross_encoder_has_no_first_order_to_keep() -> None:
     failing = FakeScorer(error=EngineError("out of order"))
     with pytest.raises(EngineError):
         QwenCrossEncoder(reranker=Reranker(scorer=failing, on_error="keep_order")).score([("q", "a")])
-    with pytest.raises(ConfigurationError, match="switched off"):
+    with pytest.raises(ConfigurationError, match="scoring is disabled by enabled=False"):
         QwenCrossEncoder(backend="lexical", enabled=False).score([("q", "a")])
 
 

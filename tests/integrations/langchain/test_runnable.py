@@ -56,7 +56,7 @@ def test_options_can_be_set_for_each_call() -> None:
 
 
 def test_a_wrong_option_of_a_call_is_refused() -> None:
-    with pytest.raises(InputError, match="top_n is too small: 0"):
+    with pytest.raises(InputError, match="`top_n` must be at least 1, got 0"):
         _compressor().as_runnable().invoke(_input("0.1"), {"configurable": {"rerank_top_n": 0}})
 
 

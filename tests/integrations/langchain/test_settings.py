@@ -48,12 +48,12 @@ def test_keywords_beat_the_configuration_that_is_passed() -> None:
 
 @pytest.mark.parametrize("kind", [QwenRerank, QwenCrossEncoder])
 def test_an_unknown_setting_is_refused_with_the_nearest_one(kind: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"unknown setting 'tpo_n'.*nearest known one is 'top_n'"):
+    with pytest.raises(ConfigurationError, match=r"unknown setting 'tpo_n'.*did you mean 'top_n'"):
         kind(tpo_n=3)
 
 
 def test_a_wrong_setting_is_refused_with_its_value() -> None:
-    with pytest.raises(ConfigurationError, match="min_score is not valid: 2"):
+    with pytest.raises(ConfigurationError, match="`min_score` must be at most 1, got 2"):
         QwenRerank(min_score=2)
     with pytest.raises(ConfigurationError, match=r"metadata_fields is not valid: 'title'\. Pass a list"):
         QwenRerank(metadata_fields="title")
@@ -129,7 +129,7 @@ def test_a_copy_with_changes_leaves_the_original() -> None:
 
 
 def test_a_copy_checks_what_is_changed() -> None:
-    with pytest.raises(ConfigurationError, match="nearest known one is 'top_n'"):
+    with pytest.raises(ConfigurationError, match="did you mean 'top_n'"):
         QwenRerank().model_copy(update={"tpo_n": 3})
     with pytest.raises(ConfigurationError, match="unknown setting 'config'"):
         QwenRerank().replace(config=RerankConfig())

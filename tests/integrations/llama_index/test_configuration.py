@@ -51,7 +51,7 @@ def test_keywords_go_over_a_given_configuration() -> None:
         ({"modle": "demo"}, "model"),
         ({"trust_remote_code": True}, "unknown setting 'trust_remote_code'"),
         ({"scorer": FakeScorer()}, "unknown setting 'scorer'"),
-        ({"top_n": 0}, "top_n is not valid: 0"),
+        ({"top_n": 0}, "`top_n` must be at least 1, got 0"),
         ({"config": {"model": "demo"}}, "config has the wrong type"),
         ({"config": "demo"}, "config has the wrong type: 'demo'.*model=..."),
         ({"reranker": "demo"}, "reranker has the wrong type: 'demo'"),

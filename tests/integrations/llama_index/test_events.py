@@ -149,7 +149,7 @@ def test_a_refused_call_starts_nothing(events: EventRecorder) -> None:
 
 
 def test_a_wrong_option_of_a_call_is_reported_as_a_failure(events: EventRecorder) -> None:
-    with pytest.raises(ValueError, match="top_n has the wrong type"):
+    with pytest.raises(ValueError, match="`top_n` must be an integer or None"):
         faked().rerank(some_nodes("0.1"), "q", top_n="3")
     assert [type(one) for one in events.seen] == [ReRankStartEvent, ExceptionEvent, SpanDropEvent]
 

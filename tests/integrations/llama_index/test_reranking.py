@@ -81,7 +81,7 @@ def test_top_n_can_be_assigned_and_is_checked() -> None:
     reranker, nodes = faked(top_n=1), some_nodes("0.1", "0.2", "0.3")
     reranker.top_n = 2
     assert ids(reranker.postprocess_nodes(nodes, query_str="q")) == ["n2", "n1"]
-    with pytest.raises(ValueError, match="top_n is not valid: 0"):
+    with pytest.raises(ValueError, match="`top_n` must be at least 1, got 0"):
         reranker.top_n = 0
     assert (reranker.top_n, reranker.config.top_n) == (2, 2)
 
@@ -93,7 +93,7 @@ def test_a_call_may_choose_top_n_and_minus_one_is_the_instances() -> None:
     assert ids(reranker.rerank(nodes, "q", top_n=2)) == ["n2", "n1"]
     assert ids(asyncio.run(reranker.arerank(nodes, "q", top_n=None))) == ["n2", "n1", "n0"]
     assert reranker.top_n == 1
-    with pytest.raises(InputError, match="top_n is too small: 0"):
+    with pytest.raises(InputError, match="`top_n` must be at least 1, got 0"):
         reranker.rerank(nodes, "q", top_n=0)
 
 
@@ -296,8 +296,8 @@ def test_a_missing_query_is_refused_before_anything_is_scored(
 @pytest.mark.parametrize(
     ("nodes", "query", "message"),
     [
-        (some_nodes("0.5"), " ", "query is blank"),
-        (some_nodes("0.5"), QueryBundle("", image_path="a.png"), "query is blank"),
+        (some_nodes("0.5"), " ", "`query` must not be blank"),
+        (some_nodes("0.5"), QueryBundle("", image_path="a.png"), "`query` must not be blank"),
         (some_nodes("0.5"), 3, "query has the wrong type: 3"),
         ([TextNode(text="x")], "q", r"nodes\[0\] has the wrong type: TextNode. Pass a list of NodeWithScore"),
         ([*some_nodes("0.5"), None], "q", r"nodes\[1\] has the wrong type: NoneType"),

@@ -333,7 +333,7 @@ def test_a_value_that_is_not_a_search_response_is_refused(response: Any) -> None
 
 
 def test_a_blank_query_is_refused() -> None:
-    with pytest.raises(InputError, match="query is blank"):
+    with pytest.raises(InputError, match="`query` must not be blank"):
         client_side().rerank(response_of(FIVE), " ")
 
 
@@ -461,7 +461,7 @@ def test_an_asynchronous_call_does_not_block_the_event_loop() -> None:
         ({"template": "no path"}, "template has no path"),
         ({"fields": ["inner_hits.a.x", "inner_hits.b.x"]}, "several kinds of inner hits"),
         ({"fields": ["a"], "modle": "demo"}, "'modle'.*'model'"),
-        ({"fields": ["a"], "min_score": 2.0}, "min_score is not valid"),
+        ({"fields": ["a"], "min_score": 2.0}, "`min_score` must be at most 1"),
     ],
 )
 def test_an_invalid_setting_is_refused(settings: dict[str, Any], message: str) -> None:
