@@ -96,11 +96,10 @@ def open_writer(
     layout = source.layout
     if output_format == "jsonl":
         return JsonLinesWriter(_open_text(path, target), layout.removed)
-    kinds = (
-        _collect_kinds(source.chunks(for_scoring=False))
-        if source.columns is None
-        else {column: {str} for column in source.columns}
-    )
+    if source.columns is None:
+        kinds = _collect_kinds(source.chunks(for_scoring=False))
+    else:
+        kinds = {column: {str} for column in source.columns}
     if output_format == "parquet":
         from qwen_rerank_plugins.batch.parquet import ParquetWriter
 

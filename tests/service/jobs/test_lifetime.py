@@ -155,7 +155,7 @@ def test_a_finished_job_is_forgotten_after_its_time(tmp_path: Path) -> None:
         job_id = client.upload(csv_file(ROWS[:5]))
         wait_for(lambda: client.jobs() == [], timeout_s=10)
         assert_problem(client.http.get(f"/v1/jobs/{job_id}/result"), 404)
-        assert {path.name for path in tmp_path.iterdir()} == {"lock"}
+        wait_for(lambda: {path.name for path in tmp_path.iterdir()} == {"lock"})
 
 
 def test_unreadable_jobs_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -101,5 +101,5 @@ def workbench(page: Page, base_url: str, watch: Watch) -> Workbench:
 @pytest.fixture(scope="session")
 def sources(root: Path) -> dict[str, str]:
     """Every file of the page by name."""
-    folder = root / "qwen_rerank_plugins" / "service" / "workbench"
+    folder = root / "qwen_rerank_plugins" / "service" / "ui"
     return {path.name: path.read_text("utf-8") for path in sorted(folder.iterdir()) if path.is_file()}

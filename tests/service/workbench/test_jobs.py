@@ -168,11 +168,12 @@ def test_an_error_of_the_service_is_shown_unchanged(bench: Workbench) -> None:
     bench.allow_failure("on_bad_row=stop")
     bench.page.locator("#batch-file").set_input_files(given("packed.csv", b"\x1f\x8b\x08"))
     bench.page.locator("#batch-send").click()
-    expect(bench.page.locator("#batch-note")).to_contain_text("does not begin like csv")
+    expect(bench.page.locator("#batch-note")).to_contain_text("the upload is not csv")
     assert bench.page.locator(".job").count() == 0
 
 
 def test_a_dropped_file_is_taken_and_the_page_stays(bench: Workbench) -> None:
+    expect(bench.page.locator(".batch-zone")).to_be_attached()
     bench.page.evaluate(
         """() => {
             const data = new DataTransfer();
