@@ -51,11 +51,11 @@ class LoadBackoff:
         if self._error is not None and now_s < self._end_s:
             error = copy.copy(self._error)  # each thread needs a traceback of its own
             error.add_note(f"The next attempt to load is in {self._end_s - now_s:.1f} s.")
-            raise error from self._error
+            raise error
 
     def keep(self, error: RerankError) -> None:
         """Keep the error of a load that failed, and start the next pause."""
-        self._error = error
+        self._error = copy.copy(error)  # without its traceback, whose frames hold what was loaded
         self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), MAX_PAUSE_S)
         self._end_s = self._clock() + self._pause_s
 

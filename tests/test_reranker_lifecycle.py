@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -13,6 +15,7 @@ import pytest
 
 import qwen_rerank_plugins.reranker as reranker_module
 from qwen_rerank_plugins import (
+    CheckpointFormatError,
     CheckpointNotFoundError,
     ClosedError,
     ConfigurationError,
@@ -155,6 +158,22 @@ def test_a_kept_failure_is_raised_too_with_the_seconds_to_the_next_attempt(
     assert second.value is not first.value
     assert second.value.__notes__ == ["The next attempt to load is in 0.8 s."]
     assert failing == []
+
+
+def test_a_kept_failure_holds_nothing_of_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a model would else stay in memory through all pauses."""
+    loaded: list[weakref.ref[Any]] = []
+
+    def build(config: RerankConfig, *, shared: bool = False) -> FakeScorer:
+        weights = FakeScorer()
+        loaded.append(weakref.ref(weights))
+        raise CheckpointFormatError("damaged")
+
+    monkeypatch.setattr(reranker_module, "build_scorer", build)
+    reranker = Reranker(on_error="keep_order")
+    assert reranker.rank("query", ["0.1"]).status == "failed"
+    gc.collect()
+    assert [one() for one in loaded] == [None]
 
 
 @pytest.mark.parametrize("error", [ConfigurationError("x"), MissingDependencyError("x")])
