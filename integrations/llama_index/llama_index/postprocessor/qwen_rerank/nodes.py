@@ -57,10 +57,8 @@ def render_nodes(
 ) -> Candidates[NodeWithScore]:
     """Collect nodes and render the text of each.
 
-    Args:
-        nodes: The nodes.
-        mode: Which of a node's metadata precede its content, written as the node's own templates say.
-        fields: The metadata keys that precede its content, instead of those that `mode` chooses; None for `mode`.
+    `fields` are the metadata keys that precede a node's content; None for those that `mode` chooses, written as the
+    node's own templates say.
 
     Raises:
         InputTypeError: They are not an iterable of nodes; the message names the index of the first wrong item.

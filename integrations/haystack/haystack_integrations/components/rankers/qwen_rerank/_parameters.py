@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from qwen_rerank_plugins import ConfigurationError, RerankConfig
 from qwen_rerank_plugins.adapters import explicit_settings
 
-__all__ = ["HAYSTACK_NAMES", "environment_secret", "load_secret", "to_parameters", "to_settings"]
+__all__ = ["HAYSTACK_NAMES", "environment_secret", "to_parameters", "to_settings"]
 
 HAYSTACK_NAMES = {"top_n": "top_k", "min_score": "score_threshold"}
 """Setting → its name in Haystack's rankers; both names are accepted."""
@@ -41,11 +41,6 @@ def to_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(settings.get("api_key"), Secret):
         settings |= _key_settings(settings.pop("api_key"))
     return settings
-
-
-def load_secret(api_key: Any) -> Any:
-    """Return a secret from its serialized form; anything else is returned as it is."""
-    return Secret.from_dict(dict(api_key)) if isinstance(api_key, Mapping) else api_key
 
 
 def environment_secret(api_key: object) -> Secret | None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
 from haystack import Document, component, default_from_dict, default_to_dict
+from haystack.utils import Secret
 from haystack_integrations.components.rankers.qwen_rerank._documents import (
     render_documents,
     render_values,
@@ -19,7 +20,6 @@ from haystack_integrations.components.rankers.qwen_rerank._documents import (
 from haystack_integrations.components.rankers.qwen_rerank._parameters import (
     HAYSTACK_NAMES,
     environment_secret,
-    load_secret,
     to_parameters,
     to_settings,
 )
@@ -101,8 +101,8 @@ class QwenReranker(OwnsReranker):
             )
         if metadata_fields is not None and len(names := sorted(self._text_parameters())) > 1:
             raise ConfigurationError(f"parameters exclude each other: {', '.join(names)}. Pass one of them.")
-        if "api_key" in settings:
-            settings["api_key"] = load_secret(settings["api_key"])
+        if isinstance(settings.get("api_key"), Mapping):  # as `to_dict` writes it
+            settings["api_key"] = Secret.from_dict(dict(settings["api_key"]))
         self._secret = environment_secret(settings.get("api_key"))
         self._is_warm = False
         OwnsReranker.__init__(self, config=config, reranker=reranker, **to_settings(settings))
@@ -194,7 +194,8 @@ class QwenReranker(OwnsReranker):
         Raises:
             ConfigurationError: A setting is unknown or wrong.
         """
-        created: Self = default_from_dict(cls, {**data, "init_parameters": data.get("init_parameters") or {}})
+        parameters = dict(data.get("init_parameters") or {})  # some versions change the dictionary
+        created: Self = default_from_dict(cls, {**data, "init_parameters": parameters})
         return created
 
     @classmethod
