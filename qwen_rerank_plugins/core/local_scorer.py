@@ -50,12 +50,12 @@ class LocalScorer:
         self._deadline_s = config.deadline_s
         self._limits = _limits(config, runtime)
         self._encoder = PromptEncoder(runtime.tokenizer, runtime.family, self._limits)
-        self._has_disk = config.cache_path is not None and config.cache_disk_entries > 0
+        self._has_disk = config.cache_path is not None
         self._uses_cache = config.cache_entries > 0 or self._has_disk
         self._cache = ScoreCache(
             config.cache_entries,
-            path=config.cache_path if self._has_disk else None,
-            max_disk_entries=max(1, config.cache_disk_entries),
+            path=config.cache_path,
+            max_disk_entries=config.cache_disk_entries,
         )
         self._key_hasher = _key_hasher(runtime, self._limits)
         self._encode_s = 0.0

@@ -121,7 +121,7 @@ class ScoreCache:
     ) -> None:
         if max_entries < 0:
             raise ConfigurationError(f"max_entries is {max_entries!r}; it must not be negative")
-        if max_disk_entries < 1:
+        if path is not None and max_disk_entries < 1:
             raise ConfigurationError(f"max_disk_entries is {max_disk_entries!r}; it must be at least 1")
         self._max_entries = max_entries
         self._scores: OrderedDict[bytes, CachedScore] = OrderedDict()

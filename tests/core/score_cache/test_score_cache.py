@@ -161,7 +161,9 @@ def test_what_is_not_finite_is_never_stored(tmp_path: Path) -> None:
     cache.close()
 
 
-@pytest.mark.parametrize("arguments", [{"max_entries": -1}, {"max_entries": 1, "max_disk_entries": 0}])
+@pytest.mark.parametrize(
+    "arguments", [{"max_entries": -1}, {"max_entries": 1, "max_disk_entries": 0, "path": "scores"}]
+)
 def test_impossible_limits_are_refused(arguments: dict[str, int]) -> None:
     with pytest.raises(ConfigurationError):
         ScoreCache(**arguments)  # type: ignore[arg-type]
