@@ -87,6 +87,7 @@ def _reranked(came: NodeWithScore, text: str, ranked: RankedDocument, result: Re
     is_plain = type(came) is NodeWithScore
     is_reranked = not is_plain and bool(getattr(came, "rerank_status", None))
     outcome: dict[str, Any] = {
+        "node": came.node,
         "score": came.score if ranked.relevance_score is None else float(ranked.relevance_score),
         "first_stage_score": getattr(came, "first_stage_score", None) if is_reranked else came.score,
         "rerank_log_odds": ranked.log_odds,
@@ -99,7 +100,7 @@ def _reranked(came: NodeWithScore, text: str, ranked: RankedDocument, result: Re
         "rerank_model": result.model,
     }
     if is_plain or type(came) is RerankedNode:
-        return RerankedNode(node=came.node, **outcome)
+        return RerankedNode(**outcome)
     return came.model_copy(update=outcome)
 
 
