@@ -42,7 +42,16 @@ _MODULES = {
 }
 """Public name → its module."""
 
-_EXTRA = ("ray", "pyarrow", "pandas", "fastapi", "starlette", "uvicorn", "prometheus_client")
+_EXTRA = (
+    "ray",
+    "pyarrow",
+    "pandas",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "prometheus_client",
+    "pythonjsonlogger",
+)
 
 
 def __getattr__(name: str) -> Any:

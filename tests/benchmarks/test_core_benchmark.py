@@ -184,8 +184,8 @@ def test_processes_alternate_and_the_slow_recipe_runs_once(
 ) -> None:
     contenders = core.chosen_contenders(["official", "sentence-transformers"])
     fake_bench(tmp_path).measure(contenders, 2)
-    told = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
-    assert told == ["ours", "sentence-transformers", "official", "ours", "sentence-transformers"]
+    announced = [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()]
+    assert announced == ["ours", "sentence-transformers", "official", "ours", "sentence-transformers"]
 
 
 def test_our_int8_runs_only_beside_another_int8() -> None:

@@ -20,7 +20,7 @@ ROOT = Path(qwen_rerank_plugins.__file__).parent.parent
 
 
 class InformedScorer(FakeScorer):
-    """A fake that tells of a self-check."""
+    """A fake that reports a self-check."""
 
     def __init__(self, status: str) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ HEAVY = (
     "numpy",
     "opentelemetry",
     "prometheus_client",
+    "pythonjsonlogger",
     "safetensors",
     "starlette",
     "tokenizers",

@@ -17,6 +17,7 @@ PUBLIC = [
     "ClosedError",
     "ConfigurationError",
     "DeadlineExceededError",
+    "DeviceLostError",
     "Document",
     "EngineError",
     "EngineOutOfMemoryError",

@@ -86,11 +86,11 @@ def test_a_probability_that_misses_its_bounds_by_rounding_is_put_on_them() -> No
 
 
 @pytest.mark.parametrize(
-    ("model", "told"), [("m", "m"), ("", None), (3, None), (None, None), ("x" * 201, None), (["m"], None)]
+    ("model", "expected"), [("m", "m"), ("", None), (3, None), (None, None), ("x" * 201, None), (["m"], None)]
 )
-def test_the_model_is_returned_if_it_is_a_name(model: Any, told: str | None) -> None:
+def test_the_model_is_returned_if_it_is_a_name(model: Any, expected: str | None) -> None:
     answer = {**items_of("jina", [(0, 0.1), (1, 0.1), (2, 0.1)]), "model": model}
-    assert parse_answer(DIALECTS["jina"], json.dumps(answer).encode(), DOCUMENTS).model == told
+    assert parse_answer(DIALECTS["jina"], json.dumps(answer).encode(), DOCUMENTS).model == expected
 
 
 # Bad answers.

@@ -226,9 +226,9 @@ def test_every_dialect_gives_scores_in_input_order(dialect: str, template: str) 
         scores = scorer.score(REQUESTS)
         scorer.close()
     assert [one.relevance_score for one in scores] == pytest.approx(SCORES, abs=1e-12)
-    told = dialect in {"qwen", "tei"}
+    has_log_odds = dialect in {"qwen", "tei"}
     assert [one.log_odds for one in scores] == (
-        pytest.approx([logit(score) for score in SCORES]) if told else [None] * 4
+        pytest.approx([logit(score) for score in SCORES]) if has_log_odds else [None] * 4
     )
 
 

@@ -33,7 +33,7 @@ class RunningService:
         base_url: Where, without a slash at the end.
         service: Its parts, for a look inside.
         server: The server.
-        events: What it told so far.
+        events: The events reported so far.
     """
 
     base_url: str

@@ -92,9 +92,9 @@ def test_what_a_body_error_says_is_answered_with_its_own_status() -> None:
 
 
 def test_overload_has_retry_after_in_whole_seconds_and_opensearch_s_header() -> None:
-    for seconds, told in ((0.0, "1"), (0.2, "1"), (2.1, "3"), (60.0, "60")):
+    for seconds, expected in ((0.0, "1"), (0.2, "1"), (2.1, "3"), (60.0, "60")):
         problem = problem_of(errors.OverloadedError("full", retry_after_s=seconds))
-        assert problem.headers["Retry-After"] == told
+        assert problem.headers["Retry-After"] == expected
         assert problem.headers["x-amzn-ErrorType"] == "ThrottlingException"
 
 

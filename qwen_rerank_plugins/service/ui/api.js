@@ -126,7 +126,7 @@ export async function scoreAll(
   return gathered;
 }
 
-/** @typedef {{max_documents?: number, max_body_bytes?: number}} Limits as `info` tells them */
+/** @typedef {{max_documents?: number, max_body_bytes?: number}} Limits as `info` reports them */
 
 /**
  * Consecutive pieces that each fit a request.

@@ -1,5 +1,5 @@
 /**
- * The page put together: each part is set up here and told of the others by a function, so that no part knows another.
+ * The page put together: each part is created here and reaches the others through functions, so that no part knows another.
  */
 
 import { ServiceProblem } from "./api.js";

@@ -173,7 +173,7 @@ function setUpForm({ key, about, say, onJob }) {
     setSending(true);
     const onProgress = (/** @type {number} */ numBytes) => {
       bar.value = size ? Math.min(1, numBytes / size) : 1;
-      parts.told.textContent = t("batchUploading", { done: megabytes(numBytes), n: megabytes(size) });
+      parts.message.textContent = t("batchUploading", { done: megabytes(numBytes), n: megabytes(size) });
     };
     try {
       await uploadFile(file, valuesOf(fields), { key: key(), signal: sending.signal, onProgress });
@@ -184,7 +184,7 @@ function setUpForm({ key, about, say, onJob }) {
       say(sentenceOf(error));
     } finally {
       sending = null;
-      parts.told.textContent = "";
+      parts.message.textContent = "";
       setSending(false);
       refresh();
     }
@@ -237,7 +237,7 @@ function formParts() {
   const send = element("button", { type: "submit", class: "primary", id: "batch-send", "data-text": "batchUpload" }, t("batchUpload"));
   const stop = element("button", { type: "button", id: "batch-stop", "data-text": "cancel", hidden: true }, t("cancel"));
   const bar = element("progress", { max: 1, value: 0, "data-label": "batchUpload", "aria-label": t("batchUpload"), hidden: true });
-  const told = element("p", { class: "muted" });
+  const message = element("p", { class: "muted" });
   const labels = {
     query_column: "batchQueryColumn",
     document_column: "batchDocumentColumn",
@@ -263,9 +263,9 @@ function formParts() {
     more,
     element("div", { class: "row" }, send, stop),
     bar,
-    told,
+    message,
   );
-  return { node, chooser, choose, zone, send, stop, bar, told, fields };
+  return { node, chooser, choose, zone, send, stop, bar, message, fields };
 }
 
 /**

@@ -1,6 +1,6 @@
 /**
  * The score curve with its words, and inspecting it by pointer and keyboard. A slider lies over the drawing: it is one
- * tab stop however many documents there are, and tells a screen reader each document as it moves.
+ * tab stop however many documents there are, and announces each document to a screen reader as it moves.
  */
 
 import { drawCurve, drawStrip, frameOf, HEIGHT } from "./curve.js";

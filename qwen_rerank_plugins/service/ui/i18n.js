@@ -84,7 +84,7 @@ export function score(value) {
 }
 
 /**
- * A difference of scores in words' precision: two digits, or one that still tells it from nothing.
+ * A difference of scores in words' precision: two digits, or one that still differs from zero.
  * @param {number} value
  */
 export function difference(value) {

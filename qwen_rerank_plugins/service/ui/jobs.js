@@ -18,7 +18,7 @@ const TYPES = {
 };
 
 /**
- * @typedef {object} Job as the service tells it
+ * @typedef {object} Job as the service reports it
  * @property {string} id
  * @property {"queued" | "running" | "done" | "failed"} state
  * @property {string} name

@@ -296,11 +296,11 @@ def test_jobs_are_counted_and_logged_without_a_text_or_a_name(
     assert f"rerank_job_pairs_total {len(rows)}.0" in text
     assert 'route="/v1/jobs/{id}"' in text
     ours = [record for record in caplog.records if record.name.startswith("qwen_rerank_plugins")]
-    told = "\n".join(f"{record.getMessage()} {vars(record)}" for record in ours)
-    assert "job done" in told
-    assert "sesame" not in told
-    assert job_id not in told
-    assert job_id[:8] in told
+    lines = "\n".join(f"{record.getMessage()} {vars(record)}" for record in ours)
+    assert "job done" in lines
+    assert "sesame" not in lines
+    assert job_id not in lines
+    assert job_id[:8] in lines
     assert json.loads((tmp_path / job_id / "job.json").read_text())["spec"]["name"] == "sesame.csv"
 
 

@@ -57,18 +57,18 @@ def _rendered(values: list[PairScore], **options: Any) -> list[tuple[Route, Any]
     ]
 
 
-def _entries(told: Any) -> list[list[dict[str, Any]]]:
+def _entries(response: Any) -> list[list[dict[str, Any]]]:
     """Every list of scored entries in an answer, of any dialect."""
-    if isinstance(told, list):
-        return [told]
-    if "output" in told:
-        return [told["output"]["results"]]
-    if "data" in told:
-        return [told["data"]]
-    if "results" not in told:
-        return [[one if isinstance(one, dict) else {"score": one} for one in told["scores"]]]
-    nested = [one["results"] for one in told["results"] if "results" in one]
-    return nested or [told["results"]]
+    if isinstance(response, list):
+        return [response]
+    if "output" in response:
+        return [response["output"]["results"]]
+    if "data" in response:
+        return [response["data"]]
+    if "results" not in response:
+        return [[one if isinstance(one, dict) else {"score": one} for one in response["scores"]]]
+    nested = [one["results"] for one in response["results"] if "results" in one]
+    return nested or [response["results"]]
 
 
 def _numbers(value: Any, key: str = "") -> list[tuple[str, Any]]:
@@ -82,8 +82,8 @@ def _numbers(value: Any, key: str = "") -> list[tuple[str, Any]]:
 @unhurried
 @given(lists)
 def test_no_document_is_lost_and_each_has_its_own_score(values: list[PairScore]) -> None:
-    for _, told in _rendered(values):
-        for entries in _entries(told):
+    for _, response in _rendered(values):
+        for entries in _entries(response):
             for place, entry in enumerate(entries):
                 index = entry.get("index", place)
                 score = entry.get("relevance_score", entry.get("score"))
@@ -96,32 +96,37 @@ def test_no_document_is_lost_and_each_has_its_own_score(values: list[PairScore])
 @given(lists, st.integers(0, 9))
 def test_scores_stand_in_the_order_sent_whatever_was_cut(values: list[PairScore], top_n: int) -> None:
     expected = [wire_number(value.relevance_score) for value in values]
-    told = [told for _, told in _rendered(values, top_n=top_n)]
-    cohere, multi_query = told[0], told[4]
+    response = [response for _, response in _rendered(values, top_n=top_n)]
+    cohere, multi_query = response[0], response[4]
     assert cohere["scores"] == expected
     assert [one["scores"] for one in multi_query["results"]] == [expected, expected]
     assert [one["index"] for one in cohere["pairs"]] == list(range(len(values)))
     assert [one["relevance_score"] for one in cohere["pairs"]] == expected
     cut = min(top_n or len(values), len(values))
-    assert len(cohere["results"]) == len(told[1]) == len(multi_query["results"][0]["results"]) == cut
+    assert len(cohere["results"]) == len(response[1]) == len(multi_query["results"][0]["results"]) == cut
 
 
 @unhurried
 @given(lists)
 def test_the_order_is_that_of_the_log_odds_before_rounding(values: list[PairScore]) -> None:
     best = sorted(range(len(values)), key=lambda index: -float(values[index].log_odds or 0.0))
-    told = [told for _, told in _rendered(values)]
-    for ranked in (told[0]["results"], told[1], told[2]["data"], told[5]["output"]["results"]):
+    response = [response for _, response in _rendered(values)]
+    for ranked in (
+        response[0]["results"],
+        response[1],
+        response[2]["data"],
+        response[5]["output"]["results"],
+    ):
         assert [one["index"] for one in ranked] == best
-    assert [one["index"] for one in told[4]["results"][0]["results"]] == best
-    assert [one["rank"] for one in told[4]["results"][0]["results"]] == list(range(1, len(values) + 1))
+    assert [one["index"] for one in response[4]["results"][0]["results"]] == best
+    assert [one["rank"] for one in response[4]["results"][0]["results"]] == list(range(1, len(values) + 1))
 
 
 @unhurried
 @given(lists, st.booleans())
 def test_scores_are_float_literals_and_positions_are_integers(values: list[PairScore], raw: bool) -> None:
-    for _, told in _rendered(values, raw_scores=raw):
-        for key, value in _numbers(told):
+    for _, response in _rendered(values, raw_scores=raw):
+        for key, value in _numbers(response):
             if key in {"relevance_score", "score", "scores", "log_odds"}:
                 assert type(value) is float
                 assert len(json.dumps(value)) <= 18
@@ -132,26 +137,26 @@ def test_scores_are_float_literals_and_positions_are_integers(values: list[PairS
 @unhurried
 @given(lists, st.booleans())
 def test_every_answer_is_as_its_schema_says(values: list[PairScore], raw: bool) -> None:
-    for route, told in _rendered(values, raw_scores=raw):
-        jsonschema_rs.validator_for(answer_schema(route)).validate(json.loads(json.dumps(told)))
+    for route, response in _rendered(values, raw_scores=raw):
+        jsonschema_rs.validator_for(answer_schema(route)).validate(json.loads(json.dumps(response)))
 
 
 def test_raw_scores_are_log_odds_in_every_dialect_that_knows_them() -> None:
     values = [PairScore(1.0, 40.0), PairScore(1.0, 60.0), PairScore(0.5, 0.0)]
     for options in ({"raw_scores": True}, {"use_activation": False}, {"raw_scores": "true"}):
-        told = [told for _, told in _rendered(values, **options)]
-        assert [one["relevance_score"] for one in told[0]["results"]] == [60.0, 40.0, 0.0]
-        assert told[0]["scores"] == [40.0, 60.0, 0.0]
-        assert [one["relevance_score"] for one in told[0]["pairs"]] == [1.0, 1.0, 0.5]
-        assert [one["score"] for one in told[1]] == [60.0, 40.0, 0.0]
-        assert told[4]["results"][0]["scores"] == [40.0, 60.0, 0.0]
-        assert [one["score"] for one in told[6]["data"]] == [40.0, 60.0, 0.0]
+        response = [response for _, response in _rendered(values, **options)]
+        assert [one["relevance_score"] for one in response[0]["results"]] == [60.0, 40.0, 0.0]
+        assert response[0]["scores"] == [40.0, 60.0, 0.0]
+        assert [one["relevance_score"] for one in response[0]["pairs"]] == [1.0, 1.0, 0.5]
+        assert [one["score"] for one in response[1]] == [60.0, 40.0, 0.0]
+        assert response[4]["results"][0]["scores"] == [40.0, 60.0, 0.0]
+        assert [one["score"] for one in response[6]["data"]] == [40.0, 60.0, 0.0]
 
 
 def test_without_log_odds_raw_scores_are_rejected_and_log_odds_are_null() -> None:
     values = [PairScore(0.5)]
-    (_, told), *_ = _rendered(values)
-    assert (told["results"][0]["log_odds"], told["pairs"][0]["log_odds"]) == (None, None)
+    (_, response), *_ = _rendered(values)
+    assert (response["results"][0]["log_odds"], response["pairs"][0]["log_odds"]) == (None, None)
     with pytest.raises(BodyError, match="raw scores are not available") as caught:
         _rendered(values, raw_scores=True)
     assert caught.value.status == 422
@@ -164,19 +169,19 @@ def test_an_answer_without_scores_keeps_the_order_and_says_so(status: str) -> No
     for route, body in _bodies(3):
         request = read_request(route, body)
         results = Reranker(scorer=scorer, **settings).rank_many(request.queries, request.documents)
-        told = request.render(Outcome(results, "m", "req-1", 0))
-        jsonschema_rs.validator_for(answer_schema(route)).validate(told)
+        response = request.render(Outcome(results, "m", "req-1", 0))
+        jsonschema_rs.validator_for(answer_schema(route)).validate(response)
         if (
             request.dialect == "opensearch"
         ):  # its scores go by position, and none there means none for the hits
-            assert (told["scores"], told["status"]) == ([], status)
+            assert (response["scores"], response["status"]) == ([], status)
             continue
-        for entries in _entries(told):
+        for entries in _entries(response):
             assert [entry.get("index", place) for place, entry in enumerate(entries)] == [0, 1, 2]
             assert [entry.get("relevance_score", entry.get("score")) for entry in entries] == [None] * 3
         if (
-            isinstance(told, dict)
-            and ("pairs" in told or "usage" in told)
+            isinstance(response, dict)
+            and ("pairs" in response or "usage" in response)
             and request.dialect
             in {
                 "multi_query",
@@ -184,15 +189,15 @@ def test_an_answer_without_scores_keeps_the_order_and_says_so(status: str) -> No
                 "score",
             }
         ):
-            assert told["status"] == status
+            assert response["status"] == status
 
 
 def test_an_answer_is_made_of_what_was_asked_and_changes_none_of_it() -> None:
     body = {"query": QUERY, "documents": [{"text": one} for one in TEXTS], "return_documents": True}
     before = json.dumps(body)
-    told = answer(body)
+    response = answer(body)
     assert json.dumps(body) == before
-    assert [one["document"]["text"] for one in told["results"]] == [TEXTS[2], TEXTS[1], TEXTS[0]]
+    assert [one["document"]["text"] for one in response["results"]] == [TEXTS[2], TEXTS[1], TEXTS[0]]
 
 
 def test_an_exchange_renders_any_number_of_outcomes() -> None:

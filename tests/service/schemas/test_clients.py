@@ -350,9 +350,9 @@ def test_several_queries_are_answered_one_entry_a_query() -> None:
 
 
 def test_our_own_client_asks_for_everything_about_each_pair() -> None:
-    told = answer({**DOCUMENTS, "top_n": 1, "return_documents": False, "return_pairs": True})
-    assert [one["index"] for one in told["results"]] == [2]
-    assert told["pairs"] == [
+    response = answer({**DOCUMENTS, "top_n": 1, "return_documents": False, "return_pairs": True})
+    assert [one["index"] for one in response["results"]] == [2]
+    assert response["pairs"] == [
         {"index": 0, "relevance_score": 0.333333333333, **FOX_TOLD, "num_tokens": 10},
         {"index": 1, "relevance_score": 0.982013790038, **PARIS_TOLD, "num_tokens": 12},
         {"index": 2, "relevance_score": 1.0, **TEXAS_TOLD, "num_tokens": 20},

@@ -62,8 +62,8 @@ def test_anything_else_is_no_count(value: Any, what: str) -> None:
     ],
 )
 def test_a_boolean_may_be_written_as_a_word(value: Any, echoed: bool) -> None:
-    told = answer({**BODY, "return_documents": value})
-    assert ("document" in told["results"][0]) is echoed
+    response = answer({**BODY, "return_documents": value})
+    assert ("document" in response["results"][0]) is echoed
 
 
 @pytest.mark.parametrize("value", [1, 0, "yes", "", "TRUE", [], {}])
@@ -260,7 +260,7 @@ def test_a_list_of_fields_within_a_query_s_list_is_one_document() -> None:
 
 def test_a_document_is_echoed_as_it_was_sent_when_there_are_several_queries() -> None:
     documents = [{"text": TEXAS, "id": 7}, [TEXAS, ""], TEXAS]
-    told = answer({"queries": [QUERY], "documents": [documents], "top_n": "3"})
-    assert [one["document"] for one in told["results"][0]["results"]] == documents
+    response = answer({"queries": [QUERY], "documents": [documents], "top_n": "3"})
+    assert [one["document"] for one in response["results"][0]["results"]] == documents
     silent = answer({"queries": [QUERY], "documents": [documents], "return_documents": False})
     assert not any("document" in one for one in silent["results"][0]["results"])

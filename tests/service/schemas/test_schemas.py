@@ -172,9 +172,9 @@ def test_each_character_that_may_be_space_is_judged_alike() -> None:
 def test_what_real_clients_send_and_are_answered_is_declared(
     case: tuple[str, dict[str, Any], str, Any],
 ) -> None:
-    _, body, _, told = case
+    _, body, _, response = case
     assert VALIDATORS[Route.RERANK].is_valid(body)
-    assert jsonschema_rs.validator_for(answer_schema(Route.RERANK)).is_valid(told)
+    assert jsonschema_rs.validator_for(answer_schema(Route.RERANK)).is_valid(response)
 
 
 @pytest.mark.parametrize("route", Route)
