@@ -54,8 +54,8 @@ class Integration:
 
     @property
     def module(self) -> ModuleType:
-        (name,) = self.project["tool"]["mypy"]["packages"]
-        return importlib.import_module(name)
+        version_file = Path(self.project["tool"]["hatch"]["version"]["path"])
+        return importlib.import_module(".".join(version_file.parent.parts))
 
     @property
     def path(self) -> str:
@@ -114,6 +114,15 @@ def test_it_needs_its_framework_and_the_base_package_alone(integration: Integrat
     assert sorted(names) == sorted([FRAMEWORKS[integration.folder], "qwen-rerank-plugins"])
     assert [line for line in required if "<" not in line] == [], "a next major version may differ"
     assert "local" in (metadata.get_all("Provides-Extra") or [])
+
+
+def test_its_types_are_checked(integration: Integration) -> None:
+    """One run of mypy checks all distributions, so a new one must be among its files."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    checked = [Path(name) for name in settings["files"]]
+    package = Path("integrations", integration.folder, integration.path)
+    assert [path for path in checked if package.is_relative_to(path)] != []
+    assert f"integrations/{integration.folder}" in settings["mypy_path"]
 
 
 def test_its_version_is_the_base_packages(integration: Integration) -> None:
