@@ -5,11 +5,11 @@ The only module that knows providers; what their settings mean is the base packa
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from langchain_qwen_rerank.compressor import QwenRerank
 from qwen_rerank_plugins import ConfigurationError
+from qwen_rerank_plugins.config.names import suggestion
 
 __all__ = ["PROVIDERS", "init_reranker"]
 
@@ -70,8 +70,4 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _unknown_provider(name: str) -> ConfigurationError:
-    nearest = max(sorted(PROVIDERS), key=lambda one: difflib.SequenceMatcher(None, name, one).ratio())
-    known = ", ".join(PROVIDERS)
-    return ConfigurationError(
-        f"unknown provider {name!r}; the nearest known one is {nearest!r}. Use one of {known}."
-    )
+    return ConfigurationError(f"unknown provider {name!r}; {suggestion(name, PROVIDERS)}")

@@ -5,7 +5,6 @@ This module opens no socket. Settings name the variable or file of a secret; onl
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
 import re
@@ -26,6 +25,7 @@ from pydantic import (
 )
 
 from qwen_rerank_plugins import ConfigurationError, RerankConfig
+from qwen_rerank_plugins.config.names import suggestion
 
 __all__ = ["OpenSearchSettings", "format_requirement", "read_secret"]
 
@@ -283,8 +283,7 @@ def _to_configuration_error(error: ValidationError, known: Mapping[str, Any]) ->
         name = str(detail["loc"][0]) if detail["loc"] else ""
         own = detail.get("ctx", {}).get("error")
         if detail["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            texts.append(f"unknown setting {name!r}; the nearest known one is {near[0]!r}.")
+            texts.append(f"unknown setting {name!r}; {suggestion(name, known)}")
         elif not name:
             texts.append(str(own or detail["msg"]))
         else:

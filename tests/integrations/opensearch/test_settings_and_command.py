@@ -33,7 +33,7 @@ def test_the_version_is_that_of_the_base_package() -> None:
 @pytest.mark.parametrize(
     ("invalid", "message"),
     [
-        ({"pipline": "a"}, "unknown setting 'pipline'; the nearest known one is 'pipeline'"),
+        ({"pipline": "a"}, "unknown setting 'pipline'; did you mean 'pipeline'"),
         ({"pipeline": "Ü"}, "pipeline is not valid: 'Ü'. It must be at most 64"),
         ({"cluster": "http://user:secret@host"}, r"cluster is not valid: \(hidden\)"),
         ({"fields": ("a'b",)}, "fields is not valid"),

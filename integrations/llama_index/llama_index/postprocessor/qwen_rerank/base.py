@@ -40,8 +40,8 @@ class _Call:
 class QwenRerank(OwnsRerankerModel, BaseNodePostprocessor):
     """Rerank nodes with a Qwen3 cross-encoder, in this process or with a service.
 
-    The settings of `RerankConfig` are keywords with the same names; an unknown one is refused with the nearest known
-    one. The model is loaded with the first list and shared by all postprocessors of the process. Calls are safe from
+    The settings of `RerankConfig` are keywords with the same names; an unknown one is refused with the name
+    that was probably meant. The model is loaded with the first list and shared by all postprocessors of the process. Calls are safe from
     several threads and inside running event loops; asynchronous calls never block the event loop.
 
     Nodes come best first: sorted, without those below `min_score`, then cut to `top_n`; ties keep their order. They
