@@ -167,10 +167,7 @@ def test_a_family_of_ones_own_keeps_the_limit_without_saying_that_its_document_m
     assert (pairs[1].num_tokens, pairs[1].truncated) == (200, True)
 
 
-@pytest.mark.parametrize("long_documents", ["truncate", "chunk"])
-def test_a_long_word_is_cut_as_the_whole_of_it_would_be(
-    qwen: PromptTokenizer, recipes: Recipes, long_documents: str
-) -> None:
+def test_a_long_word_is_cut_as_the_whole_of_it_would_be(qwen: PromptTokenizer, recipes: Recipes) -> None:
     """Without spaces there is no safe place to clip, so the tokens before the clip need a margin.
 
     Words of 8 to 10 characters a token, of which the text is clipped at 8: the last tokens before the clip differ
@@ -187,8 +184,19 @@ def test_a_long_word_is_cut_as_the_whole_of_it_would_be(
         max_length = draw.randrange(90, 130)
         pair = encode(qwen, "q", word, max_length=max_length)
         assert whole(pair.prompts[0]) == recipes.qwen3(("q", word), max_length=max_length)
-        chunked = encode(qwen, "q", word, max_length=max_length, long_documents="chunk", chunk_tokens=24)
-        assert len(chunked.prompts) <= 2 * len(qwen.encode([word])[0]) / (24 * 3 // 4) + 2
+
+
+@pytest.mark.parametrize("chunk_overlap", [64, 16, 0])
+def test_chunks_are_few_whatever_the_overlap_asks_for(qwen: PromptTokenizer, chunk_overlap: int) -> None:
+    """An overlap is at most half a chunk. At a token less than a chunk, 400 words made 257 chunks instead of 13."""
+    words = "Wash a cat once a month, in lukewarm water, and speak to it softly. " * 25
+    num_tokens = len(qwen.encode([words])[0])
+    limits = {"long_documents": "chunk", "chunk_tokens": 48, "chunk_overlap": chunk_overlap}
+    assert (
+        num_tokens / 48
+        <= len(encode(qwen, "q", words, **limits).prompts)
+        <= 2 * num_tokens / (48 * 3 // 4) + 2
+    )
 
 
 def test_one_token_more_than_fits_is_cut_and_flagged(qwen: PromptTokenizer) -> None:
