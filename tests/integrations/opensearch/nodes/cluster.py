@@ -124,9 +124,8 @@ class Cluster:
             hits = self.request("POST", f"{path}/_search", _ALL)["hits"]["hits"]
         except NotFoundError:  # nothing of this kind was ever created
             return {}
-        return {
-            hit["_id"]: self.request("GET", f"{path}/{hit['_id']}") for hit in hits
-        }  # a search may return an older version
+        # A search may return an older version.
+        return {hit["_id"]: _without_progress(self.request("GET", f"{path}/{hit['_id']}")) for hit in hits}
 
     def _pipelines(self) -> dict[str, Any]:
         try:
@@ -138,6 +137,15 @@ class Cluster:
     def _indices(self) -> list[str]:
         listed = self.request("GET", "/_cat/indices", format="json", expand_wildcards="open,closed")
         return sorted(one["index"] for one in listed if not one["index"].startswith("."))
+
+
+def _without_progress(resource: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what ML Commons writes into a model some time after it was deployed: times and numbers of nodes."""
+    return {
+        name: value
+        for name, value in resource.items()
+        if not name.startswith("last_") and "worker_node" not in name
+    }
 
 
 @contextmanager
