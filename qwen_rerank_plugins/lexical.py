@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -84,9 +83,8 @@ class LexicalScorer:
         truncated = self._max_chars is not None and len(document) > self._max_chars
         document_terms = _terms(document[: self._max_chars])
         log_odds = _log_odds(query_terms, document_terms)
-        return PairScore(
-            relevance_score=1.0 / (1.0 + math.exp(-log_odds)),
-            log_odds=log_odds,
+        return PairScore.from_log_odds(
+            log_odds,
             truncated=truncated,
             num_tokens=len(query_terms) + len(document_terms),
         )

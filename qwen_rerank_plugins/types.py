@@ -1,11 +1,12 @@
 """The types that the package shares: a scorer's input and output, and a reranker's result.
 
-Nothing here computes. Texts are Python strings, spans are character offsets into the caller's string, and
+Texts are Python strings, spans are character offsets into the caller's string, and
 scores are Python floats. A probability is `sigmoid(log_odds)`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -64,6 +65,17 @@ class PairScore:
     span: Span | None = None
     num_tokens: int = 0
     cached: bool = False
+
+    @classmethod
+    def from_log_odds(cls, log_odds: float, **details: Any) -> PairScore:
+        """Return a score whose probability is the logistic function of the log-odds, without overflow.
+
+        Args:
+            log_odds: The logit, finite.
+            details: The other attributes.
+        """
+        power = math.exp(-abs(log_odds))
+        return cls((1.0 if log_odds >= 0 else power) / (1.0 + power), log_odds, **details)
 
 
 @dataclass(frozen=True, slots=True)

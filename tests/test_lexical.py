@@ -79,4 +79,5 @@ def test_any_text_has_a_finite_score_that_depends_on_its_pair_alone(pairs: list[
 def _is_sound(score: PairScore) -> bool:
     assert score.log_odds is not None
     probability = 1 / (1 + math.exp(-score.log_odds))
-    return -6 <= score.log_odds <= 5 and score.relevance_score == probability and score.num_tokens >= 0
+    is_probability = math.isclose(score.relevance_score, probability, rel_tol=1e-15)
+    return -6 <= score.log_odds <= 5 and is_probability and score.num_tokens >= 0

@@ -235,22 +235,14 @@ def _best_chunk_score(pair: EncodedPair, log_odds: Sequence[float]) -> CachedSco
 
 
 def _pair_score(score: CachedScore, *, cached: bool) -> PairScore:
-    return PairScore(
-        relevance_score=_sigmoid(score.log_odds),
-        log_odds=score.log_odds,
+    return PairScore.from_log_odds(
+        score.log_odds,
         truncated=score.truncated,
         query_truncated=score.query_truncated,
         span=score.span,
         num_tokens=score.num_tokens,
         cached=cached,
     )
-
-
-def _sigmoid(x: float) -> float:
-    """Return the logistic function of `x`, without overflow."""
-    if x >= 0:
-        return 1.0 / (1.0 + math.exp(-x))
-    return math.exp(x) / (1.0 + math.exp(x))
 
 
 def _release(runtime: Runtime, cache: ScoreCache) -> None:

@@ -109,7 +109,7 @@ def _index(item: Any, num_documents: int) -> int:
 def _score(dialect: Dialect, item: Mapping[str, Any], index: int, document: str) -> PairScore:
     number = _number(item, dialect.score_key, index)
     if dialect.returns_log_odds:
-        return PairScore(_sigmoid(number), number)
+        return PairScore.from_log_odds(number)
     if not -_ROUNDING <= number <= 1.0 + _ROUNDING:
         hint = "a raw score, before the sigmoid?"
         raise AnswerError(f"holds {number!r} for document {index}, which is not a probability ({hint})")
@@ -161,13 +161,6 @@ def _span(value: Any, index: int, document: str) -> Span | None:
         if 0 <= start <= end <= len(document):
             return start, end
     raise AnswerError(f"holds a span of document {index} that is outside the document")
-
-
-def _sigmoid(log_odds: float) -> float:
-    if log_odds >= 0:
-        return 1.0 / (1.0 + math.exp(-log_odds))
-    small = math.exp(log_odds)
-    return small / (1.0 + small)
 
 
 def _kind(value: Any) -> str:
