@@ -30,6 +30,7 @@ from qwen_rerank_plugins.types import PairScore, Scorer, ScoreRequest
 from tests.core.checkpoints import Shape, with_demo_tokenizer, write_checkpoint
 from tests.core.texts import NASTY
 from tests.core.tolerances import assert_close, sigmoid
+from tests.laws.sources import plain_environment
 
 QUERY = "how to wash a cat"
 DOCUMENTS = ("Use warm water.", "猫 一个月洗一次", "", "The iPhone can send messages.", "Use warm water.")
@@ -383,7 +384,9 @@ sys.exit(code)
 
 def test_a_forked_child_scores_as_its_parent_does() -> None:
     """After the parent has computed with several threads, which do not exist in the child."""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=90)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=90, env=plain_environment()
+    )
 
 
 # ------------------------------------------------------------------------------------------- bad input

@@ -24,6 +24,7 @@ from qwen_rerank_plugins.errors import (
     WorkerDiedError,
 )
 from tests.core.scheduler.helpers import SAFETY_S, FakeEngine, answer, make_scheduler, prompts
+from tests.laws.sources import plain_environment
 
 POISON = 666
 
@@ -307,6 +308,7 @@ class ForkedEngine(FakeEngine):
 
 
 def run_script(body: str, root: Path) -> str:
+    """Run a script that forks, without coverage: a fork may copy coverage's own lock while another thread holds it."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT_HEAD + body],
         capture_output=True,
@@ -314,6 +316,7 @@ def run_script(body: str, root: Path) -> str:
         timeout=60,
         check=False,
         cwd=root,
+        env=plain_environment(),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from qwen_rerank_plugins.core.score_cache.disk import DiskCache
 from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
 from qwen_rerank_plugins.errors import ConfigurationError, InputTypeError
+from tests.laws.sources import plain_environment
 
 
 def key(name: str | int) -> bytes:
@@ -28,8 +29,14 @@ def score(log_odds: float = 0.5, **fields: Any) -> CachedScore:
 
 
 def run_python(code: str, *args: str) -> str:
+    """Run a script without coverage: a fork may copy coverage's own lock while another thread holds it."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=plain_environment(),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
