@@ -143,9 +143,10 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 def test_a_dead_device_makes_no_room_in_the_queue() -> None:
     """The wait that a refusal names comes from the devices that still compute."""
     engines = [FakeEngine(name, blocked=True) for name in ("fake:0", "fake:1")]
-    with make_scheduler(*engines, batch=100, queue=200, reject=True) as scheduler:
-        for value, engine in enumerate(engines):
-            scheduler.submit(prompts([value]))
+    with make_scheduler(*engines, batch=16, queue=200, reject=True) as scheduler:
+        for value in range(2):
+            scheduler.submit(prompts([value]))  # 16 tokens: a batch of its own, for whichever worker is first
+        for engine in engines:
             engine.wait_until_busy()
         dead, alive = scheduler._workers._device_workers
         dead.is_alive, dead.device.tokens_per_s, alive.device.tokens_per_s = False, 1e6, 10.0
