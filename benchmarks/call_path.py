@@ -31,7 +31,7 @@ import qwen_rerank_plugins  # noqa: E402
 from qwen_rerank_plugins import RerankConfig, Reranker  # noqa: E402
 
 PACKAGE = Path(qwen_rerank_plugins.__file__).resolve().parent
-SETTINGS = {"model": "demo", "device": "cpu", "dtype": "float32", "cache_entries": 0}
+SETTINGS: dict[str, Any] = {"model": "demo", "device": "cpu", "dtype": "float32", "cache_entries": 0}
 DOCUMENTS = (
     "The kettle is descaled with vinegar.",
     "Night trains run to Vienna.",

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from benchmarks import call_path
+from qwen_rerank_plugins import Reranker
 
 
 @pytest.mark.loopback
@@ -31,7 +32,7 @@ def test_nothing_is_counted_outside_a_recording() -> None:
         pass
     tracer.install()
     try:
-        call_path.Reranker(backend="lexical").rank("a", ["b"])
+        Reranker(backend="lexical").rank("a", ["b"])
     finally:
         tracer.remove()
     assert not trace.calls

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -191,7 +192,7 @@ def test_chunks_are_few_whatever_the_overlap_asks_for(qwen: PromptTokenizer, chu
     """An overlap is at most half a chunk. At a token less than a chunk, 400 words made 257 chunks instead of 13."""
     words = "Wash a cat once a month, in lukewarm water, and speak to it softly. " * 25
     num_tokens = len(qwen.encode([words])[0])
-    limits = {"long_documents": "chunk", "chunk_tokens": 48, "chunk_overlap": chunk_overlap}
+    limits: dict[str, Any] = {"long_documents": "chunk", "chunk_tokens": 48, "chunk_overlap": chunk_overlap}
     assert (
         num_tokens / 48
         <= len(encode(qwen, "q", words, **limits).prompts)
