@@ -1,4 +1,4 @@
-"""DeploymentScorer over a double of Serve's handle: what it cuts, repeats, tells and takes back."""
+"""DeploymentScorer over a double of the handle of Ray Serve: splitting, retries, errors and cancellation."""
 
 from __future__ import annotations
 
