@@ -43,6 +43,7 @@ from qwen_rerank_plugins.errors import (
 from qwen_rerank_plugins.types import (
     Document,
     PairScore,
+    Priority,
     RankedDocument,
     RerankResult,
     Scorer,
@@ -83,6 +84,7 @@ __all__ = [
     "NonFiniteScoreError",
     "OverloadedError",
     "PairScore",
+    "Priority",
     "RankedDocument",
     "RemoteConnectionError",
     "RemoteError",

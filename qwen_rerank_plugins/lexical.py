@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qwen_rerank_plugins.errors import ClosedError, InputError
-from qwen_rerank_plugins.types import PairScore, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest
 
 __all__ = ["LexicalScorer"]
 
@@ -51,8 +51,14 @@ class LexicalScorer:
         """The name under which scores are reported."""
         return "lexical"
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:  # noqa: ARG002 (the protocol's)
-        """Score every pair, in input order; the deadline has no effect.
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,  # noqa: ARG002 (the protocol's)
+        priority: Priority = "interactive",  # noqa: ARG002
+    ) -> list[PairScore]:
+        """Score every pair, in input order; deadline and priority have no effect.
 
         Raises:
             ClosedError: The scorer was closed.
@@ -66,10 +72,14 @@ class LexicalScorer:
         return [self._score_pair(terms[request.query], request.document) for request in requests]
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> list[PairScore]:
         """Score every pair in a thread, without blocking the event loop."""
-        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s)
+        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s, priority=priority)
 
     def info(self) -> dict[str, Any]:
         """The model's name and limits, as plain JSON types."""

@@ -11,6 +11,7 @@ from qwen_rerank_plugins.errors import EngineError, NonFiniteScoreError
 from qwen_rerank_plugins.types import (
     Document,
     PairScore,
+    Priority,
     RankedDocument,
     RerankResult,
     ScoreRequest,
@@ -30,7 +31,8 @@ class RankInput:
         requests: One request per document, list after list.
         top_n: Maximum number of documents of each list in the result, or None.
         min_score: Threshold, or None.
-        deadline_s: The call's own deadline, or None.
+        deadline_s: Seconds within which the result is needed, or None.
+        priority: Whether the call comes before or after calls of the other kind.
     """
 
     queries: tuple[str, ...]
@@ -39,6 +41,7 @@ class RankInput:
     top_n: int | None
     min_score: float | None
     deadline_s: float | None
+    priority: Priority
 
 
 def check_scores(scores: Sequence[PairScore], num_pairs: int) -> None:
@@ -68,7 +71,7 @@ def rank_lists(given: RankInput, scores: Sequence[PairScore], *, model: str) -> 
         results.append(
             RerankResult(
                 query=query,
-                results=tuple(_ranked_document(index, documents[index], own[index]) for index in order),
+                results=tuple(RankedDocument(index, documents[index], own[index]) for index in order),
                 scores=own,
                 model=model,
                 usage=sum_usage(own),
@@ -116,15 +119,3 @@ def unscored_lists(
         )
         for query, documents in zip(given.queries, given.documents, strict=True)
     ]
-
-
-def _ranked_document(index: int, document: Document, score: PairScore) -> RankedDocument:
-    return RankedDocument(
-        index=index,
-        document=document,
-        relevance_score=score.relevance_score,
-        log_odds=score.log_odds,
-        truncated=score.truncated,
-        query_truncated=score.query_truncated,
-        span=score.span,
-    )

@@ -23,7 +23,7 @@ from qwen_rerank_plugins.errors import (
 )
 from qwen_rerank_plugins.ranking import RankInput
 from qwen_rerank_plugins.scorers import LoadBackoff, build_scorer
-from qwen_rerank_plugins.types import Document, PairScore, RerankResult, Scorer, ScoreRequest
+from qwen_rerank_plugins.types import Document, PairScore, Priority, RerankResult, Scorer, ScoreRequest
 from qwen_rerank_plugins.validation import UNSET, Unset
 
 __all__ = ["UNSET", "RankOptions", "Reranker", "Unset"]
@@ -32,12 +32,13 @@ logger = logging.getLogger(__name__)
 
 
 class RankOptions(TypedDict, total=False):
-    """Options of `Reranker.rank_many`, the same as those of `Reranker.rank`."""
+    """Options of `Reranker.arank`, `rank_many` and `arank_many`, the same as those of `Reranker.rank`."""
 
     top_n: int | Unset | None
     min_score: float | Unset | None
     instruction: str | None
     deadline_s: float | None
+    priority: Priority
 
 
 class Reranker(CloseMixin):
@@ -131,6 +132,7 @@ class Reranker(CloseMixin):
         min_score: float | Unset | None = UNSET,
         instruction: str | None = None,
         deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> RerankResult:
         """Rank documents by relevance, best first.
 
@@ -143,6 +145,7 @@ class Reranker(CloseMixin):
             min_score: Lowest `relevance_score` in the result, None for no threshold; by default the configuration's.
             instruction: What relevance means; None for the configuration's, else the family's.
             deadline_s: Seconds within which the result is needed; None for the configuration's.
+            priority: "background" to rank after all interactive calls to the same engine, in small batches.
 
         Raises:
             InputError: The input cannot be ranked.
@@ -156,28 +159,14 @@ class Reranker(CloseMixin):
             min_score=min_score,
             instruction=instruction,
             deadline_s=deadline_s,
+            priority=priority,
         )[0]
 
     async def arank(
-        self,
-        query: str,
-        documents: Iterable[Document],
-        *,
-        top_n: int | Unset | None = UNSET,
-        min_score: float | Unset | None = UNSET,
-        instruction: str | None = None,
-        deadline_s: float | None = None,
+        self, query: str, documents: Iterable[Document], **options: Unpack[RankOptions]
     ) -> RerankResult:
-        """Rank documents as `rank` does, without blocking the event loop."""
-        results = await self.arank_many(
-            [query],
-            [documents],
-            top_n=top_n,
-            min_score=min_score,
-            instruction=instruction,
-            deadline_s=deadline_s,
-        )
-        return results[0]
+        """Rank documents as `rank` does, with the same options, without blocking the event loop."""
+        return (await self.arank_many([query], [documents], **options))[0]
 
     def rank_many(
         self,
@@ -196,7 +185,7 @@ class Reranker(CloseMixin):
         if not self._config.enabled:
             return self._disabled(given)
         try:
-            scores = self._score(given.requests, given.deadline_s)
+            scores = self._score(given.requests, given.deadline_s, given.priority)
         except RerankError as error:
             return self._failed(given, error)
         return ranking.rank_lists(given, scores, model=self.model)
@@ -212,7 +201,7 @@ class Reranker(CloseMixin):
         if not self._config.enabled:
             return self._disabled(given)
         try:
-            scores = await self._ascore(given.requests, given.deadline_s)
+            scores = await self._ascore(given.requests, given.deadline_s, given.priority)
         except RerankError as error:
             return self._failed(given, error)
         return ranking.rank_lists(given, scores, model=self.model)
@@ -226,13 +215,17 @@ class Reranker(CloseMixin):
             InputError: The input cannot be scored.
             RerankError: Scoring failed or `enabled` is False, whatever `on_error` is.
         """
-        return _probabilities(self._score(self._one_query(query, documents, instruction)))
+        return _probabilities(
+            self._score(self._one_query(query, documents, instruction), self._config.deadline_s)
+        )
 
     async def ascore(
         self, query: str, documents: Iterable[Document], *, instruction: str | None = None
     ) -> list[float]:
         """Score documents as `score` does, without blocking the event loop."""
-        return _probabilities(await self._ascore(self._one_query(query, documents, instruction)))
+        return _probabilities(
+            await self._ascore(self._one_query(query, documents, instruction), self._config.deadline_s)
+        )
 
     def score_pairs(
         self, pairs: Iterable[tuple[str, Document]], *, instruction: str | None = None
@@ -243,13 +236,13 @@ class Reranker(CloseMixin):
             InputError: The input cannot be scored; the message names the pair.
             RerankError: Scoring failed or `enabled` is False, whatever `on_error` is.
         """
-        return _probabilities(self._score(self._pairs(pairs, instruction)))
+        return _probabilities(self._score(self._pairs(pairs, instruction), self._config.deadline_s))
 
     async def ascore_pairs(
         self, pairs: Iterable[tuple[str, Document]], *, instruction: str | None = None
     ) -> list[float]:
         """Score pairs as `score_pairs` does, without blocking the event loop."""
-        return _probabilities(await self._ascore(self._pairs(pairs, instruction)))
+        return _probabilities(await self._ascore(self._pairs(pairs, instruction), self._config.deadline_s))
 
     def info(self) -> dict[str, Any]:
         """What is loaded, as plain JSON types; builds the scorer if it is not built yet."""
@@ -278,12 +271,14 @@ class Reranker(CloseMixin):
         min_score: float | Unset | None = UNSET,
         instruction: str | None = None,
         deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> RankInput:
         chosen_top_n = self._config.top_n if isinstance(top_n, Unset) else top_n
         chosen_min_score = self._config.min_score if isinstance(min_score, Unset) else min_score
         validation.check_top_n(chosen_top_n)
         validation.check_min_score(chosen_min_score)
         validation.check_deadline(deadline_s)
+        validation.check_priority(priority)
         chosen = self._chosen_instruction(instruction)
         lists = validation.check_lists(queries, documents_per_query)
         return RankInput(
@@ -294,7 +289,8 @@ class Reranker(CloseMixin):
             ],
             top_n=chosen_top_n,
             min_score=chosen_min_score,
-            deadline_s=deadline_s,
+            deadline_s=self._config.deadline_s if deadline_s is None else deadline_s,
+            priority=priority,
         )
 
     def _one_query(
@@ -314,24 +310,26 @@ class Reranker(CloseMixin):
 
     # Requests to scores.
 
-    def _score(self, requests: list[ScoreRequest], deadline_s: float | None = None) -> list[PairScore]:
+    def _score(
+        self, requests: list[ScoreRequest], deadline_s: float | None, priority: Priority = "interactive"
+    ) -> list[PairScore]:
         self._check_usable()
         if not requests:
             return []
-        deadline_s = self._config.deadline_s if deadline_s is None else deadline_s
-        scores = self._get_scorer().score(requests, deadline_s=deadline_s)
+        scores = self._get_scorer().score(requests, deadline_s=deadline_s, priority=priority)
         ranking.check_scores(scores, len(requests))
         return scores
 
-    async def _ascore(self, requests: list[ScoreRequest], deadline_s: float | None = None) -> list[PairScore]:
+    async def _ascore(
+        self, requests: list[ScoreRequest], deadline_s: float | None, priority: Priority = "interactive"
+    ) -> list[PairScore]:
         self._check_usable()
         if not requests:
             return []
-        deadline_s = self._config.deadline_s if deadline_s is None else deadline_s
         scorer = self._scorer
         if scorer is None:
             scorer = await asyncio.to_thread(self._get_scorer)
-        scores = await scorer.ascore(requests, deadline_s=deadline_s)
+        scores = await scorer.ascore(requests, deadline_s=deadline_s, priority=priority)
         ranking.check_scores(scores, len(requests))
         return scores
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 __all__ = [
     "Document",
     "PairScore",
+    "Priority",
     "RankedDocument",
     "RerankResult",
     "ScoreRequest",
@@ -27,6 +28,9 @@ Document = str | Mapping[str, Any]
 
 Span = tuple[int, int]
 """Start and end (exclusive) of a passage, in characters of the original string."""
+
+Priority = Literal["interactive", "background"]
+"""Whether a call comes before or after calls of the other kind where a scorer queues them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +89,37 @@ class RankedDocument:
     Attributes:
         index: Position in the input, from 0.
         document: The object that was passed in.
-        relevance_score: Probability in [0, 1]; None if nothing was scored (see `RerankResult.status`).
-        log_odds: The probability's logit, or None.
-        truncated: The document was truncated to fit.
-        query_truncated: The query was truncated to fit.
-        span: The best chunk of a document that was scored in chunks, else None.
+        score: Its score; None if nothing was scored (see `RerankResult.status`).
     """
 
     index: int
     document: Document
-    relevance_score: float | None
-    log_odds: float | None = None
-    truncated: bool = False
-    query_truncated: bool = False
-    span: Span | None = None
+    score: PairScore | None = None
+
+    @property
+    def relevance_score(self) -> float | None:
+        """Probability in [0, 1] that the document is relevant; None if nothing was scored."""
+        return None if self.score is None else self.score.relevance_score
+
+    @property
+    def log_odds(self) -> float | None:
+        """The probability's logit, or None."""
+        return None if self.score is None else self.score.log_odds
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the document was truncated to fit."""
+        return self.score is not None and self.score.truncated
+
+    @property
+    def query_truncated(self) -> bool:
+        """Whether the query was truncated to fit."""
+        return self.score is not None and self.score.query_truncated
+
+    @property
+    def span(self) -> Span | None:
+        """The best chunk of a document that was scored in chunks, else None."""
+        return None if self.score is None else self.score.span
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +174,28 @@ class Scorer(Protocol):
     def model(self) -> str:
         """The name under which scores are reported."""
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
+    ) -> list[PairScore]:
         """Score every pair, in input order.
 
         Args:
             requests: The pairs; may be empty.
-            deadline_s: Seconds from now within which the result is needed; None for the scorer's default.
+            deadline_s: Seconds from now within which the result is needed; None for no deadline.
+            priority: Whether the call comes before or after calls of the other kind; a scorer without a queue
+                ignores it.
         """
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> list[PairScore]:
         """Score every pair without blocking the event loop."""
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from qwen_rerank_plugins.errors import InputError, InputTypeError
-from qwen_rerank_plugins.types import Document, ScoreRequest
+from qwen_rerank_plugins.types import Document, Priority, ScoreRequest
 
 __all__ = [
     "UNSET",
@@ -20,6 +20,7 @@ __all__ = [
     "check_instruction",
     "check_lists",
     "check_min_score",
+    "check_priority",
     "check_query",
     "check_top_n",
     "list_requests",
@@ -137,6 +138,16 @@ def check_deadline(deadline_s: object) -> None:
         raise InputTypeError(f"`deadline_s` must be a number of seconds or None, got {deadline_s!r}")
     if not deadline_s > 0:  # false for NaN as well
         raise InputError(f"`deadline_s` must be greater than 0, got {deadline_s!r}")
+
+
+def check_priority(priority: object) -> None:
+    """Refuse anything but the two priorities.
+
+    Raises:
+        InputError: It is something else.
+    """
+    if priority not in get_args(Priority):
+        raise InputError(f'`priority` must be "interactive" or "background", got {priority!r}')
 
 
 def check_lists(queries: object, documents_per_query: object) -> list[tuple[str, tuple[Document, ...]]]:

@@ -23,22 +23,34 @@ class FakeScorer:
         delay_s: float = 0.0,
     ) -> None:
         self.calls: list[tuple[list[ScoreRequest], float | None]] = []
+        self.priorities: list[str] = []
         self.closed = 0
         self._score_one = score_one or (lambda request: PairScore(float(request.document)))
         self._error = error
         self._delay_s = delay_s
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: str = "interactive",
+    ) -> list[PairScore]:
         self.calls.append((list(requests), deadline_s))
+        self.priorities.append(priority)
         time.sleep(self._delay_s)
         if self._error is not None:
             raise self._error
         return [self._score_one(request) for request in requests]
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: str = "interactive",
     ) -> list[PairScore]:
-        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s)
+        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s, priority=priority)
 
     def info(self) -> dict[str, Any]:
         return {"model": self.model}

@@ -100,6 +100,16 @@ def test_options_come_from_the_configuration_unless_the_call_says_otherwise() ->
     ]
 
 
+def test_the_scorer_gets_the_priority_of_the_call() -> None:
+    scorer = FakeScorer()
+    reranker = Reranker(scorer=scorer)
+    reranker.rank("query", ["0.1"])
+    reranker.rank("query", ["0.1"], priority="background")
+    asyncio.run(reranker.arank("query", ["0.1"], priority="background"))
+    reranker.rank_many(["query"], [["0.1"]], priority="background")
+    assert scorer.priorities == ["interactive", "background", "background", "background"]
+
+
 def test_mappings_are_scored_by_their_text_and_returned_unchanged() -> None:
     documents: list[dict[str, Any]] = [{"text": "0.1", "id": 7}, {"text": "0.9", "meta": {"a": [1]}}]
     before = copy.deepcopy(documents)
@@ -203,6 +213,13 @@ def test_the_asynchronous_calls_return_the_same() -> None:
         ("q", ["0.1"], {"top_n": -1}, InputError, "`top_n` must be at least 1, got -1"),
         ("q", ["0.1"], {"top_n": True}, InputTypeError, "`top_n` must be an integer or None, got True"),
         ("q", ["0.1"], {"top_n": 1.0}, InputTypeError, "`top_n` must be an integer or None, got 1.0"),
+        (
+            "q",
+            ["0.1"],
+            {"priority": "low"},
+            InputError,
+            '`priority` must be "interactive" or "background", got \'low\'',
+        ),
         ("q", ["0.1"], {"min_score": math.nan}, InputError, "`min_score` must be from 0 to 1, got nan"),
         ("q", ["0.1"], {"min_score": 1.5}, InputError, "`min_score` must be from 0 to 1, got 1.5"),
         (
@@ -287,7 +304,7 @@ def test_a_score_that_is_not_finite_is_never_sorted(score: PairScore) -> None:
 @pytest.mark.parametrize("given", [0, 1, 3])
 def test_a_scorer_that_returns_another_number_of_scores_is_an_error(given: int) -> None:
     scorer = FakeScorer()
-    scorer.score = lambda requests, *, deadline_s=None: [PairScore(0.5)] * given  # type: ignore[method-assign]
+    scorer.score = lambda *_, **__: [PairScore(0.5)] * given  # type: ignore[method-assign]
     with pytest.raises(EngineError, match=f"returned {given} scores for 2 pairs"):
         Reranker(scorer=scorer).rank("query", ["a", "b"])
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from qwen_rerank_plugins.config import RerankConfig, validators
 from qwen_rerank_plugins.errors import ConfigurationError
+from qwen_rerank_plugins.types import Priority
 
 __all__ = ["BatchOptions", "FileFormat", "Form"]
 
@@ -106,6 +107,11 @@ class BatchOptions(BaseModel):
     concurrency: Count | None = Field(
         default=None,
         description="Concurrent calls; None for 2, or the remote backend's `max_concurrency`.",
+    )
+    priority: Priority | None = Field(
+        default=None,
+        description="Whether calls come before (`interactive`) or after (`background`) others to the same engine or "
+        "service; None for `background` with the remote backend, else `interactive`.",
     )
 
     if not TYPE_CHECKING:  # type checkers use the keywords that pydantic derives from the fields

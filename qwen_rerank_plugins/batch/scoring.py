@@ -18,7 +18,7 @@ from qwen_rerank_plugins.batch.protocols import Source
 from qwen_rerank_plugins.batch.rows import Chunk, Row
 from qwen_rerank_plugins.errors import InputError, RerankError
 from qwen_rerank_plugins.reranker import Reranker
-from qwen_rerank_plugins.types import PairScore
+from qwen_rerank_plugins.types import PairScore, Priority
 
 __all__ = ["ScoringPass"]
 
@@ -94,6 +94,7 @@ class ScoringPass:
         self._concurrency = options.concurrency or (
             reranker.config.max_concurrency if remote else LOCAL_CONCURRENCY
         )
+        self._priority: Priority = options.priority or ("background" if remote else "interactive")
         self._pending: dict[Future[list[PairScore]], _Call] = {}
         self.num_resumed_pairs = journal.num_scored()
         self.num_rows = 0
@@ -202,6 +203,7 @@ class ScoringPass:
             top_n=1,  # ranks are computed later, over the whole file
             min_score=None,
             instruction=instruction,
+            priority=self._priority,
         )
         for result in results:
             if result.status != "ranked":

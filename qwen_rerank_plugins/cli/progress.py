@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qwen_rerank_plugins.errors import DeadlineExceededError
-from qwen_rerank_plugins.types import PairScore, Scorer, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, Scorer, ScoreRequest
 
 SLICE = 64
 """Pairs between two reports: enough for a full batch, few enough for visible progress."""
@@ -29,7 +29,13 @@ class ProgressScorer:
         """The inner scorer's name."""
         return self._inner.model
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
+    ) -> list[PairScore]:
         """Score slice by slice; the deadline applies to all slices together.
 
         Raises:
@@ -43,16 +49,22 @@ class ProgressScorer:
                 raise DeadlineExceededError(
                     f"only {start} of {len(requests)} pairs were scored within {deadline_s!r} s"
                 )
-            part = self._inner.score(requests[start : start + self._slice_pairs], deadline_s=left_s)
+            part = self._inner.score(
+                requests[start : start + self._slice_pairs], deadline_s=left_s, priority=priority
+            )
             scores += part
             self._on_progress(len(part))
         return scores
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> list[PairScore]:
         """Score slice by slice in a thread, without blocking the event loop."""
-        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s)
+        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s, priority=priority)
 
     def info(self) -> dict[str, Any]:
         """The inner scorer's info."""

@@ -108,6 +108,11 @@ class RerankConfig(BaseModel):
         default=None,
         description="Maximum tokens in one forward pass; None for a default that depends on the device.",
     )
+    background_batch_tokens: Count | None = Field(
+        default=None,
+        description="Maximum tokens in one forward pass of background calls, which interactive ones may wait for; None for a "
+        "default that depends on the device.",
+    )
     max_queue_tokens: Count | None = Field(
         default=None,
         description="Maximum tokens that wait for the device; None for a default that depends on it.",

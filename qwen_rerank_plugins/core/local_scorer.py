@@ -7,11 +7,10 @@ The score of a document that is read in chunks is that of its best chunk.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -20,38 +19,42 @@ from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.core.prompts.encoder import EncodedPair, PromptEncoder, TokenLimits
 from qwen_rerank_plugins.core.runtime import Runtime, acquire_runtime, release_runtime
-from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
-from qwen_rerank_plugins.errors import ClosedError, NonFiniteScoreError
-from qwen_rerank_plugins.types import PairScore, ScoreRequest
+from qwen_rerank_plugins.core.score_cache.memory import KeyHasher, ScoreCache
+from qwen_rerank_plugins.errors import ClosedError
+from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest
 
 __all__ = ["LocalScorer"]
 
 
 @dataclass(slots=True)
 class _PendingScores:
-    """Scores of one request: the cached ones, and the future of those in the scheduler."""
+    """Scores of one call: the cached ones, and the future of those in the scheduler."""
 
     keys: list[bytes]
-    cached: list[CachedScore | None]
+    cached: list[PairScore | None]
     encoded: list[EncodedPair]
     future: Future[list[float]]
+    deadline: float | None
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the deadline, at least 0; None without one."""
+        if self.deadline is None:
+            return None
+        return min(max(0.0, self.deadline - time.monotonic()), threading.TIMEOUT_MAX)
 
 
 class LocalScorer:
     """The cross-encoder behind the `Scorer` protocol.
 
     Args:
-        config: Limits, cache and deadline. Its model settings are those that `runtime` was loaded with.
+        config: Limits and cache. Its model settings are those that `runtime` was loaded with.
         runtime: The loaded model. The scorer releases it when it is closed or garbage-collected.
     """
 
     def __init__(self, config: RerankConfig, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._deadline_s = config.deadline_s
         self._limits = _limits(config, runtime)
         self._encoder = PromptEncoder(runtime.tokenizer, runtime.family, self._limits)
-        self._has_disk = config.cache_path is not None
-        self._uses_cache = config.cache_entries > 0 or self._has_disk
         self._cache = ScoreCache(
             config.cache_entries,
             path=config.cache_path,
@@ -81,43 +84,64 @@ class LocalScorer:
         """The model's name as configured."""
         return self._runtime.checkpoint.name
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
+    ) -> list[PairScore]:
         """Return one score per pair, in input order.
 
         Args:
             requests: The pairs.
-            deadline_s: Seconds from now after which the request fails; None for the configured deadline.
+            deadline_s: Seconds from now after which the call fails; None for no deadline.
+            priority: "background" to compute after all interactive calls, in small batches.
 
         Raises:
             InputError: An instruction leaves no room for a document, or the family takes none.
             RequestError: The queue is full, the deadline passed, or the scorer was closed.
             EngineError: The forward pass failed.
         """
-        pending = self._submit(requests, deadline_s)
+        pending = self._submit(requests, _deadline(deadline_s), priority)
         try:
-            log_odds = pending.future.result()
+            return self._collect(pending, pending.future.result(pending.seconds_left()))
+        except TimeoutError:
+            self._runtime.scheduler.expire(pending.future)
+            return self._collect(pending, pending.future.result())
         except BaseException:  # also KeyboardInterrupt in the waiting thread
             pending.future.cancel()
             raise
-        return self._collect(pending, log_odds)
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> list[PairScore]:
         """Return one score per pair without blocking the event loop; see `score`.
 
         Cancelling the task removes its pairs from the queue.
         """
-        submission = asyncio.ensure_future(asyncio.to_thread(self._submit, requests, deadline_s))
+        deadline = _deadline(deadline_s)
+        submission = asyncio.ensure_future(asyncio.to_thread(self._submit, requests, deadline, priority))
         try:
             pending = await asyncio.shield(submission)
         except asyncio.CancelledError:
-            submission.add_done_callback(
-                _cancel_submitted
-            )  # the thread still submits; its request is cancelled then
+            # The thread still submits; its request is cancelled then.
+            submission.add_done_callback(_cancel_submitted)
             raise
-        log_odds = await asyncio.wrap_future(pending.future)
-        if self._has_disk:
+        timer = None
+        if (seconds_left := pending.seconds_left()) is not None:
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(seconds_left, self._runtime.scheduler.expire, pending.future)
+        try:
+            log_odds = await asyncio.wrap_future(pending.future)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if self._cache.has_disk:
             return await asyncio.to_thread(self._collect, pending, log_odds)
         return self._collect(pending, log_odds)
 
@@ -135,26 +159,25 @@ class LocalScorer:
         self._closed.set()
         self._finalizer()
 
-    def _submit(self, requests: Sequence[ScoreRequest], deadline_s: float | None) -> _PendingScores:
+    def _submit(
+        self, requests: Sequence[ScoreRequest], deadline: float | None, priority: Priority
+    ) -> _PendingScores:
         if self._closed.is_set():
             raise ClosedError(f"the scorer of {self.model!r} was closed")
-        keys = self._request_keys(requests)
-        cached: list[CachedScore | None] = [None] * len(requests)
-        if self._uses_cache:
+        keys = self._keys(requests) if self._cache.is_enabled else []
+        cached: list[PairScore | None] = [None] * len(requests)
+        if keys:
             cached = self._cache.get_many(keys)
         uncached = [request for request, score in zip(requests, cached, strict=True) if score is None]
         started = time.perf_counter()
         encoded = self._encoder.encode(uncached)
         self._encode_s += time.perf_counter() - started  # without a lock: a fork could copy it locked
         prompts = [prompt for pair in encoded for prompt in pair.prompts]
-        deadline_s = self._deadline_s if deadline_s is None else deadline_s
-        return _PendingScores(
-            keys, cached, encoded, self._runtime.scheduler.submit(prompts, deadline_s=deadline_s)
-        )
+        seconds_left = None if deadline is None else deadline - time.monotonic()
+        future = self._runtime.scheduler.submit(prompts, deadline_s=seconds_left, priority=priority)
+        return _PendingScores(keys, cached, encoded, future, deadline)
 
-    def _request_keys(self, requests: Sequence[ScoreRequest]) -> list[bytes]:
-        if not self._uses_cache:
-            return []
+    def _keys(self, requests: Sequence[ScoreRequest]) -> list[bytes]:
         hashers: dict[tuple[str | None, str], KeyHasher] = {}
         keys = []
         for request in requests:
@@ -166,20 +189,17 @@ class LocalScorer:
 
     def _collect(self, pending: _PendingScores, log_odds: Sequence[float]) -> list[PairScore]:
         """Return the scores in input order, and cache the new ones."""
-        results = iter(log_odds)
-        new_scores = iter(
-            [_best_chunk_score(pair, [next(results) for _ in pair.prompts]) for pair in pending.encoded]
-        )
-        scores = [score if score is not None else next(new_scores) for score in pending.cached]
-        if self._uses_cache:
-            new_entries = [
-                (k, s) for k, s, hit in zip(pending.keys, scores, pending.cached, strict=True) if hit is None
-            ]
-            self._cache.put_many(new_entries)
-        return [
-            _pair_score(score, cached=hit is not None)
-            for score, hit in zip(scores, pending.cached, strict=True)
-        ]
+        rest = iter(log_odds)
+        new_scores = iter([_best_chunk_score(pair, rest) for pair in pending.encoded])
+        scores = [next(new_scores) if score is None else score for score in pending.cached]
+        if pending.keys:
+            pairs = zip(pending.keys, scores, pending.cached, strict=True)
+            self._cache.put_many([(key, score) for key, score, hit in pairs if hit is None])
+        return scores
+
+
+def _deadline(deadline_s: float | None) -> float | None:
+    return None if deadline_s is None else time.monotonic() + deadline_s
 
 
 def _cancel_submitted(submission: asyncio.Future[_PendingScores]) -> None:
@@ -218,30 +238,16 @@ def _key_hasher(runtime: Runtime, limits: TokenLimits) -> KeyHasher:
     )
 
 
-def _best_chunk_score(pair: EncodedPair, log_odds: Sequence[float]) -> CachedScore:
+def _best_chunk_score(pair: EncodedPair, log_odds: Iterator[float]) -> PairScore:
     """Return the score of a pair's best prompt; of equal ones, the first."""
-    if not all(map(math.isfinite, log_odds)):
-        raise NonFiniteScoreError(
-            "the model returned NaN or infinity as a pair's log-odds; check its weights, or use a wider dtype"
-        )
-    best = max(range(len(log_odds)), key=lambda n: (log_odds[n], -n))
-    return CachedScore(
-        log_odds=log_odds[best],
+    own = [next(log_odds) for _ in pair.prompts]
+    best = own.index(max(own))
+    return PairScore.from_log_odds(
+        own[best],
         truncated=pair.truncated,
         query_truncated=pair.query_truncated,
         span=pair.spans[best],
-        num_tokens=pair.num_tokens,
-    )
-
-
-def _pair_score(score: CachedScore, *, cached: bool) -> PairScore:
-    return PairScore.from_log_odds(
-        score.log_odds,
-        truncated=score.truncated,
-        query_truncated=score.query_truncated,
-        span=score.span,
-        num_tokens=score.num_tokens,
-        cached=cached,
+        num_tokens=sum(prompt.end for prompt in pair.prompts),
     )
 
 

@@ -19,6 +19,7 @@ import torch
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.core.engine.devices import (
     choose_dtype,
+    default_background_batch_tokens,
     default_batch_tokens,
     raise_mmap_threshold,
     resolve_devices,
@@ -155,6 +156,7 @@ def load_runtime(config: RerankConfig) -> Runtime:
         max_batch_tokens=max_batch_tokens,
         max_queue_tokens=config.max_queue_tokens or QUEUE_BATCHES * max_batch_tokens * len(engines),
         admission=config.admission,
+        background_batch_tokens=config.background_batch_tokens or default_background_batch_tokens(devices[0]),
     )
     return Runtime(
         checkpoint=checkpoint,
@@ -273,7 +275,7 @@ def _config_key(config: RerankConfig) -> _ConfigKey:
     model = str(folder.resolve()) if folder.is_dir() else config.model
     return (
         *(model, config.revision, config.family, config.device, config.dtype, config.quantization),
-        *(config.max_batch_tokens, config.max_queue_tokens, config.admission),
+        *(config.max_batch_tokens, config.background_batch_tokens, config.max_queue_tokens, config.admission),
         *(config.prefix_cache_mb, config.self_check),
     )
 

@@ -33,7 +33,7 @@ from qwen_rerank_plugins.errors import (
 from qwen_rerank_plugins.ray.batching import ScoresOrError, is_fatal, split_requests
 from qwen_rerank_plugins.ray.scaling import scorer_name, with_reserved_threads
 from qwen_rerank_plugins.scorers import build_scorer
-from qwen_rerank_plugins.types import PairScore, Scorer, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, Scorer, ScoreRequest
 
 __all__ = ["CALLS_PER_WORKER", "CALL_TOKENS", "ActorPoolScorer", "ActorPoolSettings"]
 
@@ -113,7 +113,13 @@ class ActorPoolScorer(CloseMixin):
         """Number of concurrent calls that keep every worker busy."""
         return CALLS_PER_WORKER * self._settings.bounds[1]
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
+    ) -> list[PairScore]:
         """Score every pair, in input order. Large requests are split over the workers.
 
         Raises:
@@ -125,20 +131,24 @@ class ActorPoolScorer(CloseMixin):
         end_s = None if deadline_s is None else time.monotonic() + deadline_s
         parts = list(split_requests(requests, batch_tokens=CALL_TOKENS, max_length=self._config.max_length))
         if len(parts) == 1:
-            return self._score_part(parts[0], end_s)
+            return self._score_part(parts[0], end_s, priority)
         with ThreadPoolExecutor(self.max_concurrency) as executor:
-            calls = [executor.submit(self._score_part, part, end_s) for part in parts]
+            calls = [executor.submit(self._score_part, part, end_s, priority) for part in parts]
             return [score for call in calls for score in call.result()]
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> list[PairScore]:
         """Score every pair without blocking the event loop.
 
         Raises:
             RerankError: As `score`.
         """
-        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s)
+        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s, priority=priority)
 
     def info(self) -> dict[str, Any]:
         """Return the `info` of one worker's scorer.
@@ -158,9 +168,11 @@ class ActorPoolScorer(CloseMixin):
         for worker in workers:
             ray.kill(worker)
 
-    def _score_part(self, requests: Sequence[ScoreRequest], end_s: float | None) -> list[PairScore]:
+    def _score_part(
+        self, requests: Sequence[ScoreRequest], end_s: float | None, priority: Priority
+    ) -> list[PairScore]:
         scores: list[PairScore] = self._call(
-            lambda worker, left_s: worker.score.remote(requests, left_s), end_s
+            lambda worker, left_s: worker.score.remote(requests, left_s, priority), end_s
         )
         return scores
 
@@ -278,10 +290,12 @@ class ScoringWorker:
     def ready(self) -> None:
         """Return once the process has started."""
 
-    def score(self, requests: Sequence[ScoreRequest], deadline_s: float | None) -> ScoresOrError:
+    def score(
+        self, requests: Sequence[ScoreRequest], deadline_s: float | None, priority: Priority
+    ) -> ScoresOrError:
         """Return the scores, or the error that the scorer raised."""
         try:
-            return self._loaded().score(requests, deadline_s=deadline_s)
+            return self._loaded().score(requests, deadline_s=deadline_s, priority=priority)
         except RerankError as error:
             return error
 

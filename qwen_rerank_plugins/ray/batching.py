@@ -11,9 +11,10 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from qwen_rerank_plugins.errors import DeadlineExceededError, RerankError
-from qwen_rerank_plugins.types import PairScore, Scorer, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, Scorer, ScoreRequest
 
 __all__ = ["Call", "ScoresOrError", "estimate_tokens", "is_fatal", "score_calls", "split_requests"]
 
@@ -33,11 +34,13 @@ class Call:
         requests: The pairs.
         expires_at_s: The deadline on the clock of `time.monotonic`; None for no deadline.
         shares: Its part of a full batch, in whole shares.
+        priority: Whether it comes before or after calls of the other kind in the scorer.
     """
 
     requests: Sequence[ScoreRequest]
     expires_at_s: float | None = None
     shares: int = 1
+    priority: Priority = "interactive"
 
 
 def is_fatal(outcome: object) -> bool:
@@ -88,29 +91,35 @@ def split_requests(
 
 
 async def score_calls(scorer: Scorer, calls: Sequence[Call]) -> list[ScoresOrError]:
-    """Score the pairs of several calls in one call to the scorer, and return the outcome of each.
+    """Score the pairs of several calls in one call to the scorer per priority, and return the outcome of each.
 
     Expired calls are not scored. If the common call fails, each call is scored alone, so that none gets the error of
     another one's pairs.
     """
-    live = [index for index, call in enumerate(calls) if _seconds_left(call) > 0]
     expired = DeadlineExceededError("the deadline passed before the pairs were scored")
     outcomes: list[ScoresOrError] = [expired] * len(calls)
-    try:
-        found = await _score([calls[index] for index in live], scorer)
-    except RerankError as error:
-        found = [error] if len(live) == 1 else await _score_alone([calls[index] for index in live], scorer)
-    for index, outcome in zip(live, found, strict=True):
-        outcomes[index] = outcome
+
+    async def score_all(priority: Priority) -> None:
+        live = [
+            index for index, one in enumerate(calls) if one.priority == priority and _seconds_left(one) > 0
+        ]
+        own = [calls[index] for index in live]
+        try:
+            found = await _score(own, scorer) if own else []
+        except RerankError as error:
+            found = [error] if len(own) == 1 else await _score_alone(own, scorer)
+        for index, outcome in zip(live, found, strict=True):
+            outcomes[index] = outcome
+
+    await asyncio.gather(*map(score_all, get_args(Priority)))
     return outcomes
 
 
 async def _score(calls: Sequence[Call], scorer: Scorer) -> list[ScoresOrError]:
     requests = [request for call in calls for request in call.requests]
-    seconds = max(
-        (_seconds_left(call) for call in calls), default=0.0
-    )  # calls with less time give up themselves
-    scores = iter(await scorer.ascore(requests, deadline_s=None if seconds == float("inf") else seconds))
+    seconds = max(map(_seconds_left, calls))  # calls with less time give up themselves
+    deadline_s = None if seconds == float("inf") else seconds
+    scores = iter(await scorer.ascore(requests, deadline_s=deadline_s, priority=calls[0].priority))
     return [[next(scores) for _ in call.requests] for call in calls]
 
 

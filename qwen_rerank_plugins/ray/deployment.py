@@ -30,7 +30,7 @@ from qwen_rerank_plugins.errors import (
     WorkerDiedError,
 )
 from qwen_rerank_plugins.ray.batching import ScoresOrError, is_fatal, split_requests
-from qwen_rerank_plugins.types import PairScore, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest
 
 __all__ = ["DeploymentScorer"]
 
@@ -54,7 +54,7 @@ def _is_lost(error: BaseException) -> bool:
 
 
 class DeploymentScorer:
-    """Scores pairs on the replicas of a deployment with the methods `score(requests, deadline_s)` and `info()`.
+    """Scores pairs on the replicas of a deployment with the methods `score(requests, deadline_s, priority)` and `info()`.
 
     Args:
         handle: The deployment's handle.
@@ -85,17 +85,29 @@ class DeploymentScorer:
         """The model's name as configured."""
         return self._model
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
+    ) -> list[PairScore]:
         """Score every pair, in input order. May be called from a thread with a running event loop.
 
         Raises:
             RerankError: As `ascore`.
         """
         with ThreadPoolExecutor(1) as executor:
-            return executor.submit(asyncio.run, self.ascore(requests, deadline_s=deadline_s)).result()
+            return executor.submit(
+                asyncio.run, self.ascore(requests, deadline_s=deadline_s, priority=priority)
+            ).result()
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> list[PairScore]:
         """Score every pair without blocking the event loop. Cancellation cancels the calls to the replicas.
 
@@ -110,7 +122,7 @@ class DeploymentScorer:
         parts = split_requests(requests, batch_tokens=self._batch_tokens, max_length=self._max_length)
         try:
             async with asyncio.timeout(deadline_s), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._score_part(part, deadline_s)) for part in parts]
+                tasks = [group.create_task(self._score_part(part, deadline_s, priority)) for part in parts]
         except TimeoutError:
             raise DeadlineExceededError(
                 f"the scores were not ready within the deadline of {deadline_s!r} s"
@@ -136,7 +148,7 @@ class DeploymentScorer:
         self._closed = True
 
     async def _score_part(
-        self, requests: Sequence[ScoreRequest], deadline_s: float | None
+        self, requests: Sequence[ScoreRequest], deadline_s: float | None, priority: Priority
     ) -> list[PairScore]:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self._call_attempts),
@@ -144,17 +156,19 @@ class DeploymentScorer:
             retry=retry_if_exception(_is_lost),
         )
         try:
-            return await retrying(self._call, requests, deadline_s)
+            return await retrying(self._call, requests, deadline_s, priority)
         except RetryError as error:
             last = error.last_attempt.exception()
             raise WorkerDiedError(
                 f"a replica of {self.model!r} was lost at every attempt: {type(last).__name__}"
             ) from last
 
-    async def _call(self, requests: Sequence[ScoreRequest], deadline_s: float | None) -> list[PairScore]:
+    async def _call(
+        self, requests: Sequence[ScoreRequest], deadline_s: float | None, priority: Priority
+    ) -> list[PairScore]:
         response: Any = None  # its `cancel` has no types
         try:
-            response = self._handle.score.remote(requests, deadline_s)
+            response = self._handle.score.remote(requests, deadline_s, priority)
             outcome: ScoresOrError = await response
         except asyncio.CancelledError:
             if response is not None:

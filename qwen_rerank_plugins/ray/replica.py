@@ -16,7 +16,7 @@ from qwen_rerank_plugins.errors import ClosedError, EngineError, RerankError
 from qwen_rerank_plugins.ray.batching import Call, ScoresOrError, estimate_tokens, is_fatal, score_calls
 from qwen_rerank_plugins.ray.scaling import ScalingSettings
 from qwen_rerank_plugins.scorers import build_scorer
-from qwen_rerank_plugins.types import Scorer, ScoreRequest
+from qwen_rerank_plugins.types import Priority, Scorer, ScoreRequest
 
 __all__ = ["ScorerReplica"]
 
@@ -56,12 +56,17 @@ class ScorerReplica:
         )
         self._score_batched = batch(self._score_batch)
 
-    async def score(self, requests: Sequence[ScoreRequest], deadline_s: float | None = None) -> ScoresOrError:
+    async def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
+    ) -> ScoresOrError:
         """Return the scores of a call, or its error."""
         tokens = sum(estimate_tokens(requests, self._max_length))
         part = math.ceil(tokens / self._scaling.batch_tokens * self._max_shares)
         expires_at_s = None if deadline_s is None else time.monotonic() + deadline_s
-        call = Call(requests, expires_at_s, min(max(1, part), self._max_shares))
+        call = Call(requests, expires_at_s, min(max(1, part), self._max_shares), priority)
         outcome: ScoresOrError = await self._score_batched(call)
         return outcome
 

@@ -95,18 +95,19 @@ class Channel:
                 f"cannot use the proxy settings of the environment ({kind}); use http:// or https:// proxies"
             ) from error
 
-    async def post(self, body: bytes, *, max_bytes: int) -> Answer:
+    async def post(self, body: bytes, *, max_bytes: int, headers: Mapping[str, str]) -> Answer:
         """Post a JSON body and read the answer.
 
         Args:
             body: The request.
             max_bytes: Maximum size of a successful answer.
+            headers: Additional headers.
 
         Raises:
             httpx.HTTPError: The answer is missing or incomplete.
             UnusableAnswerError: The answer is longer than `max_bytes`, or compressed although not requested.
         """
-        async with self._client.stream("POST", self._url, content=body) as response:
+        async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
             is_good = response.is_success
             if is_good and response.headers.get("content-encoding", "identity").lower() != "identity":
                 raise UnusableAnswerError("is compressed, although `Accept-Encoding` is identity")

@@ -10,7 +10,7 @@ import functools
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from qwen_rerank_plugins.config import RerankConfig, resolve_api_key
 from qwen_rerank_plugins.errors import ClosedError, ConfigurationError, DeadlineExceededError, InputError
+from qwen_rerank_plugins.recipe import replace_surrogates
 from qwen_rerank_plugins.remote import failures, prompts
 from qwen_rerank_plugins.remote.answers import AnswerError, ParsedAnswer, parse_answer
 from qwen_rerank_plugins.remote.batching import Batch, make_batches
@@ -26,7 +27,7 @@ from qwen_rerank_plugins.remote.channel import Answer, Channel, ChannelConfig, U
 from qwen_rerank_plugins.remote.dialects import DIALECTS, Dialect
 from qwen_rerank_plugins.remote.loop import LoopThread
 from qwen_rerank_plugins.remote.retries import retrying
-from qwen_rerank_plugins.types import PairScore, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest
 
 __all__ = ["RemoteScorer"]
 
@@ -85,12 +86,19 @@ class RemoteScorer:
         """Name of the model in the service's last answer; before the first, the configured name."""
         return self._config.model if self._model is None else self._model
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
+    ) -> list[PairScore]:
         """Score every pair, in input order.
 
         Args:
             requests: The pairs.
             deadline_s: Maximum duration in seconds; None for no limit beyond `timeout_s` of each call.
+            priority: "background" to send `Priority: u=7` (RFC 9218), which services may honour.
 
         Raises:
             InputError: A request has an instruction, and the dialect has no field for it.
@@ -102,7 +110,7 @@ class RemoteScorer:
         self._validate(pairs)
         if not pairs:
             return []
-        future = self._submit(pairs, deadline_s)
+        future = self._submit(pairs, deadline_s, priority)
         try:
             return future.result()
         except BaseException:  # KeyboardInterrupt, for example: nobody waits for the answer
@@ -110,14 +118,18 @@ class RemoteScorer:
             raise
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
     ) -> list[PairScore]:
         """Score every pair as `score` does. Cancelling it closes the connection to the service."""
         pairs = tuple(requests)
         self._validate(pairs)
         if not pairs:
             return []
-        return await asyncio.wrap_future(self._submit(pairs, deadline_s))
+        return await asyncio.wrap_future(self._submit(pairs, deadline_s, priority))
 
     def info(self) -> dict[str, Any]:
         """Return the settings of the connection as plain JSON types, without calling the service."""
@@ -155,10 +167,11 @@ class RemoteScorer:
             raise InputError(_no_instruction(self._dialect))
 
     def _submit(
-        self, requests: tuple[ScoreRequest, ...], deadline_s: float | None
+        self, requests: tuple[ScoreRequest, ...], deadline_s: float | None, priority: Priority
     ) -> Future[list[PairScore]]:
         until = None if deadline_s is None else time.monotonic() + deadline_s  # the clock of event loops
-        return self._thread.submit(functools.partial(self._score_all, requests, deadline_s, until))
+        headers = {"Priority": "u=7"} if priority == "background" else {}
+        return self._thread.submit(functools.partial(self._score_all, requests, deadline_s, until, headers))
 
     # On the scorer's own loop.
 
@@ -167,12 +180,15 @@ class RemoteScorer:
         requests: tuple[ScoreRequest, ...],
         deadline_s: float | None,
         until: float | None,
+        headers: Mapping[str, str],
         channel: Channel,
     ) -> list[PairScore]:
         batches = make_batches(requests, max_documents=self._max_documents, max_bytes=self._dialect.max_bytes)
         try:
             async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._score_batch(channel, batch, until)) for batch in batches]
+                tasks = [
+                    group.create_task(self._score_batch(channel, batch, until, headers)) for batch in batches
+                ]
         except TimeoutError:
             message = f"the deadline passed without an answer of {self._url!r}: deadline_s is {deadline_s!r}"
             raise DeadlineExceededError(message) from None
@@ -185,17 +201,24 @@ class RemoteScorer:
         self._model = tasks[-1].result().model or self._model
         return [score for score in scores if score is not None]
 
-    async def _score_batch(self, channel: Channel, batch: Batch, until: float | None) -> ParsedAnswer:
+    async def _score_batch(
+        self, channel: Channel, batch: Batch, until: float | None, headers: Mapping[str, str]
+    ) -> ParsedAnswer:
         async with channel.slots:
             texts = self._texts(batch)
-            answer = await self._send_with_retries(channel, batch, texts, until)
+            answer = await self._send_with_retries(channel, batch, texts, until, headers)
         try:
             return parse_answer(self._dialect, answer.body, batch.documents)
         except AnswerError as error:
             raise self._protocol_error(str(error), answer.body, texts) from None
 
     async def _send_with_retries(
-        self, channel: Channel, batch: Batch, texts: tuple[str, ...], until: float | None
+        self,
+        channel: Channel,
+        batch: Batch,
+        texts: tuple[str, ...],
+        until: float | None,
+        headers: Mapping[str, str],
     ) -> Answer:
         """Post until an attempt succeeds, within `timeout_s` and the deadline."""
         body = self._body(batch, texts)
@@ -206,15 +229,23 @@ class RemoteScorer:
                 async for attempt in retrying(retries=self._config.retries, budget_s=budget_s):
                     with attempt:
                         number = attempt.retry_state.attempt_number
-                        return await self._send(channel, body, texts, number)
+                        return await self._send(channel, body, texts, number, headers)
         except TimeoutError:
             raise failures.timeout_error(self._url, timeout_s) from None
         raise AssertionError("unreachable: the attempts end with an answer or an error")
 
-    async def _send(self, channel: Channel, body: bytes, texts: tuple[str, ...], attempt: int) -> Answer:
+    async def _send(
+        self,
+        channel: Channel,
+        body: bytes,
+        texts: tuple[str, ...],
+        attempt: int,
+        headers: Mapping[str, str],
+    ) -> Answer:
         max_bytes = _ANSWER_BASE_BYTES + _ANSWER_BYTES_PER_BYTE * len(body)
         try:
-            answer = await channel.post(body, max_bytes=max_bytes + _ANSWER_BYTES_PER_DOCUMENT * len(texts))
+            max_bytes += _ANSWER_BYTES_PER_DOCUMENT * len(texts)
+            answer = await channel.post(body, max_bytes=max_bytes, headers=headers)
         except httpx.HTTPError as error:
             raise failures.connection_error(self._url, error, attempt) from error
         except UnusableAnswerError as error:
@@ -230,9 +261,8 @@ class RemoteScorer:
 
     def _texts(self, batch: Batch) -> tuple[str, ...]:
         """Return the texts to send: the query, the documents, and the instruction if it has its own field."""
-        plain = prompts.replace_surrogates
-        query, documents = plain(batch.query), [plain(one) for one in batch.documents]
-        instruction = None if batch.instruction is None else plain(batch.instruction)
+        query, documents = replace_surrogates(batch.query), list(map(replace_surrogates, batch.documents))
+        instruction = None if batch.instruction is None else replace_surrogates(batch.instruction)
         if self._config.template == "client":
             wrapped = [prompts.document_part(document) for document in documents]
             return (prompts.query_part(query, instruction), *wrapped)

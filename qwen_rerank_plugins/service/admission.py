@@ -6,6 +6,7 @@ knows no HTTP and no scorer.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -79,11 +80,14 @@ class AdmissionController:
         accepted: Total number of accepted requests.
         answered: Those that were answered, including with an error.
         cancelled: Those whose client disconnected first.
+        idle: Set while no request is pending.
     """
 
     def __init__(self, settings: ServiceSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self.pending_requests = self.pending_tokens = self.pending_bytes = 0
         self.accepted = self.answered = self.cancelled = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
         self._settings = settings
         self._throughput = Throughput(clock)
 
@@ -141,6 +145,7 @@ class AdmissionController:
         tokens = estimate_tokens(num_bytes)
         self.accepted += 1
         self.pending_requests += 1
+        self.idle.clear()
         self.pending_tokens += tokens
         return Slot(self, tokens)
 
@@ -150,6 +155,8 @@ class AdmissionController:
         if scored:
             self._throughput.add(tokens)
         self.pending_requests -= 1
+        if not self.pending_requests:
+            self.idle.set()
         self.pending_tokens -= tokens
         self.answered += answered
         self.cancelled += not answered

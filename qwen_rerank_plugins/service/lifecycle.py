@@ -82,6 +82,9 @@ class Lifecycle:
         on_engine_failure: Recover from a dead engine, or exit.
         announce: Called with events, on the thread of the event loop.
         probe_every_s: Seconds between the first probes after a failure.
+
+    Attributes:
+        ready: Set while the engine answers.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Lifecycle:
         self._build, self._can_rebuild = build, can_rebuild
         self._exits = on_engine_failure == "exit"
         self._probe_every_s = probe_every_s
+        self.ready = asyncio.Event()
         self._state: State = "loading"
         self._draining = False
         self._loaded_info: dict[str, Any] = {}
@@ -193,7 +197,7 @@ class Lifecycle:
         except Exception as error:  # noqa: BLE001 (any error means that there is no model)
             self._fail_permanently(error)
         else:
-            self._state = "ready"
+            self._enter("ready")
             self.announce(Event("loaded", seconds=time.perf_counter() - start, info=self._loaded_info))
 
     async def _open(self) -> None:
@@ -225,7 +229,7 @@ class Lifecycle:
             else:
                 break
         if self._state != "ready":
-            self._state = "ready"
+            self._enter("ready")
             self.announce(Event("recovered", info=self._loaded_info))
 
     async def _try_to_recover(self, attempt: int) -> None:
@@ -235,14 +239,21 @@ class Lifecycle:
             self.reranker = self._build()
         await self._open()
 
+    def _enter(self, state: State) -> None:
+        self._state = state
+        if state == "ready":
+            self.ready.set()
+        else:
+            self.ready.clear()
+
     def _fail(self, error: Exception) -> None:
         if self._state != "failing":
-            self._state = "failing"
+            self._enter("failing")
             logger.error("the engine failed: %s", type(error).__name__)
             self.announce(Event("failing", error=error))
 
     def _fail_permanently(self, error: Exception) -> None:
-        self._state = "broken"
+        self._enter("broken")
         logger.error("the service cannot score: %s", type(error).__name__)
         self.announce(Event("failed", error=error))
         self.on_fatal(error)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank_plugins import RankedDocument, RerankResult
+from qwen_rerank_plugins import PairScore, RankedDocument, RerankResult
 from qwen_rerank_plugins.adapters import reranked_metadata
 
 EARLIER = {
@@ -34,8 +34,8 @@ def written(
 
 
 def test_only_what_applies_is_written() -> None:
-    assert written({"page": 3}, RankedDocument(0, "", 0.5)) == {"page": 3}
-    everything = RankedDocument(0, "", 0.5, log_odds=0.0, truncated=True, query_truncated=True, span=(4, 8))
+    assert written({"page": 3}, RankedDocument(0, "", PairScore(0.5))) == {"page": 3}
+    everything = RankedDocument(0, "", PairScore(0.5, 0.0, truncated=True, query_truncated=True, span=(4, 8)))
     assert written({}, everything, first=0.0) == {
         "first_stage_score": 0.0,
         "rerank_log_odds": 0.0,
@@ -49,13 +49,13 @@ def test_only_what_applies_is_written() -> None:
 def test_the_keys_of_an_earlier_call_are_replaced_in_a_new_dictionary() -> None:
     metadata = {**EARLIER, "title": "kept"}
     before = dict(metadata)
-    assert written(metadata, RankedDocument(0, "", 0.5)) == {"title": "kept"}
+    assert written(metadata, RankedDocument(0, "", PairScore(0.5))) == {"title": "kept"}
     assert metadata == before
 
 
 def test_the_score_of_the_first_stage_is_kept_through_later_rerankings() -> None:
-    once = written({}, RankedDocument(0, "", 0.5), first=7.0)
-    assert written(once, RankedDocument(0, "", 0.6), first=0.5) == {"first_stage_score": 7.0}
+    once = written({}, RankedDocument(0, "", PairScore(0.5)), first=7.0)
+    assert written(once, RankedDocument(0, "", PairScore(0.6)), first=0.5) == {"first_stage_score": 7.0}
 
 
 @pytest.mark.parametrize(("status", "error"), [("disabled", None), ("failed", "EngineError: full")])
@@ -71,6 +71,6 @@ def test_without_a_ranking_only_its_status_is_written(status: Any, error: str | 
     [((12, 16), ("best", [4, 8])), ((0, 11), ("the", [0, 3])), ((0, 8), None), ((2, 6), None)],
 )
 def test_a_passage_is_the_part_of_the_span_that_is_content(span: Any, passage: Any) -> None:
-    metadata = written({}, RankedDocument(0, "", 0.5, span=span), offset=8)
+    metadata = written({}, RankedDocument(0, "", PairScore(0.5, span=span)), offset=8)
     found = (metadata["rerank_passage"], metadata["rerank_passage_span"]) if metadata else None
     assert found == passage

@@ -24,7 +24,7 @@ def _printed(num_documents: int, text: str, width: int) -> list[str]:
     result = RerankResult(
         query="q",
         results=tuple(
-            RankedDocument(num_documents - 1 - rank, text, score, truncated=rank == 1)
+            RankedDocument(num_documents - 1 - rank, text, PairScore(score, truncated=rank == 1))
             for rank, score in enumerate(scores)
         ),
         scores=tuple(map(PairScore, scores)),

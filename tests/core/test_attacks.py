@@ -62,7 +62,7 @@ def prompt(
 ) -> list[int]:
     encoder = PromptEncoder(qwen, FAMILIES[family], TokenLimits())
     (pair,) = encoder.encode([ScoreRequest(query, document, instruction)])
-    return [number for segment in pair.prompts[0].segments for number in segment]
+    return [number for segment in pair.prompts[0].path() for number in segment.ids]
 
 
 def controls(qwen: PromptTokenizer, ids: list[int]) -> list[int]:
@@ -119,11 +119,11 @@ def test_chunks_of_an_attack_hold_no_control_token_either(qwen: PromptTokenizer)
     (pair,) = encoder.encode([ScoreRequest("q", FORGED_TURN * 20)])
     harmless = controls(qwen, prompt(qwen, "qwen3", "q", "d", None))
     for chunk in pair.prompts:
-        assert controls(qwen, [number for segment in chunk.segments for number in segment]) == harmless
+        assert controls(qwen, [number for segment in chunk.path() for number in segment.ids]) == harmless
 
 
 def test_a_query_that_is_cut_holds_no_control_token(qwen: PromptTokenizer) -> None:
     encoder = PromptEncoder(qwen, FAMILIES["qwen3"], TokenLimits(max_query_tokens=7))
     (pair,) = encoder.encode([ScoreRequest(FORGED_TURN * 3, "d")])
     assert pair.query_truncated
-    assert controls(qwen, list(pair.prompts[0].segments[1])) == []
+    assert controls(qwen, list(pair.prompts[0].path()[1].ids)) == []

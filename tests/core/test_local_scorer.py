@@ -18,7 +18,7 @@ import torch
 
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
-from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import (
     ClosedError,
     DeadlineExceededError,
@@ -26,7 +26,7 @@ from qwen_rerank_plugins.errors import (
     InstructionTooLongError,
     NonFiniteScoreError,
 )
-from qwen_rerank_plugins.types import PairScore, Scorer, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, Scorer, ScoreRequest
 from tests.core.checkpoints import Shape, with_demo_tokenizer, write_checkpoint
 from tests.core.texts import NASTY
 from tests.core.tolerances import assert_close, sigmoid
@@ -64,11 +64,11 @@ class Gate:
         self._log_odds = self._engine.log_odds
         monkeypatch.setattr(self._engine, "log_odds", self)
 
-    def __call__(self, sequences: Sequence[TokenSequence]) -> list[float]:
-        self.sequences += len(sequences)
+    def __call__(self, prompts: Sequence[Segment]) -> list[float]:
+        self.sequences += len(prompts)
         self.entered.set()
         assert self.opened.wait(30)
-        return self._log_odds(sequences)
+        return self._log_odds(prompts)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -348,6 +348,49 @@ def test_a_deadline_that_passes_is_an_error(own: LocalScorer, monkeypatch: pytes
             own.score(REQUESTS[1:], deadline_s=0.05)
         gate.opened.set()
         assert len(first.result(30)) == 1
+
+
+def test_a_deadline_that_passes_for_a_task_is_an_error(
+    own: LocalScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is busy, so the waiting task's own timer fails its request, which is never computed."""
+    gate = Gate(own, monkeypatch)
+
+    async def main() -> None:
+        first = asyncio.create_task(own.ascore(REQUESTS[:1], deadline_s=1000.0))
+        await until(gate.entered.is_set)
+        with pytest.raises(DeadlineExceededError):
+            await own.ascore(REQUESTS[1:], deadline_s=0.05)
+        gate.opened.set()
+        assert len(await first) == 1
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert own.info()["scheduler"]["expired"] == 1
+    assert gate.sequences == 1
+
+
+def test_background_calls_wait_for_interactive_ones(
+    own: LocalScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(own, monkeypatch)
+    computed: list[str] = []
+
+    async def score(name: str, requests: list[ScoreRequest], priority: Priority) -> None:
+        await own.ascore(requests, priority=priority)
+        computed.append(name)
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(score("first", REQUESTS[:1], "interactive"))
+            await until(gate.entered.is_set)
+            group.create_task(score("background", REQUESTS[1:2], "background"))
+            await until(lambda: own.info()["scheduler"]["queued_requests"] == 1)
+            group.create_task(score("interactive", REQUESTS[2:3], "interactive"))
+            await until(lambda: own.info()["scheduler"]["queued_requests"] == 2)
+            gate.opened.set()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert computed == ["first", "interactive", "background"]
 
 
 def test_a_closed_scorer_says_so(own: LocalScorer) -> None:

@@ -20,7 +20,7 @@ from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAtte
 from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits
 from qwen_rerank_plugins.core.prompts.families import FAMILIES
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids
-from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 from qwen_rerank_plugins.types import ScoreRequest
 from tests.core.checkpoints import Shape, as_classifier, make, write_checkpoint
@@ -82,7 +82,7 @@ def tied(folders: Path) -> Twin:
 
 def prompts_of(
     qwen: PromptTokenizer, pairs: Sequence[Pair], family: str = "qwen3", **limits: Any
-) -> list[TokenSequence]:
+) -> list[Segment]:
     encoder = PromptEncoder(qwen, FAMILIES[family], TokenLimits(**limits))
     encoded = encoder.encode([ScoreRequest(*pair) for pair in pairs])
     return [prompt for pair in encoded for prompt in pair.prompts]
@@ -263,6 +263,6 @@ def test_splitting_otherwise_changes_nothing(qwen: PromptTokenizer, tied: Twin) 
     """Where a prompt's segments begin and end is a matter of cost alone."""
     engine = engine_of(tied.folder, answer_ids(qwen, FAMILIES["qwen3"]))
     prompts = prompts_of(qwen, PAIRS)
-    whole = [tuple(number for segment in p.segments for number in segment) for p in prompts]
-    other = [TokenSequence((ids[:7], ids[7:20], (), ids[20:41], ids[41:])) for ids in whole]
+    whole = [tuple(number for segment in p.path() for number in segment.ids) for p in prompts]
+    other = [Segment.after(None, ids[:7], ids[7:20], (), ids[20:41], ids[41:]) for ids in whole]
     assert_close(engine.log_odds(other), engine.log_odds(prompts), what="other segments")

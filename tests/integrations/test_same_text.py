@@ -94,7 +94,13 @@ class RecordingScorer(FakeScorer):
         super().__init__()
         self._demo = demo
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: str = "interactive",
+    ) -> list[PairScore]:
         self.calls.append((list(requests), deadline_s))
         result = self._demo.rank(requests[0].query, [request.document for request in requests])
         return list(result.scores)

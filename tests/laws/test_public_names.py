@@ -30,6 +30,7 @@ PUBLIC = [
     "NonFiniteScoreError",
     "OverloadedError",
     "PairScore",
+    "Priority",
     "RankedDocument",
     "RemoteConnectionError",
     "RemoteError",

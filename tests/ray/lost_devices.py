@@ -29,7 +29,13 @@ class LosingScorer(LexicalScorer):
         self._marker = Path(marker)
         self._num_calls = 0
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: str = "interactive",
+    ) -> list[PairScore]:
         self._num_calls += 1
         if self._num_calls > 1 and self._is_lost():
             raise LostError("CUDA error: device-side assert triggered")

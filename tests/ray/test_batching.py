@@ -25,12 +25,18 @@ class Choosy(LexicalScorer):
         self.error = error
         self.sizes: list[int] = []
         self.deadlines: list[float | None] = []
+        self.priorities: list[str] = []
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: str = "interactive",
     ) -> list[PairScore]:
         self.sizes.append(len(requests))
         self.deadlines.append(deadline_s)
+        self.priorities.append(priority)
         if any(request.document == BAD for request in requests):
             raise self.error
         return self.score(requests)
@@ -45,6 +51,22 @@ def test_calls_that_come_together_are_one_call_to_the_scorer_and_each_gets_its_o
     calls = [Call(pairs("blue whale", "fox")), Call([]), Call(pairs("whale"))]
     answers = asyncio.run(score_calls(scorer, calls))
     assert scorer.sizes == [3]
+    assert answers == [scorer.score(call.requests) for call in calls]
+
+
+def test_calls_of_each_priority_are_a_call_to_the_scorer() -> None:
+    scorer = Choosy(errors.EngineError("x"))
+    calls = [
+        Call(pairs("blue whale")),
+        Call(pairs("fox"), priority="background"),
+        Call(pairs("whale")),
+        Call(pairs("blue"), priority="background"),
+    ]
+    answers = asyncio.run(score_calls(scorer, calls))
+    assert sorted(zip(scorer.priorities, scorer.sizes, strict=True)) == [
+        ("background", 2),
+        ("interactive", 2),
+    ]
     assert answers == [scorer.score(call.requests) for call in calls]
 
 

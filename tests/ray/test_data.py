@@ -157,7 +157,9 @@ def test_a_partition_that_costs_a_new_worker_its_engine_ends_the_pipeline() -> N
     worker = LosingDataWorker(RerankConfig(backend="lexical", model="unused"), BatchOptions())
 
     class Lost(LexicalScorer):
-        def score(self, requests: object, *, deadline_s: float | None = None) -> list[PairScore]:
+        def score(
+            self, requests: object, *, deadline_s: float | None = None, priority: str = "interactive"
+        ) -> list[PairScore]:
             raise LostError("device")
 
     worker._scorer = Lost()

@@ -38,7 +38,11 @@ class Engine(LexicalScorer):
         self.calls: list[list[ScoreRequest]] = []
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: str = "interactive",
     ) -> list[PairScore]:
         self.calls.append(list(requests))
         if self.hangs:

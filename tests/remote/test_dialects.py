@@ -8,8 +8,8 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, ScoreRequest
-from qwen_rerank_plugins.remote import RemoteScorer, prompts
+from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, ScoreRequest, recipe
+from qwen_rerank_plugins.remote import RemoteScorer
 from qwen_rerank_plugins.remote.dialects import DIALECTS
 from tests.remote.servers import answer, logit, mocked, serving
 
@@ -187,10 +187,10 @@ def test_an_instruction_is_refused_where_there_is_none(dialect: str) -> None:
 @pytest.mark.parametrize("instruction", [None, "mine"])
 def test_with_template_client_the_prompt_is_in_the_texts(dialect: str, instruction: str | None) -> None:
     body = body_of(config_of(dialect, template="client"), instruction)
-    wanted = instruction or prompts.DEFAULT_INSTRUCTION
-    assert body["query"] == f"{prompts.PREFIX}<Instruct>: {wanted}\n<Query>: q\n"
+    wanted = instruction or recipe.DEFAULT_INSTRUCTION
+    assert body["query"] == f"{recipe.PREFIX}<Instruct>: {wanted}\n<Query>: q\n"
     assert body["texts" if dialect == "tei" else "documents"] == [
-        f"<Document>: {text}{prompts.SUFFIX}" for text in ("0.1 a", "0.2 b")
+        f"<Document>: {text}{recipe.SUFFIX}" for text in ("0.1 a", "0.2 b")
     ]
     assert "instruction" not in body
 

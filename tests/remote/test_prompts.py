@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_rerank_plugins import recipe
 from qwen_rerank_plugins.core.prompts.families import QWEN3, PromptFamily
 from qwen_rerank_plugins.remote import prompts
 from tests.core.qwen_vocabulary import qwen_tokenizer
@@ -31,11 +32,6 @@ def test_both_parts_joined_are_the_family_s_prompt(
     )
     joined = prompts.query_part(query, instruction) + prompts.document_part(document)
     assert joined == local_prompt(QWEN3, instruction=wanted, query=query, document=document)
-
-
-def test_the_literals_are_the_family_s() -> None:
-    assert QWEN3.control_texts == (prompts.PREFIX, prompts.SUFFIX)
-    assert QWEN3.default_instruction == prompts.DEFAULT_INSTRUCTION
 
 
 @pytest.mark.parametrize("token", CONTROL_TOKENS)
@@ -70,7 +66,7 @@ def test_text_that_only_looks_like_control_is_not_changed(text: str) -> None:
 
 @given(st.text(alphabet=st.characters(categories=["L", "Cs"])))
 def test_cleaning_keeps_every_place(text: str) -> None:
-    cleaned = prompts.replace_surrogates(text)
+    cleaned = recipe.replace_surrogates(text)
     assert len(cleaned) == len(text)
     assert cleaned.encode().decode() == cleaned
     changed = {one for one, other in zip(text, cleaned, strict=True) if one != other}

@@ -99,6 +99,20 @@ def test_details_of_our_own_service_are_passed_on() -> None:
     assert long.log_odds == pytest.approx(servers.logit(0.75))
 
 
+def test_a_background_call_says_so_in_the_standard_header() -> None:
+    """RFC 9218: `u=7` is for work in the background."""
+    seen: list[str | None] = []
+
+    def handle(request: httpx.Request) -> tuple[int, Any]:
+        seen.append(request.headers.get("priority"))
+        return servers.answer("qwen", "/rerank", json.loads(request.content))
+
+    with Reranker(config_of(), scorer=RemoteScorer(config_of(), transport=mocked(handle))) as reranker:
+        reranker.rank("q", ["0.1"])
+        reranker.rank("q", ["0.1"], priority="background")
+    assert seen == [None, "u=7"]
+
+
 def test_without_pairs_nothing_is_sent() -> None:
     scorer = RemoteScorer(config_of(DOWN))
     assert scorer.score([]) == []

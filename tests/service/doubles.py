@@ -30,11 +30,21 @@ class SteeredScorer:
         self.released.set()
         self._lexical = LexicalScorer(max_chars=max_chars)
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: str = "interactive",
+    ) -> list[PairScore]:
         return self._lexical.score(requests)
 
     async def ascore(
-        self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,
+        priority: str = "interactive",
     ) -> list[PairScore]:
         is_probe = requests[0].query == "probe"
         self.started += not is_probe

@@ -34,7 +34,9 @@ class MortalScorer(SteeredScorer):
         super().__init__(**options)
         self._lives = lives
 
-    async def ascore(self, requests: Any, *, deadline_s: float | None = None) -> Any:
+    async def ascore(
+        self, requests: Any, *, deadline_s: float | None = None, priority: str = "interactive"
+    ) -> Any:
         if self.started >= self._lives:
             raise WorkerDiedError("the worker died")
         return await super().ascore(requests, deadline_s=deadline_s)

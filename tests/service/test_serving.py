@@ -166,7 +166,9 @@ class MortalScorer(LexicalScorer):
     made: int = 0
     dead = False
 
-    async def ascore(self, requests: Any, *, deadline_s: float | None = None) -> Any:
+    async def ascore(
+        self, requests: Any, *, deadline_s: float | None = None, priority: str = "interactive"
+    ) -> Any:
         if self.dead:
             raise WorkerDiedError("dead for good")
         return await super().ascore(requests, deadline_s=deadline_s)

@@ -8,6 +8,7 @@ from qwen_rerank_plugins.errors import ConfigurationError
 
 __all__ = [
     "choose_dtype",
+    "default_background_batch_tokens",
     "default_batch_tokens",
     "is_device_lost",
     "raise_mmap_threshold",
@@ -89,6 +90,11 @@ def _cpu_multiplies_bf16() -> bool:
 def default_batch_tokens(device: torch.device) -> int:
     """Return the default tokens per batch: enough to use the device fully, within its memory."""
     return 4096 if device.type == "cpu" else 32768
+
+
+def default_background_batch_tokens(device: torch.device) -> int:
+    """Return the default tokens per background batch, which an interactive request may have to wait for."""
+    return 512 if device.type == "cpu" else 8192
 
 
 def is_device_lost(device: torch.device) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from qwen_rerank_plugins.core.engine.prefix_cache import PrefixCache
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention, VarlenAttention
 from qwen_rerank_plugins.core.model.decoder import AttentionBackend, Decoder
 from qwen_rerank_plugins.core.model.packing import PackedForest, pack
-from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
 
 __all__ = ["Engine", "reference_log_odds", "select_attention"]
@@ -52,7 +53,7 @@ class Engine:
         """The device, such as "cpu" or "cuda:0"."""
         return str(self.decoder.device)
 
-    def log_odds(self, sequences: Sequence[TokenSequence]) -> list[float]:
+    def log_odds(self, prompts: Sequence[Segment]) -> list[float]:
         """Return the log-odds of prompts, in input order, from one forward pass.
 
         Raises:
@@ -60,9 +61,9 @@ class Engine:
             DeviceLostError: The device is unusable for the rest of this process.
             EngineError: torch raised another error.
         """
-        if not sequences:
+        if not prompts:
             return []
-        forest = pack(sequences, self.prefix_cache)
+        forest = pack(prompts, self.prefix_cache)
         try:
             return self._forward(forest)
         except torch.OutOfMemoryError as error:
@@ -78,13 +79,13 @@ class Engine:
 
     def _forward(self, forest: PackedForest) -> list[float]:
         cached_kv = {
-            i: self.prefix_cache.get(node.path) for i, node in enumerate(forest.nodes) if node.is_cached
+            i: self.prefix_cache.get(node.segment) for i, node in enumerate(forest.nodes) if node.is_cached
         }
         store_kv = self._nodes_to_store(forest) if self.prefix_cache.max_bytes else []
         log_odds, stored_kv = self.decoder.forward(forest, self.attention_backend, cached_kv, store_kv)
         results: list[float] = (log_odds * self.scale).tolist()
         for index, tensor in stored_kv.items():
-            self.prefix_cache.put(forest.nodes[index].path, tensor)
+            self.prefix_cache.put(forest.nodes[index].segment, tensor)
         return results
 
     def _nodes_to_store(self, forest: PackedForest) -> list[int]:
@@ -143,18 +144,16 @@ def select_attention(device: torch.device, dtype: torch.dtype) -> AttentionBacke
     return GroupedAttention
 
 
-def reference_log_odds(
-    decoder: Decoder, sequences: Sequence[TokenSequence], scale: float = 1.0
-) -> list[float]:
+def reference_log_odds(decoder: Decoder, prompts: Sequence[Segment], scale: float = 1.0) -> list[float]:
     """Return the log-odds of each prompt computed alone, with one dense mask.
 
     This is the reference that `Engine.log_odds` is compared with: no sharing, no fast attention backend.
     """
-    results = []
-    for sequence in sequences:
-        unshared = TokenSequence((tuple(token_id for segment in sequence.segments for token_id in segment),))
-        results.append(decoder.forward(pack([unshared]), DenseAttention)[0].item() * scale)
-    return results
+    alone = (
+        Segment.after(None, tuple(chain.from_iterable(segment.ids for segment in prompt.path())))
+        for prompt in prompts
+    )
+    return [decoder.forward(pack([prompt]), DenseAttention)[0].item() * scale for prompt in alone]
 
 
 def _out_of_memory_message(forest: PackedForest, name: str) -> str:

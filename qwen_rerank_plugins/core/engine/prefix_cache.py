@@ -9,13 +9,13 @@ from collections import OrderedDict
 
 from torch import Tensor
 
-from qwen_rerank_plugins.core.sequences import SegmentPath
+from qwen_rerank_plugins.core.sequences import Segment
 
 __all__ = ["PrefixCache"]
 
 
 class PrefixCache:
-    """Maps a node's path to its keys and values, [layers, 2, tokens, kv_heads * head_dim].
+    """Maps a segment to its keys and values, [layers, 2, tokens, kv_heads * head_dim].
 
     Args:
         max_bytes: Total size of all tensors; 0 stores none.
@@ -26,29 +26,29 @@ class PrefixCache:
         self.num_bytes = 0
         self.hits = 0
         self.misses = 0
-        self._tensors: OrderedDict[SegmentPath, Tensor] = OrderedDict()
+        self._tensors: OrderedDict[Segment, Tensor] = OrderedDict()
 
-    def __contains__(self, path: object) -> bool:
-        return path in self._tensors
+    def __contains__(self, segment: object) -> bool:
+        return segment in self._tensors
 
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def get(self, path: SegmentPath) -> Tensor:
-        """Return the tensor of a cached path, and mark it as used."""
-        self._tensors.move_to_end(path)
+    def get(self, segment: Segment) -> Tensor:
+        """Return the tensor of a cached segment, and mark it as used."""
+        self._tensors.move_to_end(segment)
         self.hits += 1
-        return self._tensors[path]
+        return self._tensors[segment]
 
-    def put(self, path: SegmentPath, tensor: Tensor) -> None:
+    def put(self, segment: Segment, tensor: Tensor) -> None:
         """Store a tensor, evicting others; one that is larger than the budget is not stored."""
         self.misses += 1
-        self._remove(path)
+        self._remove(segment)
         if tensor.nbytes > self.max_bytes:
             return
         while self.num_bytes + tensor.nbytes > self.max_bytes:
             self._remove(next(iter(self._tensors)))
-        self._tensors[path] = tensor
+        self._tensors[segment] = tensor
         self.num_bytes += tensor.nbytes
 
     def clear(self) -> None:
@@ -56,7 +56,7 @@ class PrefixCache:
         self._tensors.clear()
         self.num_bytes = 0
 
-    def _remove(self, path: SegmentPath) -> None:
-        tensor = self._tensors.pop(path, None)
+    def _remove(self, segment: Segment) -> None:
+        tensor = self._tensors.pop(segment, None)
         if tensor is not None:
             self.num_bytes -= tensor.nbytes

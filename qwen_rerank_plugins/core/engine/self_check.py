@@ -21,7 +21,7 @@ import torch
 from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention
-from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import EngineError
 
 __all__ = ["SelfCheck", "run_self_check", "tolerance"]
@@ -113,10 +113,10 @@ def _select_passing_backend(engine: Engine) -> SelfCheck:
     return SelfCheck("failed", backend.__name__, difference, allowed, reason=reasons[0])
 
 
-def _max_difference(engine: Engine, sequences: list[TokenSequence], expected: list[float]) -> float | str:
+def _max_difference(engine: Engine, prompts: list[Segment], expected: list[float]) -> float | str:
     """Return the largest difference, without and with cached prefixes, or why the backend failed."""
     try:
-        actual = [*engine.log_odds(sequences), *engine.log_odds(sequences)]
+        actual = [*engine.log_odds(prompts), *engine.log_odds(prompts)]
     except Exception as error:  # noqa: BLE001 - for example a kernel that this device cannot run
         return f"raised {type(error).__name__}: {error}"
     finally:
@@ -125,7 +125,7 @@ def _max_difference(engine: Engine, sequences: list[TokenSequence], expected: li
     return max(differences) if all(map(math.isfinite, differences)) else "returned NaN or infinity"
 
 
-def _probe_prompts(vocab_size: int) -> list[TokenSequence]:
+def _probe_prompts(vocab_size: int) -> list[Segment]:
     """Return prompts of 150 tokens in total: one root, two queries, documents of equal and unequal lengths."""
     rng = random.Random(20)  # noqa: S311 - not for secrets
 
@@ -133,7 +133,7 @@ def _probe_prompts(vocab_size: int) -> list[TokenSequence]:
         return tuple(rng.randrange(vocab_size) for _ in range(count))
 
     root, queries = ids(21), (ids(9), ids(14))
-    return [TokenSequence((root, query, ids(size))) for query in queries for size in (1, 12, 12, 28)]
+    return [Segment.after(None, root, query, ids(size)) for query in queries for size in (1, 12, 12, 28)]
 
 
 def _cache_key(engine: Engine, fingerprint: str) -> str:

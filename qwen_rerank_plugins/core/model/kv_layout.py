@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,21 +14,22 @@ __all__ = ["AttentionShape", "KVLayout", "dense_mask"]
 
 @dataclass(frozen=True, slots=True)
 class AttentionShape:
-    """Attention heads: `num_heads` query heads share `num_kv_heads` key and value heads."""
+    """Attention heads: `num_heads` query heads share `num_kv_heads` key and value heads.
+
+    Attributes:
+        group: Query heads per key head.
+        scale: Factor of the attention scores.
+    """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    group: int = field(init=False)
+    scale: float = field(init=False)
 
-    @property
-    def group(self) -> int:
-        """Query heads per key head."""
-        return self.num_heads // self.num_kv_heads
-
-    @property
-    def scale(self) -> float:
-        """Factor of the attention scores."""
-        return float(self.head_dim**-0.5)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.num_heads // self.num_kv_heads)
+        object.__setattr__(self, "scale", float(self.head_dim**-0.5))
 
 
 class KVLayout:

@@ -8,36 +8,34 @@ the packed sequence.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
-from qwen_rerank_plugins.core.sequences import Segment, SegmentPath, TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment, TokenIds, unseen_segments
 
 __all__ = ["Node", "PackedForest", "pack"]
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A segment at one place of the forest.
+    """A segment of a forest.
 
     Attributes:
-        ids: Its token ids; never empty in a forest.
+        segment: The segment.
+        ids: Its token ids.
         parent: Index of the parent in `PackedForest.nodes`; -1 for a root.
         position: Position of its first token: the total length of its ancestors.
         start: Its first row in the packed sequence; -1 for a node whose keys and values are cached.
-        path: The segments from the root to this node, itself included.
+        is_cached: Whether its keys and values are cached, so that it is not computed.
     """
 
-    ids: Segment
+    segment: Segment
+    ids: TokenIds
     parent: int
     position: int
     start: int
-    path: SegmentPath
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether its keys and values are cached, so that it is not computed."""
-        return self.start < 0
+    is_cached: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,88 +65,36 @@ class PackedForest:
         return found[::-1]
 
 
-def pack(sequences: Sequence[TokenSequence], cached: Container[SegmentPath] = ()) -> PackedForest:
+def pack(prompts: Sequence[Segment], cached: Container[Segment] = ()) -> PackedForest:
     """Merge prompts into a forest and lay it out.
 
     Args:
-        sequences: The prompts, at least one token each.
-        cached: Paths whose keys and values are cached. Ignored for a node that ends a prompt, and for one
-            with a computed ancestor.
-
-    Raises:
-        ValueError: A prompt has no tokens.
+        prompts: The prompts.
+        cached: Segments whose keys and values are cached. Ignored for a segment that ends a prompt, and for one with a
+            computed ancestor.
     """
-    builder = _ForestBuilder()
-    ends = [builder.insert(sequence) for sequence in sequences]
-    order = builder.ordered_nodes()
-    index_of = {old: new for new, old in enumerate(order)}
-    is_cached = builder.cached_nodes(order, cached, set(ends))
+    segments: set[Segment] = set()
+    children: dict[Segment | None, list[Segment]] = {}
+    for prompt in prompts:
+        unseen, _ = unseen_segments(prompt, segments)
+        segments.update(unseen)
+        for segment in unseen:
+            children.setdefault(segment.parent, []).append(segment)
+    ends = set(prompts)
     nodes: list[Node] = []
-    start = 0
-    for old in order:
-        parent = index_of.get(builder.parents[old], -1)
-        position = nodes[parent].position + len(nodes[parent].ids) if parent >= 0 else 0
-        ids = builder.ids[old]
-        nodes.append(Node(ids, parent, position, -1 if old in is_cached else start, builder.paths[old]))
-        start += 0 if old in is_cached else len(ids)
-    num_cached_tokens = sum(len(node.ids) for node in nodes if node.is_cached)
-    return PackedForest(tuple(nodes), tuple(index_of[end] for end in ends), start, num_cached_tokens)
-
-
-class _ForestBuilder:
-    """The forest under construction; node 0 is an unnamed root above all roots."""
-
-    def __init__(self) -> None:
-        self.ids: list[Segment] = [()]
-        self.parents: list[int] = [-1]
-        self.paths: list[SegmentPath] = [()]
-        self.depths: list[int] = [0]
-        self._children: dict[tuple[int, Segment], int] = {}
-
-    def insert(self, sequence: TokenSequence) -> int:
-        """Add the nodes of a prompt that are new, and return the node that ends it."""
-        node = 0
-        for segment in sequence.segments:
-            if segment:
-                node = self._child(node, segment)
-        if node == 0:
-            raise ValueError("a prompt without tokens cannot be packed; give it at least one")
-        return node
-
-    def _child(self, node: int, segment: Segment) -> int:
-        key = (node, segment)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = len(self.ids)
-            self.ids.append(segment)
-            self.parents.append(node)
-            self.paths.append((*self.paths[node], segment))
-            self.depths.append(self.depths[node] + 1)
-        return child
-
-    def ordered_nodes(self) -> list[int]:
-        """Return the nodes level by level, siblings adjacent and sorted by length."""
-        rank = {0: 0}
-        order: list[int] = []
-        for level in _levels(self.depths):
-            level.sort(key=lambda node: (rank[self.parents[node]], len(self.ids[node]), node))
-            for node in level:
-                rank[node] = len(rank)
-            order.extend(level)
-        return order
-
-    def cached_nodes(self, order: Iterable[int], cached: Container[SegmentPath], ends: set[int]) -> set[int]:
-        """Return the nodes that are not computed."""
-        found = {0}
-        for node in order:
-            if node not in ends and self.parents[node] in found and self.paths[node] in cached:
-                found.add(node)
-        return found - {0}
-
-
-def _levels(depths: Sequence[int]) -> list[list[int]]:
-    levels: list[list[int]] = [[] for _ in range(max(depths))]
-    for node, depth in enumerate(depths):
-        if depth:
-            levels[depth - 1].append(node)
-    return levels
+    index_of: dict[Segment | None, int] = {None: -1}
+    num_tokens = num_cached_tokens = 0
+    parents: list[Segment | None] = [None]
+    for parent in parents:  # grows: level by level
+        for segment in sorted(children.get(parent, ()), key=attrgetter("end")):
+            above = index_of[parent]
+            is_cached = segment not in ends and segment in cached and (above < 0 or nodes[above].is_cached)
+            index_of[segment] = len(nodes)
+            start = -1 if is_cached else num_tokens
+            nodes.append(Node(segment, segment.ids, above, segment.position, start, is_cached))
+            num_cached_tokens += len(segment.ids) if is_cached else 0
+            num_tokens += 0 if is_cached else len(segment.ids)
+            parents.append(segment)
+    return PackedForest(
+        tuple(nodes), tuple(index_of[prompt] for prompt in prompts), num_tokens, num_cached_tokens
+    )

@@ -7,7 +7,6 @@ Lone surrogates become U+FFFD, one for one, so that spans stay character offsets
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,13 +14,12 @@ from typing import Literal
 from qwen_rerank_plugins.core.prompts.chunking import chunk_spans, clip_at_token_boundary
 from qwen_rerank_plugins.core.prompts.families import Piece, PromptFamily
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
-from qwen_rerank_plugins.core.sequences import Segment, TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment, TokenIds
 from qwen_rerank_plugins.errors import InputError, InstructionTooLongError
+from qwen_rerank_plugins.recipe import replace_surrogates
 from qwen_rerank_plugins.types import ScoreRequest, Span
 
 __all__ = ["EncodedPair", "PromptEncoder", "TokenLimits"]
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 CLIP_CHARACTERS_PER_TOKEN = 8
 """Before tokenisation a text is clipped to this many characters per token that it may have."""
@@ -54,29 +52,24 @@ class EncodedPair:
     """A query-document pair as one prompt, or as one per chunk.
 
     Attributes:
-        prompts: At least one.
+        prompts: At least one, each as its last segment.
         spans: For each prompt its span of the document, in characters; None unless the document is read in
             chunks.
         truncated: Whether the document was truncated.
         query_truncated: Whether the query was truncated.
     """
 
-    prompts: tuple[TokenSequence, ...]
+    prompts: tuple[Segment, ...]
     spans: tuple[Span | None, ...]
     truncated: bool
     query_truncated: bool
-
-    @property
-    def num_tokens(self) -> int:
-        """Total tokens of all prompts, as the official recipe counts them."""
-        return sum(prompt.num_tokens for prompt in self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
 class _QueryPrefix:
     """What the pairs of one query and instruction share; `budget` is the maximum tokens of a document."""
 
-    segments: tuple[Segment, Segment]
+    head: Segment | None
     values: Mapping[str, str]
     query_truncated: bool
     budget: int
@@ -89,7 +82,7 @@ class _DocumentTail:
     prefix: _QueryPrefix
     text: str
     span: Span | None = None
-    ids: Segment = ()
+    ids: TokenIds = ()
     truncated: bool = False
 
 
@@ -108,10 +101,14 @@ class PromptEncoder:
         self.family = family
         self.limits = limits
         self._tokenizer = tokenizer
-        self._control_ids = {text: tokenizer.control_ids(text) for text in family.control_texts}
         self._document_piece = next(piece for piece in family.document if "document" in piece.placeholders)
+        self._fixed_ids = {  # of the pieces without placeholders
+            piece: tokenizer.control_ids(piece.text) if piece.control else tokenizer.encode([piece.text])[0]
+            for piece in family.pieces
+            if not piece.placeholders
+        }
         self._num_fixed_tokens = sum(
-            len(self._fixed_ids(piece)) for piece in family.document if not piece.is_cut
+            len(self._fixed_ids[piece]) for piece in family.document if not piece.is_cut
         )
 
     def encode(self, requests: Sequence[ScoreRequest]) -> list[EncodedPair]:
@@ -121,9 +118,13 @@ class PromptEncoder:
             InstructionTooLongError: An instruction leaves no room for query and document.
             InputError: A request has an instruction, but the family takes none.
         """
-        prefixes = self._prefixes(requests)
+        prefixes: dict[tuple[str, str | None], _QueryPrefix] = {}
+        for request in requests:
+            key = (request.query, request.instruction)
+            if key not in prefixes:
+                prefixes[key] = self._prefix(*key)
         tails = [
-            _DocumentTail(prefixes[request.query, request.instruction], _replace_surrogates(request.document))
+            _DocumentTail(prefixes[request.query, request.instruction], replace_surrogates(request.document))
             for request in requests
         ]
         if self.family.strip:
@@ -134,14 +135,6 @@ class PromptEncoder:
             return [self._pair([tail]) for tail in tails]
         return self._encode_chunks(tails)
 
-    def _prefixes(self, requests: Sequence[ScoreRequest]) -> dict[tuple[str, str | None], _QueryPrefix]:
-        prefixes: dict[tuple[str, str | None], _QueryPrefix] = {}
-        for request in requests:
-            key = (request.query, request.instruction)
-            if key not in prefixes:
-                prefixes[key] = self._prefix(*key)
-        return prefixes
-
     def _prefix(self, query: str, instruction: str | None) -> _QueryPrefix:
         if instruction is not None and not self.family.takes_instruction:
             length = len(instruction)  # the text stays out of the message, which reaches logs and clients
@@ -149,13 +142,13 @@ class PromptEncoder:
                 f"the prompt family {self.family.name!r} takes no instruction, but one of {length} characters "
                 f"was given; leave it out"
             )
-        query = _replace_surrogates(query).strip() if self.family.strip else _replace_surrogates(query)
+        query = replace_surrogates(query).strip() if self.family.strip else replace_surrogates(query)
         query, query_truncated = self._truncate_query(query)
         values = {"query": query}
         if instruction is None:
             instruction = self.family.default_instruction
         if instruction is not None:
-            values["instruction"] = _replace_surrogates(instruction)
+            values["instruction"] = replace_surrogates(instruction)
         root = self._segment_ids(self.family.root, values)
         prefix = self._segment_ids(self.family.query, values)
         budget = self.limits.max_length - len(root) - len(prefix) - self._num_fixed_tokens
@@ -166,7 +159,8 @@ class PromptEncoder:
                 f"{len(root)}) and leave no room for a document; max_length is {self.limits.max_length}. Shorten the "
                 f"instruction or raise max_length"
             )
-        return _QueryPrefix((root, prefix), values, query_truncated, budget)
+        head = Segment.after(None, root, prefix) if root or prefix else None
+        return _QueryPrefix(head, values, query_truncated, budget)
 
     def _truncate_query(self, query: str) -> tuple[str, bool]:
         """Return the query, truncated to its limit, and whether it was truncated."""
@@ -182,19 +176,15 @@ class PromptEncoder:
             limit *= 4
         return (query[: offsets[max_tokens]], True) if len(offsets) > max_tokens else (query, False)
 
-    def _segment_ids(self, pieces: Sequence[Piece], values: Mapping[str, str]) -> Segment:
+    def _segment_ids(self, pieces: Sequence[Piece], values: Mapping[str, str]) -> TokenIds:
         """Return the concatenated ids of the pieces of a shared segment."""
-        return tuple(token_id for piece in pieces for token_id in self._piece_ids(piece, values))
-
-    def _piece_ids(self, piece: Piece, values: Mapping[str, str]) -> Segment:
-        if piece.optional and not all(name in values for name in piece.placeholders):
-            return ()
-        if piece.placeholders:
-            return self._tokenizer.encode([piece.render(values)])[0]
-        return self._fixed_ids(piece)
-
-    def _fixed_ids(self, piece: Piece) -> Segment:
-        return self._control_ids[piece.text] if piece.control else self._tokenizer.encode([piece.text])[0]
+        ids: list[int] = []
+        for piece in pieces:
+            if piece in self._fixed_ids:
+                ids += self._fixed_ids[piece]
+            elif not piece.optional or all(name in values for name in piece.placeholders):
+                ids += self._tokenizer.encode([piece.render(values)])[0]
+        return tuple(ids)
 
     def _tokenize_tails(self, tails: Sequence[_DocumentTail]) -> None:
         """Tokenise all texts in one batch, and again those whose clip was too short."""
@@ -220,22 +210,23 @@ class PromptEncoder:
             pending, limit = retry, limit * 4
 
     def _pair(self, tails: Sequence[_DocumentTail]) -> EncodedPair:
-        prompts, truncated = zip(*(self._build_prompt(tail) for tail in tails), strict=True)
-        spans = tuple(tail.span for tail in tails)
-        return EncodedPair(prompts, spans, any(truncated), tails[0].prefix.query_truncated)
-
-    def _build_prompt(self, tail: _DocumentTail) -> tuple[TokenSequence, bool]:
-        """Return the prompt of a tail, cut to the limit, and whether the document was truncated."""
-        budget = tail.prefix.budget
-        ids: list[int] = []
-        for piece in self.family.document:
-            piece_ids = tail.ids if piece is self._document_piece else self._fixed_ids(piece)
-            if piece.is_cut:
-                piece_ids = piece_ids[:budget]
-                budget -= len(piece_ids)
-            ids.extend(piece_ids)
-        truncated = tail.truncated or len(tail.ids) > tail.prefix.budget
-        return TokenSequence((*tail.prefix.segments, tuple(ids))), truncated
+        """Return the prompts of a pair, one per tail, each cut to the limit."""
+        prompts = []
+        for tail in tails:
+            budget, ids = tail.prefix.budget, list[int]()
+            for piece in self.family.document:
+                piece_ids = tail.ids if piece is self._document_piece else self._fixed_ids[piece]
+                if piece.is_cut:
+                    piece_ids = piece_ids[:budget]
+                    budget -= len(piece_ids)
+                ids += piece_ids
+            prompts.append(Segment.after(tail.prefix.head, tuple(ids)))
+        return EncodedPair(
+            prompts=tuple(prompts),
+            spans=tuple(tail.span for tail in tails),
+            truncated=any(tail.truncated or len(tail.ids) > tail.prefix.budget for tail in tails),
+            query_truncated=tails[0].prefix.query_truncated,
+        )
 
     def _encode_chunks(self, tails: Sequence[_DocumentTail]) -> list[EncodedPair]:
         """Return prompts with long documents read in chunks, all chunks tokenised in one batch."""
@@ -251,8 +242,3 @@ class PromptEncoder:
         return [_DocumentTail(tail.prefix, tail.text[start:end], (start, end)) for start, end in spans] or [
             tail
         ]
-
-
-def _replace_surrogates(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD; the length stays the same."""
-    return _SURROGATES.sub("\ufffd", text)

@@ -15,12 +15,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from qwen_rerank_plugins import recipe
 from qwen_rerank_plugins.errors import ConfigurationError
 
 __all__ = ["FAMILIES", "FamilyName", "Piece", "PromptFamily", "get_family", "load_family"]
@@ -50,12 +52,12 @@ class Piece(BaseModel):
     optional: bool = False
     cut: bool = False
 
-    @property
+    @cached_property
     def is_cut(self) -> bool:
         """Whether the piece may be cut: if `cut` is set, and always for the document."""
         return self.cut or "{document}" in self.text
 
-    @property
+    @cached_property
     def placeholders(self) -> list[str]:
         """Names of the placeholders, from left to right."""
         return _PLACEHOLDER.findall(self.text)
@@ -153,60 +155,17 @@ def _control(text: str, *, cut: bool = False) -> Piece:
     return Piece(text=text, control=True, cut=cut)
 
 
-_QWEN3_PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-)
-_QWEN3_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+# fmt: off
 _QWEN3_PREFIX_IDS = (
-    *(
-        151644,
-        8948,
-        198,
-        60256,
-        3425,
-        279,
-        11789,
-        20027,
-        279,
-        8502,
-        3118,
-        389,
-        279,
-        11361,
-        323,
-        279,
-        758,
-        1235,
-        3897,
-    ),
-    *(
-        13,
-        7036,
-        429,
-        279,
-        4226,
-        646,
-        1172,
-        387,
-        330,
-        9693,
-        1,
-        476,
-        330,
-        2152,
-        3263,
-        151645,
-        198,
-        151644,
-        872,
-        198,
-    ),
+    151644, 8948, 198, 60256, 3425, 279, 11789, 20027, 279, 8502, 3118, 389, 279, 11361, 323, 279, 758,
+    1235, 3897, 13, 7036, 429, 279, 4226, 646, 1172, 387, 330, 9693, 1, 476, 330, 2152, 3263, 151645,
+    198, 151644, 872, 198,
 )
+# fmt: on
 _QWEN3_SUFFIX_IDS = (151645, 198, 151644, 77091, 198, 151667, 271, 151668, 271)
 _QWEN3_IDS = {
-    _QWEN3_PREFIX: _QWEN3_PREFIX_IDS,
-    _QWEN3_SUFFIX: _QWEN3_SUFFIX_IDS,
+    recipe.PREFIX: _QWEN3_PREFIX_IDS,
+    recipe.SUFFIX: _QWEN3_SUFFIX_IDS,
     "yes": (9693,),
     "no": (2152,),
 }
@@ -218,12 +177,12 @@ _MXBAI_TASK = (
 
 QWEN3 = PromptFamily(
     name="qwen3",
-    root=(_control(_QWEN3_PREFIX), _text("<Instruct>: {instruction}\n<Query>:")),
+    root=(_control(recipe.PREFIX), _text("<Instruct>: {instruction}\n<Query>:")),
     query=(_text(" {query}\n<Document>:"),),
-    document=(_text(" {document}"), _control(_QWEN3_SUFFIX)),
+    document=(_text(" {document}"), _control(recipe.SUFFIX)),
     true_token="yes",
     false_token="no",
-    default_instruction="Given a web search query, retrieve relevant passages that answer the query",
+    default_instruction=recipe.DEFAULT_INSTRUCTION,
     known_ids=_QWEN3_IDS,
     source="https://huggingface.co/Qwen/Qwen3-Reranker-0.6B",
 )
@@ -232,9 +191,9 @@ QWEN3 = PromptFamily(
 # cut first.
 QWEN3_EVAL = PromptFamily(
     name="qwen3-eval",
-    root=(_control(_QWEN3_PREFIX), _text("<Instruct>: {instruction}\n\n<Query>:")),
+    root=(_control(recipe.PREFIX), _text("<Instruct>: {instruction}\n\n<Query>:")),
     query=(_text(" {query}\n\n<Document>:"),),
-    document=(_text(" {document}"), _control("<|im_end|>\n", cut=True), _control(_QWEN3_SUFFIX)),
+    document=(_text(" {document}"), _control("<|im_end|>\n", cut=True), _control(recipe.SUFFIX)),
     true_token="yes",
     false_token="no",
     default_instruction="Given the user query, retrieval the relevant passages",

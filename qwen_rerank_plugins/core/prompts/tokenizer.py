@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from qwen_rerank_plugins.core.prompts.families import PromptFamily
-from qwen_rerank_plugins.core.sequences import Segment
+from qwen_rerank_plugins.core.sequences import TokenIds
 from qwen_rerank_plugins.errors import CheckpointFormatError, FamilyMismatchError
 
 __all__ = ["RECIPE_FILE", "PromptTokenizer", "answer_ids", "check_family", "read_recipe"]
@@ -85,11 +85,11 @@ class PromptTokenizer:
         """Number of token ids, control tokens included."""
         return self._with_control.get_vocab_size(with_added_tokens=True)
 
-    def control_ids(self, text: str) -> Segment:
+    def control_ids(self, text: str) -> TokenIds:
         """Return the ids of a literal text of a family, with real control tokens."""
         return tuple(self._with_control.encode(text, add_special_tokens=False).ids)
 
-    def encode(self, texts: Sequence[str]) -> list[Segment]:
+    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
         """Return the ids of user texts, without control tokens. Runs in parallel, outside the GIL."""
         encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
         return [tuple(encoding.ids) for encoding in encodings]

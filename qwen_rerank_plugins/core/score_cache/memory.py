@@ -15,61 +15,22 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 from qwen_rerank_plugins.core.score_cache.disk import DiskCache
 from qwen_rerank_plugins.errors import ConfigurationError, InputTypeError
+from qwen_rerank_plugins.types import PairScore
 
-__all__ = ["CacheStats", "CachedScore", "KeyHasher", "Part", "ScoreCache"]
+__all__ = ["CacheStats", "KeyHasher", "Part", "ScoreCache"]
 
 Part = str | bytes | int | float | bool | None
 """Types that a key is computed from."""
 
 _DIGEST_SIZE = 32
 _SPAN, _TRUNCATED, _QUERY_TRUNCATED = 1, 2, 4
-_FORMAT = 1
-_VALUE = struct.Struct("<BBfQQQ")  # format, flags, log-odds, tokens, span's start and end
-
-
-@dataclass(frozen=True, slots=True)
-class CachedScore:
-    """The cached result of a pair.
-
-    Attributes:
-        log_odds: Rounded to float32, so that a score from memory equals one from disk.
-        truncated: Whether the document was truncated.
-        query_truncated: Whether the query was truncated.
-        span: The best chunk's span of the document, in characters, or None.
-        num_tokens: Tokens of the pair as the official recipe counts them.
-    """
-
-    log_odds: float
-    truncated: bool = False
-    query_truncated: bool = False
-    span: tuple[int, int] | None = None
-    num_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "log_odds", _round_to_float32(self.log_odds))
-
-    def to_bytes(self) -> bytes:
-        """Return the form on disk, which begins with its format number."""
-        flags = _SPAN * (self.span is not None) + _TRUNCATED * self.truncated
-        flags += _QUERY_TRUNCATED * self.query_truncated
-        return _VALUE.pack(_FORMAT, flags, self.log_odds, self.num_tokens, *(self.span or (0, 0)))
-
-    @classmethod
-    def from_bytes(cls, value: object) -> Self | None:
-        """Return the score; None if the format or the score is invalid."""
-        if not isinstance(value, bytes) or len(value) != _VALUE.size or value[0] != _FORMAT:
-            return None
-        _, flags, log_odds, num_tokens, start, end = _VALUE.unpack(value)
-        if not math.isfinite(log_odds):
-            return None
-        span = (start, end) if flags & _SPAN else None
-        return cls(log_odds, bool(flags & _TRUNCATED), bool(flags & _QUERY_TRUNCATED), span, num_tokens)
+_FORMAT = 2
+_VALUE = struct.Struct("<BBdQQQ")  # format, flags, log-odds, tokens, span's start and end
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +43,6 @@ class CacheStats:
         hits: Keys that were found.
         disk_hits: Those of them that were found on disk.
         misses: Keys that were not found.
-        refused: Scores that were not stored because they were NaN or infinite.
         disk_entries: Scores on disk, those of other processes included; 0 without a usable file.
         disk_bytes: Size of the file and its write-ahead log.
         disk_usable: Whether a path was given and the file has not failed.
@@ -93,7 +53,6 @@ class CacheStats:
     hits: int
     disk_hits: int
     misses: int
-    refused: int
     disk_entries: int
     disk_bytes: int
     disk_usable: bool
@@ -112,6 +71,10 @@ class ScoreCache:
         path: A file for scores that outlive the process and are shared by several; None for memory alone.
         max_disk_entries: Capacity of the file.
 
+    Attributes:
+        has_disk: Whether there is a file.
+        is_enabled: Whether scores are stored at all.
+
     Raises:
         ConfigurationError: A capacity is negative, or `max_disk_entries` is 0.
     """
@@ -124,14 +87,16 @@ class ScoreCache:
         if path is not None and max_disk_entries < 1:
             raise ConfigurationError(f"max_disk_entries is {max_disk_entries!r}; it must be at least 1")
         self._max_entries = max_entries
-        self._scores: OrderedDict[bytes, CachedScore] = OrderedDict()
-        self._hits = self._disk_hits = self._misses = self._refused = 0
+        self._scores: OrderedDict[bytes, PairScore] = OrderedDict()
+        self._hits = self._disk_hits = self._misses = 0
         self._disk = None if path is None else DiskCache(Path(path), max_entries=max_disk_entries)
+        self.has_disk = path is not None
+        self.is_enabled = max_entries > 0 or self.has_disk
         self._closed = False
         self._lock = threading.RLock()
         _caches.add(self)
 
-    def get_many(self, keys: Sequence[bytes]) -> list[CachedScore | None]:
+    def get_many(self, keys: Sequence[bytes]) -> list[PairScore | None]:
         """Return the cached score of each key, in order; None where there is none."""
         with self._lock:
             found = {key: self._touch(key) for key in keys}
@@ -147,15 +112,13 @@ class ScoreCache:
             self._disk_hits += sum(key in from_disk for key in keys)
         return scores
 
-    def put_many(self, items: Iterable[tuple[bytes, CachedScore]]) -> None:
-        """Store scores; NaN and infinite ones are skipped."""
-        items_by_key = dict(items)
-        usable = {key: score for key, score in items_by_key.items() if math.isfinite(score.log_odds)}
+    def put_many(self, items: Iterable[tuple[bytes, PairScore]]) -> None:
+        """Store scores with finite log-odds. Lookups return them with `cached` set."""
+        scores = {key: replace(score, cached=True) for key, score in items}
         with self._lock:
-            self._refused += len(items_by_key) - len(usable)
-            self._store(usable.items())
-        if self._disk is not None and usable:
-            self._disk.put_many([(key, score.to_bytes()) for key, score in usable.items()])
+            self._store(scores.items())
+        if self._disk is not None and scores:
+            self._disk.put_many([(key, _to_bytes(score)) for key, score in scores.items()])
 
     def clear(self) -> None:
         """Remove all scores, in memory and on disk."""
@@ -182,19 +145,18 @@ class ScoreCache:
                 hits=self._hits,
                 disk_hits=self._disk_hits,
                 misses=self._misses,
-                refused=self._refused,
                 disk_entries=disk_entries,
                 disk_bytes=disk_bytes,
                 disk_usable=self._disk is not None and self._disk.is_usable,
             )
 
-    def _touch(self, key: bytes) -> CachedScore | None:
+    def _touch(self, key: bytes) -> PairScore | None:
         score = self._scores.get(key)
         if score is not None:
             self._scores.move_to_end(key)
         return score
 
-    def _store(self, items: Iterable[tuple[bytes, CachedScore]]) -> None:
+    def _store(self, items: Iterable[tuple[bytes, PairScore]]) -> None:
         if self._closed:
             return
         for key, score in items:
@@ -203,11 +165,11 @@ class ScoreCache:
         while len(self._scores) > self._max_entries:
             self._scores.popitem(last=False)
 
-    def _read_disk(self, keys: Sequence[bytes]) -> dict[bytes, CachedScore]:
+    def _read_disk(self, keys: Sequence[bytes]) -> dict[bytes, PairScore]:
         if self._disk is None or not keys:
             return {}
         rows = self._disk.get_many(keys).items()
-        decoded = ((key, CachedScore.from_bytes(value)) for key, value in rows)
+        decoded = ((key, _from_bytes(value)) for key, value in rows)
         return {key: score for key, score in decoded if score is not None}
 
     def _before_fork(self) -> None:
@@ -285,11 +247,28 @@ def _tag_and_payload(part: Part) -> tuple[bytes, bytes]:
     )
 
 
-def _round_to_float32(value: float) -> float:
-    try:
-        return float(struct.unpack("<f", struct.pack("<f", value))[0])
-    except OverflowError:
-        return math.copysign(math.inf, value)
+def _to_bytes(score: PairScore) -> bytes:
+    """Return the form of a score on disk, which begins with its format number."""
+    flags = _SPAN * (score.span is not None) + _TRUNCATED * score.truncated
+    flags += _QUERY_TRUNCATED * score.query_truncated
+    return _VALUE.pack(_FORMAT, flags, score.log_odds, score.num_tokens, *(score.span or (0, 0)))
+
+
+def _from_bytes(value: object) -> PairScore | None:
+    """Return the score; None if the format or the score is invalid."""
+    if not isinstance(value, bytes) or len(value) != _VALUE.size or value[0] != _FORMAT:
+        return None
+    _, flags, log_odds, num_tokens, start, end = _VALUE.unpack(value)
+    if not math.isfinite(log_odds):
+        return None
+    return PairScore.from_log_odds(
+        log_odds,
+        truncated=bool(flags & _TRUNCATED),
+        query_truncated=bool(flags & _QUERY_TRUNCATED),
+        span=(start, end) if flags & _SPAN else None,
+        num_tokens=num_tokens,
+        cached=True,
+    )
 
 
 # During a fork no lock is held and no file is open in any thread: SQLite connections must not cross a fork.

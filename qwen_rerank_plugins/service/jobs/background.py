@@ -1,19 +1,18 @@
-"""The scorer of jobs: calls the service's reranker at a lower priority than requests.
+"""The scorer of jobs: calls the service's reranker with background priority, and repeats calls that fail.
 
-Requests take precedence in three ways. A job waits while any request is pending, but at most `YIELD_S`, so that it
-progresses under any load. Its calls are about as large as a batch of the engine, with few at a time, so that little of
-a job is in the scheduler's queue. And if the queue is full, the job waits and retries.
-
-A job also waits while the engine recovers or is rebuilt. Nothing here knows files or HTTP.
+The scheduler of a local model computes background calls after requests, in small batches. A remote service may ignore
+the priority, so with one a call also waits while requests are pending, but at most `YIELD_S`, and a job progresses
+under any load. A job also waits while the engine recovers or is rebuilt. Nothing here knows files or HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 from qwen_rerank_plugins.errors import (
     ClosedError,
@@ -27,23 +26,15 @@ from qwen_rerank_plugins.errors import (
 )
 from qwen_rerank_plugins.service.admission import AdmissionController
 from qwen_rerank_plugins.service.lifecycle import Lifecycle
-from qwen_rerank_plugins.types import PairScore, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest
 
 __all__ = ["BackgroundScorer"]
 
-T = TypeVar("T")
-
 YIELD_S = 0.5
-STOP_POLL_S = 0.1
-POLL_S = 0.01
 RETRY_S = 0.25
 MAX_RETRY_S = 5.0
 FAILURES = 8  # of one call, after which the job fails
 DEADLINE_S = 3600.0
-
-BYTES_PER_TOKEN = 4
-PAIR_TOKENS = 64  # estimate for template and query
-DEFAULT_SLICE_TOKENS = 8192  # if the scorer does not report max_batch_tokens
 
 _TRANSIENT = (EngineError, ClosedError, RemoteError, DeadlineExceededError)
 _OWN_FAULT = range(400, 500)
@@ -51,14 +42,12 @@ _BUSY = {408, 425, 429}
 
 
 class BackgroundScorer:
-    """A `Scorer` for one job, for use outside the event loop of the service.
+    """A `Scorer` for one job, whose calls come from threads and run on the event loop of the service.
 
     Args:
         lifecycle: Owns the reranker.
         admission: Number of pending requests.
-        loop: Event loop of the service, on which errors are reported.
-        stop: Returns whether the job must stop.
-        count: Called with the number of scored pairs.
+        count: Called with the number of scored pairs, on the event loop.
     """
 
     def __init__(
@@ -66,13 +55,13 @@ class BackgroundScorer:
         lifecycle: Lifecycle,
         admission: AdmissionController,
         *,
-        loop: asyncio.AbstractEventLoop,
-        stop: Callable[[], bool],
         count: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._lifecycle, self._admission, self._loop = lifecycle, admission, loop
-        self._stop, self._count = stop, count
-        self._failure: RerankError | None = None
+        """Create a scorer on the event loop of the service."""
+        self._lifecycle, self._admission, self._count = lifecycle, admission, count
+        self._loop = asyncio.get_running_loop()
+        self._stopped_by: RerankError | None = None
+        self._calls: set[asyncio.Task[Any]] = set()
 
     @property
     def model(self) -> str:
@@ -86,122 +75,95 @@ class BackgroundScorer:
     def close(self) -> None:
         """Do nothing; the service owns the reranker."""
 
-    def score(self, requests: Sequence[ScoreRequest], *, deadline_s: float | None = None) -> list[PairScore]:
-        """Score without a running event loop, on a new one."""
-        return asyncio.run(self.ascore(requests, deadline_s=deadline_s))
+    def stop(self, error: RerankError | None = None) -> None:
+        """Cancel running calls and refuse later ones. Call it on the event loop of the service.
+
+        Args:
+            error: What these calls raise; by default a `ClosedError`.
+        """
+        self._stopped_by = error or ClosedError("the job was stopped")
+        for call in self._calls - {asyncio.current_task()}:
+            call.cancel()
+
+    def score(
+        self,
+        requests: Sequence[ScoreRequest],
+        *,
+        deadline_s: float | None = None,  # noqa: ARG002 (jobs have no deadline)
+        priority: Priority = "background",  # noqa: ARG002 (always in the background)
+    ) -> list[PairScore]:
+        """Score every pair, in input order. Blocks a thread other than that of the event loop.
+
+        Raises:
+            ClosedError: The job was stopped.
+            RerankError: The call failed permanently.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(self._score(requests), self._loop).result()
+        except concurrent.futures.CancelledError:
+            raise self._stopped_by or ClosedError("the service stopped") from None
 
     async def ascore(
         self,
         requests: Sequence[ScoreRequest],
         *,
-        deadline_s: float | None = None,  # noqa: ARG002 (jobs have no deadline)
+        deadline_s: float | None = None,
+        priority: Priority = "background",
     ) -> list[PairScore]:
-        """Score in slices, each when no request is pending.
+        """Score every pair from another event loop; see `score`."""
+        return await asyncio.to_thread(self.score, requests, deadline_s=deadline_s, priority=priority)
 
-        Raises:
-            ClosedError: The job was stopped.
-            RerankError: A slice failed permanently.
-        """
-        scores: list[PairScore] = []
-        for part in split_by_tokens(requests, self._slice_tokens()):
-            await self._yield_to_requests()
-            scores += await self._score_with_retries(part)
-            self._count(len(part))
+    async def _score(self, requests: Sequence[ScoreRequest]) -> list[PairScore]:
+        if self._stopped_by is not None:
+            raise self._stopped_by
+        call = asyncio.current_task()
+        assert call is not None
+        self._calls.add(call)
+        try:
+            scores = await self._score_with_retries(requests)
+        finally:
+            self._calls.discard(call)
+        self._count(len(scores))
         return scores
 
-    def _slice_tokens(self) -> int:
-        return int(self._lifecycle.loaded_info.get("max_batch_tokens") or DEFAULT_SLICE_TOKENS)
-
-    async def _yield_to_requests(self) -> None:
-        """Wait until no request is pending, but at most `YIELD_S`."""
-        end = time.monotonic() + YIELD_S
-        self._check_stop()
-        while self._admission.pending_requests and time.monotonic() < end:
-            await asyncio.sleep(POLL_S)
-            self._check_stop()
-
     async def _score_with_retries(self, requests: Sequence[ScoreRequest]) -> list[PairScore]:
+        """Call the reranker until it succeeds or fails permanently, which stops the job's other calls too."""
         failures, pause_s = 0, RETRY_S
         while True:
-            await self._wait_until_ready()
+            await self._lifecycle.ready.wait()
+            if self._lifecycle.reranker.config.backend == "remote":
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(YIELD_S):
+                        await self._admission.idle.wait()
             try:
-                return await self._run_unless_stopped(self._score_once(requests))
+                return await self._score_once(requests)
             except OverloadedError as error:
-                await self._pause(min(max(error.retry_after_s, POLL_S), MAX_RETRY_S))
+                await asyncio.sleep(min(error.retry_after_s, MAX_RETRY_S))
             except _TRANSIENT as error:
                 failures += 1
-                self._loop.call_soon_threadsafe(self._lifecycle.report_error, error)
+                self._lifecycle.report_error(error)
                 if failures >= FAILURES or _is_permanent(error):
-                    self._failure = error
+                    self.stop(error)
                     raise
-                await self._pause(pause_s)
+                await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_RETRY_S)
-
-    async def _run_unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run work, and cancel it when the job is stopped, so that queued pairs leave the queue."""
-        task = asyncio.create_task(work)
-        try:
-            while not (await asyncio.wait({task}, timeout=STOP_POLL_S))[0]:
-                self._check_stop()
-            return task.result()
-        finally:
-            task.cancel()
-
-    async def _wait_until_ready(self) -> None:
-        while self._lifecycle.state != "ready":
-            self._check_stop()
-            await asyncio.sleep(POLL_S)
-        self._check_stop()
-
-    async def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._check_stop()
-            await asyncio.sleep(POLL_S)
-
-    def _check_stop(self) -> None:
-        if self._failure is not None:  # of a concurrent call: the job has failed
-            raise self._failure
-        if self._stop():
-            raise ClosedError("the job was stopped")
 
     async def _score_once(self, requests: Sequence[ScoreRequest]) -> list[PairScore]:
         """Call the reranker once per run of pairs with the same instruction."""
         scores: list[PairScore] = []
         for instruction, same in groupby(requests, key=lambda request: request.instruction):
-            queries, documents = _lists(same)
+            pairs = list(same)
             results = await self._lifecycle.reranker.arank_many(
-                queries,
-                documents,
+                [pair.query for pair in pairs],
+                [[pair.document] for pair in pairs],
                 top_n=None,
                 min_score=None,
                 instruction=instruction,
                 deadline_s=DEADLINE_S,
+                priority="background",
             )
             scores += [score for result in results for score in result.scores]
         return scores
-
-
-def split_by_tokens(requests: Sequence[ScoreRequest], max_tokens: int) -> Iterator[Sequence[ScoreRequest]]:
-    """Split requests into slices of about `max_tokens`, with at least one request each."""
-    start, tokens = 0, 0
-    for place, request in enumerate(requests):
-        size = PAIR_TOKENS + len(request.document.encode("utf-8", "replace")) // BYTES_PER_TOKEN
-        if tokens and tokens + size > max_tokens:
-            yield requests[start:place]
-            start, tokens = place, 0
-        tokens += size
-    if start < len(requests):
-        yield requests[start:]
-
-
-def _lists(requests: Iterator[ScoreRequest]) -> tuple[list[str], list[list[str]]]:
-    queries: list[str] = []
-    documents: list[list[str]] = []
-    for query, same in groupby(requests, key=lambda request: request.query):
-        queries.append(query)
-        documents.append([request.document for request in same])
-    return queries, documents
 
 
 def _is_permanent(error: RerankError) -> bool:

@@ -100,7 +100,7 @@ class JobManager:
         """Stop running jobs, so that the next process resumes them, and release the folder."""
         self._is_closing = True
         for run in self._runs.values():
-            run.stopped.set()
+            run.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 for run in list(self._runs.values()):
@@ -212,7 +212,7 @@ class JobManager:
         run = self._runs.get(job.id)
         if run is not None:
             await self._save(job)  # in case the process dies before the run stops
-            run.stopped.set()
+            run.stop()
             return
         await self._forget(job)
         if before == "queued":

@@ -31,6 +31,7 @@ __all__ = ["Run", "Runner", "is_disk_full"]
 logger = logging.getLogger(__name__)
 
 CONCURRENCY = 2  # one call is computed while the next one is queued
+CALL_PAIRS = 32  # so that a stopped job, or one of a remote service, gives way soon
 _OPTION = re.compile(r"--([a-z][a-z-]+)")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -44,12 +45,20 @@ class Run:
         stopped: Set to stop the run.
         too_many_rows: Whether it was stopped because it has too many rows.
         over: Set when the run no longer uses the files.
+        scorer: Scores the job's pairs once it runs.
     """
 
     job: Job
     stopped: threading.Event = field(default_factory=threading.Event)
     too_many_rows: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    scorer: BackgroundScorer | None = None
+
+    def stop(self) -> None:
+        """Stop the run. Call it on the event loop."""
+        self.stopped.set()
+        if self.scorer is not None:
+            self.scorer.stop()
 
 
 class Runner:
@@ -98,9 +107,12 @@ class Runner:
                 run.stopped.set()
             loop.call_soon_threadsafe(on_progress, Progress.of(progress))
 
+        run.scorer = BackgroundScorer(self._lifecycle, self._admission, count=self._count_pairs)
+        if run.stopped.is_set():
+            run.scorer.stop()
         try:
             report = await in_daemon_thread(
-                lambda: self._work(run, loop, forward), name=f"qwen-rerank-job-{run.job.id[:8]}"
+                lambda: self._work(run, forward), name=f"qwen-rerank-job-{run.job.id[:8]}"
             )
         except Exception as error:  # noqa: BLE001 (any error ends the job)
             return self._outcome(run, error)
@@ -108,23 +120,18 @@ class Runner:
             return self._row_limit_problem()
         return report if report.status == "complete" else None
 
-    def _work(
-        self, run: Run, loop: asyncio.AbstractEventLoop, on_progress: Callable[[BatchProgress], None]
-    ) -> BatchReport:
+    def _work(self, run: Run, on_progress: Callable[[BatchProgress], None]) -> BatchReport:
         def stop() -> bool:
             return run.stopped.is_set() or self._lifecycle.state == "draining"
 
-        def count(num_pairs: int) -> None:
-            loop.call_soon_threadsafe(self._count_pairs, num_pairs)
-
-        scorer = BackgroundScorer(self._lifecycle, self._admission, loop=loop, stop=stop, count=count)
         options = batch_options(run.job.spec, self._config, concurrency=CONCURRENCY)
+        options = options.model_copy(update={"call_pairs": min(options.call_pairs, CALL_PAIRS)})
 
         def score(*, resume: bool) -> BatchReport:
             return run_batch(
                 self._store.input_path(run.job),
                 self._store.result_path(run.job),
-                reranker=Reranker(self._config, scorer=scorer),
+                reranker=Reranker(self._config, scorer=run.scorer),
                 options=options,
                 resume=resume,
                 overwrite=True,

@@ -25,11 +25,11 @@ from qwen_rerank_plugins.core.engine.self_check import run_self_check, tolerance
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention, VarlenAttention
 from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.model.packing import PackedForest
-from qwen_rerank_plugins.core.sequences import SegmentPath, TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
 from tests.core.checkpoints import Shape, make
 from tests.core.engines import decoder_of
-from tests.core.forests import grid, sequence_lists
+from tests.core.forests import grid, prompt_lists
 from tests.core.tolerances import assert_close
 
 PROMPTS = grid(20, (6, 9), (4, 4, 7))
@@ -80,8 +80,8 @@ def test_the_scale_is_a_factor_of_the_log_odds(decoder: Decoder) -> None:
     assert_close(reference_log_odds(decoder, PROMPTS, 0.2), scaled)
 
 
-@given(sequences=sequence_lists())
-def test_any_forest_scores_as_each_prompt_by_itself(decoder: Decoder, sequences: list[TokenSequence]) -> None:
+@given(sequences=prompt_lists())
+def test_any_forest_scores_as_each_prompt_by_itself(decoder: Decoder, sequences: list[Segment]) -> None:
     engine = Engine(decoder, prefix_cache_bytes=1 << 20)
     wanted = reference_log_odds(decoder, sequences)
     assert_close(engine.log_odds(sequences), wanted)
@@ -122,7 +122,7 @@ def test_a_query_with_one_document_is_not_kept(decoder: Decoder) -> None:
     """It seldom comes again; the root does."""
     engine = Engine(decoder, prefix_cache_bytes=1 << 20)
     engine.log_odds(PROMPTS[:1])
-    assert [len(path) for path in engine.prefix_cache._tensors] == [1]
+    assert [len(segment.path()) for segment in engine.prefix_cache._tensors] == [1]
 
 
 def test_what_is_kept_stays_within_its_budget(decoder: Decoder) -> None:
@@ -141,17 +141,17 @@ def test_what_is_kept_stays_within_its_budget(decoder: Decoder) -> None:
 def test_the_cache_keeps_its_budget(sizes: list[tuple[int, int]], max_bytes: int) -> None:
     cache = PrefixCache(max_bytes)
     for name, size in sizes:
-        path: SegmentPath = ((name,),)
-        cache.put(path, torch.zeros(size, dtype=torch.uint8))
+        segment = Segment.after(None, (name,))
+        cache.put(segment, torch.zeros(size, dtype=torch.uint8))
         assert cache.num_bytes == sum(t.nbytes for t in cache._tensors.values()) <= max_bytes
-        assert (path in cache) == (size <= max_bytes)
+        assert (segment in cache) == (size <= max_bytes)
 
 
 def test_the_least_recently_used_prefix_is_evicted_first() -> None:
     cache = PrefixCache(3)
-    a, b, c = (((number,),) for number in range(3))
-    for path in (a, b):
-        cache.put(path, torch.zeros(1, dtype=torch.uint8))
+    a, b, c = (Segment.after(None, (number,)) for number in range(3))
+    for segment in (a, b):
+        cache.put(segment, torch.zeros(1, dtype=torch.uint8))
     cache.get(a)
     cache.put(c, torch.zeros(2, dtype=torch.uint8))
     assert (a in cache, b in cache, c in cache) == (True, False, True)

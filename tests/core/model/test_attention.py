@@ -22,8 +22,8 @@ from qwen_rerank_plugins.core.model.attention import (
 )
 from qwen_rerank_plugins.core.model.decoder import AttentionBackend
 from qwen_rerank_plugins.core.model.packing import PackedForest, pack
-from qwen_rerank_plugins.core.sequences import SegmentPath, TokenSequence
-from tests.core.forests import grid, sequence_lists
+from qwen_rerank_plugins.core.sequences import Segment
+from tests.core.forests import grid, prompt_lists
 from tests.core.tolerances import ATTENTION
 
 CPU = torch.device("cpu")
@@ -73,22 +73,18 @@ def rows_along(forest: PackedForest, leaf: int, layout: KVLayout) -> list[int]:
     return list(itertools.chain.from_iterable(range(*layout.slices[n].indices(1 << 30)) for n in nodes))
 
 
-def inner_paths(sequences: Sequence[TokenSequence]) -> set[SegmentPath]:
-    return {
-        tuple(segment for segment in sequence.segments[:depth] if segment)
-        for sequence in sequences
-        for depth in range(1, len(sequence.segments))
-    }
+def inner_segments(prompts: Sequence[Segment]) -> set[Segment]:
+    return {segment for prompt in prompts for segment in prompt.path()[:-1]}
 
 
-@given(sequences=sequence_lists(), shape=st.sampled_from(SHAPES))
-def test_backends_agree_on_any_forest(sequences: list[TokenSequence], shape: AttentionShape) -> None:
+@given(sequences=prompt_lists(), shape=st.sampled_from(SHAPES))
+def test_backends_agree_on_any_forest(sequences: list[Segment], shape: AttentionShape) -> None:
     assert_all_agree(pack(sequences), shape)
 
 
-@given(sequences=sequence_lists(), shape=st.sampled_from(SHAPES))
-def test_backends_agree_with_cached_prefixes(sequences: list[TokenSequence], shape: AttentionShape) -> None:
-    assert_all_agree(pack(sequences, inner_paths(sequences)), shape)
+@given(sequences=prompt_lists(), shape=st.sampled_from(SHAPES))
+def test_backends_agree_with_cached_prefixes(sequences: list[Segment], shape: AttentionShape) -> None:
+    assert_all_agree(pack(sequences, inner_segments(sequences)), shape)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -107,7 +103,7 @@ def test_backends_agree_on_long_nodes_and_equal_siblings(
 ) -> None:
     sequences = grid(root, heads, tails)
     assert_all_agree(pack(sequences), shape)
-    assert_all_agree(pack(sequences, inner_paths(sequences)), shape)
+    assert_all_agree(pack(sequences, inner_segments(sequences)), shape)
 
 
 def test_a_group_is_cut_where_its_scores_would_be_too_many() -> None:
@@ -115,8 +111,8 @@ def test_a_group_is_cut_where_its_scores_would_be_too_many() -> None:
     assert_all_agree(pack(grid(50, (30,), (200,) * 40)), AttentionShape(4, 2, 4))
 
 
-@given(sequences=sequence_lists())
-def test_the_plain_mask_is_causal_attention_along_the_path(sequences: list[TokenSequence]) -> None:
+@given(sequences=prompt_lists())
+def test_the_plain_mask_is_causal_attention_along_the_path(sequences: list[Segment]) -> None:
     """The oracle of the oracle: each prompt by itself, in its own order, under an ordinary causal mask."""
     shape = AttentionShape(2, 2, 8)
     forest = pack(sequences)
@@ -165,7 +161,7 @@ def test_the_variable_length_calls_are_what_the_kernel_is_documented_to_take() -
         calls.append({"q": q, "k": k, "offsets": offsets, "options": options})
         return varlen_attn_reference(q, k, v, *offsets, **options)
 
-    forest = pack([TokenSequence(((1, 2), (3, 4), tail)) for tail in ((5,), (6, 7, 8))])
+    forest = pack([Segment.after(None, (1, 2), (3, 4), tail) for tail in ((5,), (6, 7, 8))])
     layout, shape = KVLayout(forest), AttentionShape(4, 2, 8)
     queries, keys, values = pool(forest, shape)
     attention = VarlenAttention(layout, shape, CPU, spy)
@@ -192,7 +188,7 @@ def test_the_variable_length_calls_are_what_the_kernel_is_documented_to_take() -
 
 def test_cached_rows_come_first() -> None:
     sequences = grid(4, (2, 3), (5, 1))
-    forest = pack(sequences, {sequences[0].segments[:1], sequences[0].segments[:2]})
+    forest = pack(sequences, set(sequences[0].path()[:2]))
     layout = KVLayout(forest)
     known = [layout.slices[n] for n, node in enumerate(forest.nodes) if node.is_cached]
     assert known == [slice(0, 4), slice(4, 6)]

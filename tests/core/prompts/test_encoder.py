@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from qwen_rerank_plugins.core.prompts.encoder import EncodedPair, PromptEncoder, TokenLimits
 from qwen_rerank_plugins.core.prompts.families import FAMILIES, PromptFamily
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
-from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import InputError, InstructionTooLongError
 from qwen_rerank_plugins.types import ScoreRequest
 from tests.core import oracle
@@ -46,9 +46,14 @@ def encode(
     return pair
 
 
-def whole(prompt: TokenSequence) -> list[int]:
+def total(pair: EncodedPair) -> int:
+    """Tokens of all prompts of a pair."""
+    return sum(prompt.end for prompt in pair.prompts)
+
+
+def whole(prompt: Segment) -> list[int]:
     """The ids of a prompt."""
-    return [number for segment in prompt.segments for number in segment]
+    return [number for segment in prompt.path() for number in segment.ids]
 
 
 def ids(qwen: PromptTokenizer, *texts_: str | None, **settings: object) -> list[int]:
@@ -63,7 +68,7 @@ def ids(qwen: PromptTokenizer, *texts_: str | None, **settings: object) -> list[
 def test_the_readmes_pair_has_its_published_ids(qwen: PromptTokenizer) -> None:
     pair = encode(qwen, *CHINA)
     assert whole(pair.prompts[0]) == [*PREFIX_IDS, *CHINA_IDS, *SUFFIX_IDS]
-    assert (pair.num_tokens, pair.truncated, pair.query_truncated, pair.spans) == (85, False, False, (None,))
+    assert (total(pair), pair.truncated, pair.query_truncated, pair.spans) == (85, False, False, (None,))
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -100,9 +105,9 @@ def test_the_default_instruction_is_the_model_cards(qwen: PromptTokenizer) -> No
 
 
 def test_pairs_of_one_query_share_their_first_segments(qwen: PromptTokenizer) -> None:
-    """Root and query are the very same tuples, so that the planner merges them."""
+    """Root and query are the very same segments, so that packing merges them."""
     requests = [ScoreRequest("q", "one"), ScoreRequest("q", "two"), ScoreRequest("other", "one")]
-    first, second, third = (pair.prompts[0].segments for pair in encoder(qwen).encode(requests))
+    first, second, third = (pair.prompts[0].path() for pair in encoder(qwen).encode(requests))
     assert first[:2] == second[:2]
     assert first[0] == third[0]
     assert first[1] != third[1]
@@ -130,7 +135,7 @@ def test_a_long_document_is_cut_as_the_recipe_cuts_it(
     query = "how to wash a cat"
     pair = encode(qwen, query, document, max_length=max_length)
     assert whole(pair.prompts[0]) == recipes.qwen3((query, document), max_length=max_length)
-    assert pair.num_tokens <= max_length
+    assert total(pair) <= max_length
     assert pair.truncated == (len(recipes.ids(oracle.qwen3_text(query, document))) > max_length)
 
 
@@ -147,7 +152,7 @@ def test_the_suffix_stands_whatever_is_cut(qwen: PromptTokenizer) -> None:
         end = qwen.control_ids(FAMILIES[family].pieces[-1].text)
         pair = encode(qwen, "q", "word " * 500, family=family, max_length=150)
         assert tuple(whole(pair.prompts[0])[-len(end) :]) == end
-        assert pair.num_tokens == 150
+        assert total(pair) == 150
         assert pair.truncated
 
 
@@ -165,7 +170,7 @@ def test_a_family_of_ones_own_keeps_the_limit_without_saying_that_its_document_m
         for family in (FAMILIES["qwen3"], PromptFamily.model_validate(own))
     ]
     assert pairs[1] == pairs[0]
-    assert (pairs[1].num_tokens, pairs[1].truncated) == (200, True)
+    assert (total(pairs[1]), pairs[1].truncated) == (200, True)
 
 
 def test_a_long_word_is_cut_as_the_whole_of_it_would_be(qwen: PromptTokenizer, recipes: Recipes) -> None:
@@ -202,11 +207,11 @@ def test_chunks_are_few_whatever_the_overlap_asks_for(qwen: PromptTokenizer, chu
 
 def test_one_token_more_than_fits_is_cut_and_flagged(qwen: PromptTokenizer) -> None:
     """At the very limit nothing is lost; a token further one is."""
-    needed = encode(qwen, *CHINA).num_tokens
+    needed = total(encode(qwen, *CHINA))
     assert not encode(qwen, *CHINA, max_length=needed).truncated
     cut = encode(qwen, *CHINA, max_length=needed - 1)
     assert cut.truncated
-    assert cut.num_tokens == needed - 1
+    assert total(cut) == needed - 1
 
 
 def test_a_long_query_is_cut_to_its_cap_and_flagged(qwen: PromptTokenizer) -> None:
@@ -220,7 +225,7 @@ def test_a_long_query_is_cut_to_its_cap_and_flagged(qwen: PromptTokenizer) -> No
 def test_a_query_never_takes_more_than_its_cap(qwen: PromptTokenizer, query: str, cap: int) -> None:
     """What is cut is cut before a token that did not fit, so the rest has at most as many tokens, or a split's more."""
     pair = encode(qwen, query, "d", max_query_tokens=cap)
-    length = len(pair.prompts[0].segments[1]) - len(encode(qwen, "", "d").prompts[0].segments[1])
+    length = len(pair.prompts[0].path()[1].ids) - len(encode(qwen, "", "d").prompts[0].path()[1].ids)
     assert length <= cap + 2
     if len(qwen.encode([query])[0]) <= cap:
         assert not pair.query_truncated
@@ -299,7 +304,7 @@ def test_a_document_of_ten_megabytes_is_cut_quickly(qwen: PromptTokenizer, unit:
     pair = encode(qwen, "q", document, max_length=8192)
     assert time.perf_counter() - started < 20
     assert pair.truncated
-    assert pair.num_tokens == 8192
+    assert total(pair) == 8192
 
 
 # ---------------------------------------------------------------------------------------------- chunks
@@ -330,11 +335,11 @@ def test_chunks_fit_what_the_prompt_leaves(qwen: PromptTokenizer) -> None:
     """A chunk is never longer than max_length allows, whatever chunk_tokens says."""
     pair = encode(qwen, "q", "word " * 300, long_documents="chunk", chunk_tokens=500, max_length=120)
     assert len(pair.prompts) > 1
-    assert max(prompt.num_tokens for prompt in pair.prompts) <= 120
+    assert max(prompt.end for prompt in pair.prompts) <= 120
     assert not pair.truncated
 
 
 def test_a_long_blank_document_is_one_prompt(qwen: PromptTokenizer) -> None:
     pair = encode(qwen, "q", " \n" * 500, long_documents="chunk", chunk_tokens=20, max_length=100)
     assert len(pair.prompts) == 1
-    assert pair.num_tokens <= 100
+    assert total(pair) <= 100

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 
 from qwen_rerank_plugins.core.scheduler.scheduler import Scheduler
-from qwen_rerank_plugins.core.sequences import TokenCounter, TokenSequence
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import EngineOutOfMemoryError
+from tests.core.forests import num_tokens
 
 SAFETY_S = 30.0
 """No test waits this long unless it fails."""
@@ -15,25 +16,19 @@ SAFETY_S = 30.0
 ROOT_IDS = (1, 2)
 
 
-def prompt(value: int, length: int = 10, head: int = 0) -> TokenSequence:
+def prompt(value: int, length: int = 10, head: int = 0) -> Segment:
     """A prompt whose right log-odds are `value`: a shared root, a head of 4 tokens, a leaf of `length`."""
-    return TokenSequence((ROOT_IDS, (head,) * 4, (value,) * length))
+    return Segment.after(None, ROOT_IDS, (head,) * 4, (value,) * length)
 
 
-def prompts(values: Sequence[int], length: int = 10, head: int = 0) -> list[TokenSequence]:
+def prompts(values: Sequence[int], length: int = 10, head: int = 0) -> list[Segment]:
     """A prompt for each value."""
     return [prompt(value, length, head) for value in values]
 
 
-def answer(sequence: TokenSequence) -> float:
+def answer(prompt: Segment) -> float:
     """The right log-odds of a prompt."""
-    return float(sequence.segments[-1][0])
-
-
-def num_tokens(sequences: Sequence[TokenSequence]) -> int:
-    """Tokens of a batch, shared segments once."""
-    counter = TokenCounter()
-    return sum(map(counter.add, sequences))
+    return float(prompt.ids[0])
 
 
 class FakeEngine:
@@ -52,7 +47,7 @@ class FakeEngine:
         *,
         blocked: bool = False,
         oom_above: int | None = None,
-        fault: Callable[[Sequence[TokenSequence]], list[float] | None] | None = None,
+        fault: Callable[[Sequence[Segment]], list[float] | None] | None = None,
     ) -> None:
         self.name = name
         self.batches: list[list[float]] = []
@@ -64,15 +59,15 @@ class FakeEngine:
         if not blocked:
             self.gate.set()
 
-    def log_odds(self, sequences: Sequence[TokenSequence]) -> list[float]:
-        self.batches.append([answer(sequence) for sequence in sequences])
-        self.tokens.append(num_tokens(sequences))
+    def log_odds(self, prompts: Sequence[Segment]) -> list[float]:
+        self.batches.append([answer(prompt) for prompt in prompts])
+        self.tokens.append(num_tokens(prompts))
         self.entered.release()
         assert self.gate.wait(SAFETY_S), "nobody opened the gate"
         if self.oom_above is not None and self.tokens[-1] > self.oom_above:
             raise EngineOutOfMemoryError(f"{self.tokens[-1]} tokens are too many")
-        scripted = self.fault(sequences) if self.fault else None
-        return [answer(sequence) for sequence in sequences] if scripted is None else scripted
+        scripted = self.fault(prompts) if self.fault else None
+        return [answer(prompt) for prompt in prompts] if scripted is None else scripted
 
     def after_fork(self) -> None:
         raise AssertionError("called without a fork")

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.core.scheduler.futures import ScoreFuture
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import (
     ClosedError,
+    DeadlineExceededError,
     DeviceLostError,
     EngineError,
     EngineOutOfMemoryError,
@@ -32,7 +34,7 @@ POISON = 666
 def deadly(error: type[BaseException]) -> FakeEngine:
     """An engine that dies of a poisoned prompt, once its gate is open."""
 
-    def fault(sequences: Sequence[TokenSequence]) -> None:
+    def fault(sequences: Sequence[Segment]) -> None:
         if POISON in map(answer, sequences):
             raise error
 
@@ -114,7 +116,7 @@ def test_a_worker_killed_from_outside_answers_for_its_batch() -> None:
     spinning = threading.Event()
     release = threading.Event()
 
-    def fault(sequences: Sequence[TokenSequence]) -> None:
+    def fault(sequences: Sequence[Segment]) -> None:
         spinning.set()
         while not release.wait(0.001):
             pass
@@ -151,7 +153,7 @@ def test_a_worker_that_dies_again_and_again_is_given_up_and_nobody_waits_for_it(
 
 
 def test_the_other_devices_go_on_when_one_is_given_up() -> None:
-    def die(sequences: Sequence[TokenSequence]) -> None:
+    def die(sequences: Sequence[Segment]) -> None:
         raise SystemExit
 
     bad, good = FakeEngine("bad", fault=die), FakeEngine("good", blocked=True)
@@ -171,7 +173,7 @@ def test_the_other_devices_go_on_when_one_is_given_up() -> None:
 def test_a_lost_device_fails_all_that_waits_at_once_and_nothing_is_taken_any_more() -> None:
     """A sticky CUDA error: every later call would fail too, so no request is tried alone and no worker replaced."""
 
-    def lose(sequences: Sequence[TokenSequence]) -> None:
+    def lose(sequences: Sequence[Segment]) -> None:
         raise DeviceLostError("cuda:0 is lost")
 
     first, second = FakeEngine("cuda:0", fault=lose, blocked=True), FakeEngine("cuda:1", blocked=True)
@@ -216,6 +218,43 @@ def test_a_callback_that_misbehaves_does_not_keep_others_from_their_answers() ->
         assert [future.result(SAFETY_S) for future in (first, *futures)] == [[1.0], [2.0], [3.0]]
         assert scheduler.submit(prompts([4])).result(SAFETY_S) == [4.0]
         assert scheduler.stats().worker_restarts == 0
+
+
+def test_an_interrupt_of_the_main_thread_is_raised_when_all_have_their_answers() -> None:
+    def interrupt(_: concurrent.futures.Future[list[float]]) -> None:
+        raise KeyboardInterrupt
+
+    engine = FakeEngine(blocked=True)
+    scheduler = make_scheduler(engine)
+    first, second = scheduler.submit(prompts([1])), scheduler.submit(prompts([2]))
+    first.add_done_callback(interrupt)
+    engine.wait_until_busy()
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.close(timeout_s=0.0)
+    assert isinstance(first.exception(0), ClosedError)
+    assert isinstance(second.exception(0), ClosedError)
+    engine.gate.set()
+    scheduler.close()
+
+
+def test_a_future_that_is_done_keeps_its_result_when_it_is_abandoned() -> None:
+    done, pending = ScoreFuture(), ScoreFuture()
+    done.set_result([1.0])
+    for future in (done, pending):
+        future.abandon(ClosedError("forked"))
+    assert done.result(0) == [1.0]
+    assert isinstance(pending.exception(0), ClosedError)
+
+
+def test_requests_are_counted_by_their_outcome() -> None:
+    engine = FakeEngine(fault=lambda batch: [math.nan if answer(one) == 2 else answer(one) for one in batch])
+    with make_scheduler(engine) as scheduler:
+        assert scheduler.submit(prompts([1])).result(SAFETY_S) == [1.0]
+        assert scheduler.submit([]).result(0) == []
+        assert isinstance(scheduler.submit(prompts([2])).exception(SAFETY_S), NonFiniteScoreError)
+        assert isinstance(scheduler.submit(prompts([3]), deadline_s=0.0).exception(0), DeadlineExceededError)
+        stats = scheduler.stats()
+        assert (stats.completed, stats.failed, stats.expired, stats.cancelled) == (2, 1, 1, 0)
 
 
 def test_a_callback_may_submit_again() -> None:
@@ -270,25 +309,20 @@ def test_closing_from_a_workers_own_callback_does_not_hang() -> None:
     assert closed.wait(SAFETY_S)
 
 
-def test_a_scheduler_lives_as_long_as_somebody_waits_and_no_longer() -> None:
-    """Neither its threads nor a future that was kept hold the engine, whose weights are large."""
+def test_a_closed_scheduler_holds_nothing_although_a_future_is_kept() -> None:
+    """Its threads end, and the engine, whose weights are large, is released with the scheduler."""
     others = set(threading.enumerate())
-    engine = FakeEngine(blocked=True)
-    future = make_scheduler(engine).submit(prompts([1]), deadline_s=SAFETY_S)
-    gc.collect()
-    threads = _own_threads(others)
-    assert len(threads) == 2
-    engine.gate.set()
-    assert future.result(SAFETY_S) == [1.0]
-
+    engine = FakeEngine()
+    scheduler = make_scheduler(engine)
+    results = scheduler.submit(prompts([1]), deadline_s=SAFETY_S).result(SAFETY_S)
+    assert len(_own_threads(others)) == 1
+    scheduler.close()
+    assert not _own_threads(others)
     engine_ref = weakref.ref(engine)
-    del engine
-    while threads:  # a thread may still hold the last reference for a moment
-        gc.collect()
-        threads.pop().join(SAFETY_S)
+    del engine, scheduler
     gc.collect()
     assert engine_ref() is None
-    assert future.done()
+    assert results == [1.0]
 
 
 # ------------------------------------------------------------------------------------ processes: exit and fork

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from qwen_rerank_plugins.core.scheduler.queue import FairQueue, QueuedPrompt, Request, count_tokens
-from qwen_rerank_plugins.core.sequences import TokenSequence
-from tests.core.scheduler.helpers import num_tokens, prompt, prompts
+from qwen_rerank_plugins.core.sequences import Segment
+from tests.core.forests import num_tokens
+from tests.core.scheduler.helpers import prompt, prompts
 
 BATCH, QUEUE = 60, 200
 
@@ -182,16 +183,12 @@ def test_newcomers_that_pass_the_line_cannot_keep_a_sliced_request_out() -> None
 
 def test_what_is_removed_is_not_computed_and_frees_its_tokens() -> None:
     queue = make_queue(batch=100, queue=300)
-    gone = Request(0, prompts(range(100), length=10), deadline=5.0)
+    gone = Request(0, prompts(range(100), length=10))
     stays = Request(1, prompts(range(3), length=10, head=1))
     queue.add(gone)
     queue.add(stays)
-    assert queue.expired(4.9) == []
-    assert queue.expired(5.0) == [gone]
-    assert queue.next_deadline() == 5.0
     queue.remove(gone)
     queue.remove(gone)
-    assert queue.next_deadline() is None
     batches = drain(queue)
     assert [owners(batch) for batch in batches] == [{1}]
     assert (queue.queued_tokens, queue.num_waiting, queue.num_queued) == (0, 0, 0)
@@ -222,13 +219,12 @@ class QueueLaws(RuleBasedStateMachine):
     @rule(
         target=requests,
         lengths=st.lists(st.tuples(st.integers(1, 90), st.integers(0, 3)), min_size=1, max_size=40),
-        deadline=st.none() | st.floats(0, 100),
         same=st.booleans(),
     )
-    def add(self, lengths: list[tuple[int, int]], deadline: float | None, same: bool) -> Request:
+    def add(self, lengths: list[tuple[int, int]], same: bool) -> Request:
         values = [0] * len(lengths) if same else range(len(lengths))
         sequences = [prompt(v, length, head) for v, (length, head) in zip(values, lengths, strict=True)]
-        request = Request(self.number, sequences, deadline)
+        request = Request(self.number, sequences)
         self.number += 1
         self.queue.add(request)
         self.expected[request] = Expected(request, set(range(len(sequences))))
@@ -278,9 +274,13 @@ TestQueueLaws = QueueLaws.TestCase
 
 
 def test_the_helper_counts_as_the_queue_does() -> None:
-    sequences: list[TokenSequence] = [*prompts([1, 2, 3]), prompt(4, head=5)]
+    sequences: list[Segment] = [*prompts([1, 2, 3]), prompt(4, head=5)]
     request = Request(0, sequences)
-    assert num_tokens(sequences) == count_tokens(QueuedPrompt(request, index) for index in range(4)) == 50
+    assert (
+        num_tokens(sequences)
+        == count_tokens(QueuedPrompt(request, index, sequences[index]) for index in range(4))
+        == 50
+    )
 
 
 def test_a_request_that_exactly_fits_has_room() -> None:

@@ -148,8 +148,8 @@ def test_a_dead_device_makes_no_room_in_the_queue() -> None:
             scheduler.submit(prompts([value]))  # 16 tokens: a batch of its own, for whichever worker is first
         for engine in engines:
             engine.wait_until_busy()
-        dead, alive = scheduler._workers._device_workers
-        dead.is_alive, dead.device.tokens_per_s, alive.device.tokens_per_s = False, 1e6, 10.0
+        dead, alive = scheduler._workers
+        dead.is_alive, dead.tokens_per_s, alive.tokens_per_s = False, 1e6, 10.0
         scheduler.submit(prompts(range(15)))  # 156 tokens
         with pytest.raises(OverloadedError) as refused:
             scheduler.submit(prompts(range(8)))  # 86 tokens, 42 above the limit
@@ -188,8 +188,9 @@ def test_a_deadline_is_kept_while_every_worker_is_busy_and_the_request_is_never_
         engine.wait_until_busy()
         late = scheduler.submit(prompts([2]), deadline_s=0.02)
         patient = scheduler.submit(prompts([3]), deadline_s=math.inf)
+        scheduler.expire(late)  # as its waiter does
         with pytest.raises(DeadlineExceededError):
-            late.result(SAFETY_S)
+            late.result(0)
         assert not running.done()
         engine.gate.set()
         assert patient.result(SAFETY_S) == [3.0]
@@ -201,21 +202,34 @@ def test_a_deadline_passes_for_what_is_being_computed_too() -> None:
     engine = FakeEngine(blocked=True)
     with make_scheduler(engine) as scheduler:
         late = scheduler.submit(prompts([1]), deadline_s=0.02)
+        engine.wait_until_busy()
+        scheduler.expire(late)
         with pytest.raises(DeadlineExceededError):
-            late.result(SAFETY_S)
+            late.result(0)
         engine.gate.set()
         assert scheduler.submit(prompts([2])).result(SAFETY_S) == [2.0]
 
 
-def test_a_nearer_deadline_wakes_the_watcher_that_sleeps_for_a_farther_one() -> None:
+def test_only_a_pending_request_expires() -> None:
+    with make_scheduler(FakeEngine()) as scheduler:
+        done = scheduler.submit(prompts([1]), deadline_s=1000.0)
+        assert done.result(SAFETY_S) == [1.0]
+        scheduler.expire(done)
+        assert done.result(0) == [1.0]
+        assert scheduler.stats().expired == 0
+
+
+def test_what_is_late_is_not_computed_even_if_nobody_calls_expire() -> None:
     engine = FakeEngine(blocked=True)
-    with make_scheduler(engine) as scheduler:
-        far = scheduler.submit(prompts([1]), deadline_s=1000.0)
+    with make_scheduler(engine, batch=16) as scheduler:
+        running = scheduler.submit(prompts([1]))
         engine.wait_until_busy()
-        with pytest.raises(DeadlineExceededError):
-            scheduler.submit(prompts([2]), deadline_s=0.02).result(SAFETY_S)
+        late = scheduler.submit(prompts([2]), deadline_s=1e-9)
+        after = scheduler.submit(prompts([3]))
         engine.gate.set()
-        assert far.result(SAFETY_S) == [1.0]
+        assert (running.result(SAFETY_S), after.result(SAFETY_S)) == ([1.0], [3.0])
+        assert isinstance(late.exception(SAFETY_S), DeadlineExceededError)
+    assert 2.0 not in engine.computed
 
 
 @pytest.mark.parametrize("deadline_s", [0.0, -1.0, math.nan, -math.inf])

@@ -3,7 +3,6 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
-import struct
 import subprocess
 import sys
 import threading
@@ -15,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_rerank_plugins.core.score_cache.disk import DiskCache
-from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
+from qwen_rerank_plugins.core.score_cache.memory import KeyHasher, ScoreCache, _from_bytes, _to_bytes
 from qwen_rerank_plugins.errors import ConfigurationError, InputTypeError
+from qwen_rerank_plugins.types import PairScore
 from tests.laws.sources import plain_environment
 
 
@@ -24,8 +24,9 @@ def key(name: str | int) -> bytes:
     return KeyHasher("test", name).key()
 
 
-def score(log_odds: float = 0.5, **fields: Any) -> CachedScore:
-    return CachedScore(log_odds, **fields)
+def score(log_odds: float = 0.5, **fields: Any) -> PairScore:
+    """A score as lookups return it."""
+    return PairScore.from_log_odds(log_odds, cached=True, **fields)
 
 
 def run_python(code: str, *args: str) -> str:
@@ -95,7 +96,7 @@ def test_a_part_of_a_foreign_type_is_refused() -> None:
 
 
 @given(
-    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.floats(allow_nan=False, allow_infinity=False),
     st.booleans(),
     st.booleans(),
     st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)),
@@ -104,14 +105,10 @@ def test_a_part_of_a_foreign_type_is_refused() -> None:
 def test_a_score_survives_its_form_on_disk(
     log_odds: float, truncated: bool, query_truncated: bool, span: tuple[int, int] | None, tokens: int
 ) -> None:
-    value = CachedScore(log_odds, truncated, query_truncated, span, tokens)
-    assert CachedScore.from_bytes(value.to_bytes()) == value
-
-
-def test_log_odds_are_rounded_to_float32_when_they_are_made() -> None:
-    """Else a score from memory would differ from the same score from disk."""
-    assert score(0.1).log_odds == struct.unpack("<f", struct.pack("<f", 0.1))[0] != 0.1
-    assert score(1e300).log_odds == math.inf
+    value = score(
+        log_odds, truncated=truncated, query_truncated=query_truncated, span=span, num_tokens=tokens
+    )
+    assert _from_bytes(_to_bytes(value)) == value
 
 
 @pytest.mark.parametrize(
@@ -119,14 +116,14 @@ def test_log_odds_are_rounded_to_float32_when_they_are_made() -> None:
     [
         b"",
         b"\x01",
-        score().to_bytes()[:-1],
-        b"\x02" + score().to_bytes()[1:],
-        score(math.nan).to_bytes(),
+        _to_bytes(score())[:-1],
+        b"\x01" + _to_bytes(score())[1:],
+        _to_bytes(PairScore(0.5, math.nan)),
         "text",
     ],
 )
 def test_a_damaged_or_foreign_value_is_no_score(value: object) -> None:
-    assert CachedScore.from_bytes(value) is None
+    assert _from_bytes(value) is None
 
 
 # ------------------------------------------------------------------------------------------------------ memory
@@ -160,12 +157,12 @@ def test_a_cache_of_no_entries_remembers_nothing() -> None:
     assert cache.get_many([key("a")]) == [None]
 
 
-def test_what_is_not_finite_is_never_stored(tmp_path: Path) -> None:
-    cache = ScoreCache(10, path=tmp_path / "cache")
-    cache.put_many([(key(0), score(math.nan)), (key(1), score(math.inf)), (key(2), score(-math.inf))])
-    assert cache.get_many([key(0), key(1), key(2)]) == [None] * 3
-    assert (cache.stats().refused, cache.stats().entries, cache.stats().disk_entries) == (3, 0, 0)
-    cache.close()
+def test_a_lookup_marks_the_score_as_cached_and_leaves_the_stored_object_alone() -> None:
+    cache = ScoreCache(10)
+    fresh = PairScore.from_log_odds(0.5)
+    cache.put_many([(key("a"), fresh)])
+    assert cache.get_many([key("a")]) == [score(0.5)]
+    assert not fresh.cached
 
 
 @pytest.mark.parametrize(
@@ -294,7 +291,7 @@ def test_a_file_damaged_in_use_is_given_up(tmp_path: Path, caplog: pytest.LogCap
 
 def test_a_damaged_row_is_a_miss(tmp_path: Path) -> None:
     disk = DiskCache(tmp_path / "cache", max_entries=10)
-    disk.put_many([(key("a"), b"short"), (key("b"), score().to_bytes())])
+    disk.put_many([(key("a"), b"short"), (key("b"), _to_bytes(score()))])
     disk.close()
     cache = ScoreCache(10, path=tmp_path / "cache")
     assert cache.get_many([key("a"), key("b")]) == [None, score()]
@@ -343,12 +340,13 @@ def test_threads_share_one_cache(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from qwen_rerank_plugins.core.score_cache import disk
-from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
+from qwen_rerank_plugins.core.score_cache.memory import KeyHasher, ScoreCache
+from qwen_rerank_plugins.types import PairScore
 disk._BUSY_TIMEOUT_S = 30.0  # nothing is passed over
 cache = ScoreCache(0, path=sys.argv[1])
 first = int(sys.argv[2])
 for number in range(first, first + 50):
-    cache.put_many([(KeyHasher("test", number).key(), CachedScore(number))])
+    cache.put_many([(KeyHasher("test", number).key(), PairScore.from_log_odds(number, cached=True))])
 cache.close()
 """
 
@@ -367,23 +365,24 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
 
 FORK = """
 import os, sys, threading
-from qwen_rerank_plugins.core.score_cache.memory import CachedScore, KeyHasher, ScoreCache
+from qwen_rerank_plugins.core.score_cache.memory import KeyHasher, ScoreCache
+from qwen_rerank_plugins.types import PairScore
 cache = ScoreCache(10, path=sys.argv[1])
-cache.put_many([(KeyHasher("before").key(), CachedScore(1.0))])
+cache.put_many([(KeyHasher("before").key(), PairScore.from_log_odds(1.0, cached=True))])
 stop = threading.Event()
 def hammer():
     number = 0
     while not stop.is_set():
         number += 1
-        cache.put_many([(KeyHasher("hammer", number % 50).key(), CachedScore(number))])
+        cache.put_many([(KeyHasher("hammer", number % 50).key(), PairScore.from_log_odds(number, cached=True))])
 threads = [threading.Thread(target=hammer) for _ in range(3)]
 for thread in threads: thread.start()
 codes = []
 for child in range(6):
     pid = os.fork()
     if pid == 0:
-        here = CachedScore(child)
-        ok = cache.get_many([KeyHasher("before").key()]) == [CachedScore(1.0)]
+        here = PairScore.from_log_odds(child, cached=True)
+        ok = cache.get_many([KeyHasher("before").key()]) == [PairScore.from_log_odds(1.0, cached=True)]
         for _ in range(20):  # another process may be writing
             cache.put_many([(KeyHasher("child", child).key(), here)])
             if cache._disk.get_many([KeyHasher("child", child).key()]): break

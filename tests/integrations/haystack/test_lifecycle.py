@@ -75,7 +75,7 @@ def test_the_asynchronous_call_is_native_and_takes_no_thread_of_its_own() -> Non
     seen: list[threading.Thread] = []
 
     class Watching(FakeScorer):
-        async def ascore(self, requests, *, deadline_s=None):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+        async def ascore(self, requests, *, deadline_s=None, priority="interactive"):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
             seen.append(threading.current_thread())
             return self.score(requests)
 

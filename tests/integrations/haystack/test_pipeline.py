@@ -139,10 +139,10 @@ def test_an_asynchronous_pipeline_takes_the_native_call() -> None:
     kind = asynchronous_pipeline()
 
     class NeverBlocking(FakeScorer):
-        async def ascore(self, requests, *, deadline_s=None):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+        async def ascore(self, requests, *, deadline_s=None, priority="interactive"):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
             return [self._score_one(one) for one in requests]
 
-        def score(self, requests: Any, *, deadline_s: Any = None) -> Any:
+        def score(self, requests: Any, *, deadline_s: Any = None, priority: str = "interactive") -> Any:
             pytest.fail("the blocking call was taken")
 
     pipeline = kind()

@@ -431,7 +431,9 @@ def test_an_asynchronous_call_does_not_block_the_event_loop() -> None:
     asked, released = asyncio.Event(), asyncio.Event()
 
     class Waiting(FakeScorer):
-        async def ascore(self, requests: Any, *, deadline_s: float | None = None) -> list[PairScore]:
+        async def ascore(
+            self, requests: Any, *, deadline_s: float | None = None, priority: str = "interactive"
+        ) -> list[PairScore]:
             asked.set()
             await released.wait()
             return await super().ascore(requests, deadline_s=deadline_s)

@@ -9,16 +9,19 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from qwen_rerank_plugins import RerankConfig, ScoreRequest
+from qwen_rerank_plugins import RerankConfig, Reranker, ScoreRequest
+from qwen_rerank_plugins.service.admission import AdmissionController
 from qwen_rerank_plugins.service.jobs import background
-from qwen_rerank_plugins.service.jobs.background import BackgroundScorer, split_by_tokens
+from qwen_rerank_plugins.service.jobs.background import BackgroundScorer
 from qwen_rerank_plugins.service.jobs.store import Store
+from qwen_rerank_plugins.service.lifecycle import Lifecycle
+from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.service.doubles import SteeredScorer
 from tests.service.jobs.uploads import CSV, Client, csv_file, pairs, records, serving
 from tests.service.schemas.test_json_codec import assert_problem
@@ -242,39 +245,38 @@ def test_requests_are_answered_while_a_job_runs(tmp_path: Path) -> None:
         client.remove(job_id)
 
 
-@contextmanager
-def background_scorer(running: RunningService) -> Iterator[BackgroundScorer]:
-    service, loop = running.service, asyncio.new_event_loop()
-    with closing(loop):
-        yield BackgroundScorer(service.lifecycle, service.admission, loop=loop, stop=lambda: False)
-
-
-def test_a_job_waits_while_requests_are_pending_but_not_indefinitely(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_job_of_a_remote_service_waits_while_requests_are_pending_but_not_indefinitely(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scorer = SteeredScorer()
-    with serving(tmp_path, scorer=scorer) as (running, _), background_scorer(running) as job_scorer:
-        requests = [ScoreRequest("fox", "a fox"), ScoreRequest("fox", "whale"), ScoreRequest("a", "a", "why")]
+    """A local model's scheduler knows the priority of a call; a remote service may ignore it."""
+    requests = [ScoreRequest("fox", "a fox"), ScoreRequest("fox", "whale"), ScoreRequest("a", "a", "why")]
+
+    async def main() -> None:
+        scorer = SteeredScorer()
+        config = RerankConfig(backend="remote", base_url="http://127.0.0.1:1")
+        lifecycle = Lifecycle(
+            lambda: Reranker(config, scorer=scorer),
+            can_rebuild=False,
+            on_engine_failure="recover",
+            announce=lambda _: None,
+        )
+        admission = AdmissionController(ServiceSettings())
+        job = BackgroundScorer(lifecycle, admission)
+        await lifecycle.start()
+        await lifecycle.ready.wait()
+        probes = scorer.started
         monkeypatch.setattr(background, "YIELD_S", 3600.0)
-        with running.service.admission.enter(100), ThreadPoolExecutor(1) as pool:
-            scores = pool.submit(job_scorer.score, requests)
-            time.sleep(0.3)
-            assert scorer.started == 0
-            monkeypatch.setattr(running.service.admission, "pending_requests", 0)
-            assert [score.relevance_score > 0.5 for score in scores.result(20)] == [True, False, True]
-            running.service.admission.pending_requests = 1
+        with admission.enter(100):
+            scores = asyncio.create_task(job.ascore(requests))
+            await asyncio.sleep(0.3)
+            assert scorer.started == probes
+        assert [score.relevance_score > 0.5 for score in await scores] == [True, False, True]
         monkeypatch.setattr(background, "YIELD_S", 0.05)
-        with running.service.admission.enter(100):
-            assert len(job_scorer.score(requests)) == 3
+        with admission.enter(100):
+            assert len(await job.ascore(requests)) == 3
+        await lifecycle.stop()
 
-
-def test_a_call_of_a_job_is_no_larger_than_about_a_batch() -> None:
-    requests = [ScoreRequest("q", "x" * 400) for _ in range(100)] + [ScoreRequest("q", "y" * 100_000)]
-    parts = list(split_by_tokens(requests, 1000))
-    assert [request for part in parts for request in part] == requests
-    assert {len(part) for part in parts[:-1]} <= {6, 4}
-    assert [len(part) for part in parts][-1] == 1
-    assert list(split_by_tokens([], 1000)) == []
+    asyncio.run(main())
 
 
 # Metrics and log lines.

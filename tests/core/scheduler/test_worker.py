@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from qwen_rerank_plugins.core.scheduler.execution import BatchExecutor, BatchResult
 from qwen_rerank_plugins.core.scheduler.queue import QueuedPrompt, Request
-from qwen_rerank_plugins.core.sequences import TokenSequence
+from qwen_rerank_plugins.core.scheduler.worker import Worker
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import (
     CheckpointError,
     EngineError,
@@ -20,24 +20,30 @@ from tests.core.scheduler.helpers import FakeEngine, answer, prompts
 
 
 def batch_of(*requests: Request) -> list[QueuedPrompt]:
-    return [QueuedPrompt(request, index) for request in requests for index in range(len(request.sequences))]
+    return [
+        QueuedPrompt(request, index, request.prompts[index])
+        for request in requests
+        for index in range(len(request.prompts))
+    ]
 
 
-def run(
-    device: BatchExecutor, *requests: Request
-) -> tuple[dict[tuple[int, int], float], dict[int, RerankError]]:
+def run(device: Worker, *requests: Request) -> tuple[dict[tuple[int, int], float], dict[int, RerankError]]:
     scores: dict[tuple[int, int], float] = {}
     failures: dict[int, RerankError] = {}
     for results in device.run(batch_of(*requests)):
-        scores |= {(item.request.number, item.index): score for item, score in results.scores}
-        for request, error in results.failures:
-            request.is_open = False  # as the scheduler does
-            failures[request.number] = error
+        for item, result in results:
+            request, index = item.request, item.index
+            if isinstance(result, RerankError):
+                request.is_open = False  # as the scheduler does
+                failures[request.number] = result
+                scores = {key: score for key, score in scores.items() if key[0] != request.number}
+            elif request.is_open:
+                scores[request.number, index] = result
     return scores, failures
 
 
 def poisoned_by(value: float, error: Exception) -> FakeEngine:
-    def fault(sequences: Sequence[TokenSequence]) -> None:
+    def fault(sequences: Sequence[Segment]) -> None:
         if value in map(answer, sequences):
             raise error
 
@@ -46,7 +52,7 @@ def poisoned_by(value: float, error: Exception) -> FakeEngine:
 
 def test_a_batch_that_fits_is_computed_in_one_call() -> None:
     engine = FakeEngine()
-    scores, failures = run(BatchExecutor(engine, 100), Request(0, prompts([5, 6])), Request(1, prompts([7])))
+    scores, failures = run(Worker(engine, 100), Request(0, prompts([5, 6])), Request(1, prompts([7])))
     assert scores == {(0, 0): 5.0, (0, 1): 6.0, (1, 0): 7.0}
     assert not failures
     assert engine.batches == [[5.0, 6.0, 7.0]]
@@ -54,21 +60,19 @@ def test_a_batch_that_fits_is_computed_in_one_call() -> None:
 
 def test_out_of_memory_halves_by_tokens_until_it_fits() -> None:
     engine = FakeEngine(oom_above=30)
-    device = BatchExecutor(engine, 200)
+    device = Worker(engine, 200)
     scores, failures = run(device, Request(0, prompts(range(8))))
     assert len(scores) == 8
     assert not failures
     assert engine.tokens == [86, 46, 26, 26, 46, 26, 26]
-    assert device.num_oom_splits == 3
+    assert device.stats().oom_splits == 3
     assert device.budget_tokens < 43
 
 
 def test_a_prompt_that_never_fits_fails_alone() -> None:
     engine = FakeEngine(oom_above=50)
     long = Request(1, prompts([9], length=80))
-    scores, failures = run(
-        BatchExecutor(engine, 200), Request(0, prompts([1, 2])), long, Request(2, prompts([3]))
-    )
+    scores, failures = run(Worker(engine, 200), Request(0, prompts([1, 2])), long, Request(2, prompts([3])))
     assert set(scores) == {(0, 0), (0, 1), (2, 0)}
     assert list(failures) == [1]
     assert isinstance(failures[1], EngineOutOfMemoryError)
@@ -76,7 +80,7 @@ def test_a_prompt_that_never_fits_fails_alone() -> None:
 
 def test_the_budget_grows_back_with_full_batches_and_not_with_small_ones() -> None:
     engine = FakeEngine(oom_above=300)
-    device = BatchExecutor(engine, 640)
+    device = Worker(engine, 640)
     run(device, Request(0, prompts(range(40))))
     small = device.budget_tokens
     assert small == 203 + 2 * 10, "half of the 406 that failed, and a 64th of the maximum for each half"
@@ -97,21 +101,21 @@ def test_memory_of_the_failed_attempt_is_free_when_the_halves_are_tried() -> Non
     class Tensor:
         pass
 
-    def fault(sequences: Sequence[TokenSequence]) -> None:
+    def fault(sequences: Sequence[Segment]) -> None:
         assert all(tensor() is None for tensor in tensors), "an earlier attempt's tensor is still there"
         tensor = Tensor()
         tensors.append(weakref.ref(tensor))
         if len(sequences) > 1:
             raise EngineOutOfMemoryError("too many") from RuntimeError("CUDA out of memory")
 
-    scores, failures = run(BatchExecutor(FakeEngine(fault=fault), 200), Request(0, prompts(range(4))))
+    scores, failures = run(Worker(FakeEngine(fault=fault), 200), Request(0, prompts(range(4))))
     assert (len(scores), len(failures), len(tensors)) == (4, 0, 7)
 
 
 def test_only_the_guilty_request_of_a_failing_batch_gets_the_error() -> None:
     engine = poisoned_by(6, RuntimeError("device-side assert"))
     scores, failures = run(
-        BatchExecutor(engine, 200),
+        Worker(engine, 200),
         Request(0, prompts([1, 2])),
         Request(1, prompts([5, 6])),
         Request(2, prompts([3])),
@@ -125,14 +129,14 @@ def test_only_the_guilty_request_of_a_failing_batch_gets_the_error() -> None:
 
 def test_an_error_of_the_package_is_not_wrapped() -> None:
     error = CheckpointError("gone")
-    _, failures = run(BatchExecutor(poisoned_by(1, error), 200), Request(0, prompts([1])))
+    _, failures = run(Worker(poisoned_by(1, error), 200), Request(0, prompts([1])))
     assert failures == {0: error}
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_fails_its_request_only(number: float) -> None:
     engine = FakeEngine(fault=lambda sequences: [number if answer(s) == 6 else answer(s) for s in sequences])
-    scores, failures = run(BatchExecutor(engine, 200), Request(0, prompts([5, 6])), Request(1, prompts([7])))
+    scores, failures = run(Worker(engine, 200), Request(0, prompts([5, 6])), Request(1, prompts([7])))
     assert scores == {(1, 0): 7.0}
     assert list(failures) == [0]
     assert isinstance(failures[0], NonFiniteScoreError)
@@ -142,7 +146,7 @@ def test_a_score_that_is_not_finite_fails_its_request_only(number: float) -> Non
 @pytest.mark.parametrize("wrong", [[], [1.0], [1.0] * 4, ["x"] * 3, None.__class__])
 def test_an_answer_of_the_wrong_form_is_an_engine_error(wrong: object) -> None:
     engine = FakeEngine(fault=lambda sequences: wrong)  # type: ignore[arg-type,return-value]
-    scores, failures = run(BatchExecutor(engine, 200), Request(0, prompts([1, 2, 3])))
+    scores, failures = run(Worker(engine, 200), Request(0, prompts([1, 2, 3])))
     assert not scores
     assert type(failures[0]) is EngineError
 
@@ -150,31 +154,31 @@ def test_an_answer_of_the_wrong_form_is_an_engine_error(wrong: object) -> None:
 def test_what_nobody_waits_for_is_left_out_of_the_rest() -> None:
     engine = FakeEngine(oom_above=60)
     first, second = Request(0, prompts(range(6))), Request(1, prompts(range(10, 16), head=1))
-    results: list[BatchResult] = []
-    for one in BatchExecutor(engine, 400).run(batch_of(first, second)):
-        results.append(one)
+    computed: list[QueuedPrompt] = []
+    for results in Worker(engine, 400).run(batch_of(first, second)):
+        computed += [item for item, _ in results]
         second.is_open = False
-    assert all(item.request is first for one in results for item, _ in one.scores)
+    assert all(item.request is first for item in computed)
     assert not any(value >= 10 for values in engine.batches[2:] for value in values)
 
 
 def test_what_is_late_is_not_computed() -> None:
     engine = FakeEngine()
-    assert run(BatchExecutor(engine, 100), Request(0, prompts([1]), deadline=-1.0)) == ({}, {})
+    assert run(Worker(engine, 100), Request(0, prompts([1]), deadline=-1.0)) == ({}, {})
     assert engine.batches == []
 
 
 @pytest.mark.parametrize("error", [MemoryError, SystemExit, KeyboardInterrupt])
 def test_what_ends_a_worker_is_not_caught_here(error: type[BaseException]) -> None:
-    def fault(sequences: Sequence[TokenSequence]) -> None:
+    def fault(sequences: Sequence[Segment]) -> None:
         raise error
 
     with pytest.raises(error):
-        run(BatchExecutor(FakeEngine(fault=fault), 100), Request(0, prompts([1])))
+        run(Worker(FakeEngine(fault=fault), 100), Request(0, prompts([1])))
 
 
 def test_a_device_counts_what_it_computed() -> None:
-    device = BatchExecutor(FakeEngine(), 100)
+    device = Worker(FakeEngine(), 100)
     run(device, Request(0, prompts([1, 2])))
-    assert (device.num_batches, device.num_sequences, device.num_tokens) == (1, 2, 26)
+    assert (device.stats().batches, device.stats().sequences, device.stats().computed_tokens) == (1, 2, 26)
     assert device.tokens_per_s > 0

@@ -1,0 +1,158 @@
+"""Priorities: interactive requests come first, and background ones finish under any load."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_rerank_plugins.core.scheduler.queue import (
+    BACKGROUND_INTERVAL,
+    PriorityQueue,
+    QueuedPrompt,
+    Request,
+    count_tokens,
+)
+from qwen_rerank_plugins.core.scheduler.scheduler import Scheduler
+from qwen_rerank_plugins.errors import OverloadedError
+from qwen_rerank_plugins.types import Priority
+from tests.core.scheduler.helpers import SAFETY_S, FakeEngine, prompts
+
+BATCH, BACKGROUND_BATCH = 200, 60
+
+
+def make_scheduler(engine: FakeEngine, *, reject: bool = False) -> Scheduler:
+    return Scheduler(
+        [engine],
+        max_batch_tokens=BATCH,
+        max_queue_tokens=400,
+        background_batch_tokens=BACKGROUND_BATCH,
+        admission="reject" if reject else "wait",
+    )
+
+
+def make_queue(max_queue_tokens: int = 1_000_000) -> PriorityQueue:
+    return PriorityQueue(
+        max_queue_tokens=max_queue_tokens,
+        max_batch_tokens=BATCH,
+        background_batch_tokens=BACKGROUND_BATCH,
+        admission="wait",
+    )
+
+
+def request_of(number: int, priority: Priority, count: int, length: int = 10) -> Request:
+    return Request(number, prompts(range(count), length, head=number), priority=priority)
+
+
+def priority_of(batch: list[QueuedPrompt]) -> Priority:
+    (priority,) = {item.request.priority for item in batch}
+    return priority
+
+
+def test_a_waiting_interactive_request_lets_only_the_running_background_batch_go_first() -> None:
+    engine = FakeEngine(blocked=True)
+    with make_scheduler(engine) as scheduler:
+        job = scheduler.submit(prompts(range(100, 200)), priority="background")
+        engine.wait_until_busy()  # a background batch runs, and cannot be interrupted
+        waiting = [scheduler.submit(prompts([value], head=value)) for value in range(1, 6)]
+        engine.gate.set()
+        assert [future.result(SAFETY_S) for future in waiting] == [[float(value)] for value in range(1, 6)]
+        assert job.result(SAFETY_S) == [float(value) for value in range(100, 200)]
+    first, second, *rest = engine.batches
+    assert min(first) >= 100
+    assert second == [1.0, 2.0, 3.0, 4.0, 5.0], "the second batch has every interactive request, and no other"
+    assert min(value for batch in rest for value in batch) >= 100
+    background = [
+        tokens for tokens, batch in zip(engine.tokens, engine.batches, strict=True) if batch != second
+    ]
+    assert max(background) <= BACKGROUND_BATCH
+
+
+def test_a_background_request_never_makes_an_interactive_one_be_rejected() -> None:
+    engine = FakeEngine(blocked=True)
+    with make_scheduler(engine, reject=True) as scheduler:
+        jobs = [scheduler.submit(prompts(range(100)), priority="background") for _ in range(3)]
+        engine.wait_until_busy()
+        assert scheduler.stats().waiting_requests > 0, "the background queue is full"
+        served = scheduler.submit(prompts(range(10, 35)))
+        with pytest.raises(OverloadedError):
+            scheduler.submit(prompts(range(10, 35), head=1))
+        jobs.append(scheduler.submit(prompts([7]), priority="background"))
+        engine.gate.set()
+        for future in (served, *jobs):
+            future.result(SAFETY_S)
+
+
+def test_a_background_request_can_be_cancelled_and_can_expire() -> None:
+    engine = FakeEngine(blocked=True)
+    with make_scheduler(engine) as scheduler:
+        running = scheduler.submit(prompts([1]))
+        engine.wait_until_busy()
+        cancelled = scheduler.submit(prompts([2]), priority="background")
+        expired = scheduler.submit(prompts([3]), priority="background", deadline_s=1000.0)
+        cancelled.cancel()
+        scheduler.expire(expired)
+        engine.gate.set()
+        assert running.result(SAFETY_S) == [1.0]
+        stats = scheduler.stats()
+        assert (stats.cancelled, stats.expired, stats.queued_tokens, stats.pending_requests) == (1, 1, 0, 0)
+    assert engine.computed == [1.0]
+
+
+def test_background_requests_get_their_share_under_an_endless_stream() -> None:
+    """One background batch for every `BACKGROUND_INTERVAL` times its tokens of interactive ones, not more, not less."""
+    queue = make_queue()
+    queue.add(request_of(0, "background", 1000))
+    tokens = {"interactive": 0, "background": 0}
+    for number in range(1, 500):
+        queue.add(request_of(number, "interactive", 20))
+        batch = queue.take(BATCH)
+        assert batch
+        tokens[priority_of(batch)] += count_tokens(batch)
+    ratio = tokens["interactive"] / tokens["background"]
+    assert 0.9 * BACKGROUND_INTERVAL < ratio < 1.4 * BACKGROUND_INTERVAL
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["interactive", "background"]), st.integers(1, 12), st.integers(1, 80)),
+            st.integers(1, 2 * BATCH),
+        ),
+        max_size=40,
+    )
+)
+def test_any_order_of_arrivals_and_batches_keeps_the_rules(
+    steps: list[tuple[Priority, int, int] | int],
+) -> None:
+    """A batch has one priority and its limit; a request is overtaken by one background batch per interval at most."""
+    queue = make_queue()
+    left = {"interactive": 0, "background": 0}
+    passed_over = 0  # interactive tokens since a background batch, or since none waited
+    number = 0
+
+    def take(budget: int) -> None:
+        nonlocal passed_over
+        batch = queue.take(budget)
+        if not batch:
+            assert left == {"interactive": 0, "background": 0}
+            return
+        priority = priority_of(batch)
+        limit = BACKGROUND_BATCH if priority == "background" else budget
+        assert count_tokens(batch) <= min(limit, budget) or len(batch) == 1
+        if priority == "background" and left["interactive"]:
+            assert passed_over >= BACKGROUND_INTERVAL * BACKGROUND_BATCH
+        left[priority] -= len(batch)
+        passed_over = passed_over + count_tokens(batch) if priority == "interactive" else 0
+
+    for step in steps:
+        if isinstance(step, int):
+            take(step)
+            continue
+        priority, count, length = step
+        queue.add(request_of(number, priority, count, length))
+        number += 1
+        left[priority] += count
+    for _ in range(sum(left.values()) + 1):
+        take(BATCH)
+    assert left == {"interactive": 0, "background": 0}
