@@ -7,6 +7,7 @@ The score of a document that is read in chunks is that of its best chunk.
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 import weakref
@@ -34,12 +35,10 @@ class _PendingScores:
     cached: list[PairScore | None]
     encoded: list[EncodedPair]
     future: Future[list[float]]
-    deadline: float | None
+    deadline: float
 
-    def seconds_left(self) -> float | None:
-        """Return the seconds until the deadline, at least 0; None without one."""
-        if self.deadline is None:
-            return None
+    def seconds_left(self) -> float:
+        """Return the seconds until the deadline, in the range of a timeout."""
         return min(max(0.0, self.deadline - time.monotonic()), threading.TIMEOUT_MAX)
 
 
@@ -103,7 +102,8 @@ class LocalScorer:
             RequestError: The queue is full, the deadline passed, or the scorer was closed.
             EngineError: The forward pass failed.
         """
-        pending = self._submit(requests, _deadline(deadline_s), priority)
+        deadline = time.monotonic() + (math.inf if deadline_s is None else deadline_s)
+        pending = self._submit(requests, deadline, priority)
         try:
             return self._collect(pending, pending.future.result(pending.seconds_left()))
         except TimeoutError:
@@ -124,7 +124,7 @@ class LocalScorer:
 
         Cancelling the task removes its pairs from the queue.
         """
-        deadline = _deadline(deadline_s)
+        deadline = time.monotonic() + (math.inf if deadline_s is None else deadline_s)
         submission = asyncio.ensure_future(asyncio.to_thread(self._submit, requests, deadline, priority))
         try:
             pending = await asyncio.shield(submission)
@@ -132,15 +132,12 @@ class LocalScorer:
             # The thread still submits; its request is cancelled then.
             submission.add_done_callback(_cancel_submitted)
             raise
-        timer = None
-        if (seconds_left := pending.seconds_left()) is not None:
-            loop = asyncio.get_running_loop()
-            timer = loop.call_later(seconds_left, self._runtime.scheduler.expire, pending.future)
+        expire = self._runtime.scheduler.expire
+        timer = asyncio.get_running_loop().call_later(pending.seconds_left(), expire, pending.future)
         try:
             log_odds = await asyncio.wrap_future(pending.future)
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
         if self._cache.has_disk:
             return await asyncio.to_thread(self._collect, pending, log_odds)
         return self._collect(pending, log_odds)
@@ -160,7 +157,7 @@ class LocalScorer:
         self._finalizer()
 
     def _submit(
-        self, requests: Sequence[ScoreRequest], deadline: float | None, priority: Priority
+        self, requests: Sequence[ScoreRequest], deadline: float, priority: Priority
     ) -> _PendingScores:
         if self._closed.is_set():
             raise ClosedError(f"the scorer of {self.model!r} was closed")
@@ -173,8 +170,8 @@ class LocalScorer:
         encoded = self._encoder.encode(uncached)
         self._encode_s += time.perf_counter() - started  # without a lock: a fork could copy it locked
         prompts = [prompt for pair in encoded for prompt in pair.prompts]
-        seconds_left = None if deadline is None else deadline - time.monotonic()
-        future = self._runtime.scheduler.submit(prompts, deadline_s=seconds_left, priority=priority)
+        deadline_s = deadline - time.monotonic()
+        future = self._runtime.scheduler.submit(prompts, deadline_s=deadline_s, priority=priority)
         return _PendingScores(keys, cached, encoded, future, deadline)
 
     def _keys(self, requests: Sequence[ScoreRequest]) -> list[bytes]:
@@ -196,10 +193,6 @@ class LocalScorer:
             pairs = zip(pending.keys, scores, pending.cached, strict=True)
             self._cache.put_many([(key, score) for key, score, hit in pairs if hit is None])
         return scores
-
-
-def _deadline(deadline_s: float | None) -> float | None:
-    return None if deadline_s is None else time.monotonic() + deadline_s
 
 
 def _cancel_submitted(submission: asyncio.Future[_PendingScores]) -> None:

@@ -43,11 +43,12 @@ class PrefixCache:
     def put(self, segment: Segment, tensor: Tensor) -> None:
         """Store a tensor, evicting others; one that is larger than the budget is not stored."""
         self.misses += 1
-        self._remove(segment)
+        if (replaced := self._tensors.pop(segment, None)) is not None:
+            self.num_bytes -= replaced.nbytes
         if tensor.nbytes > self.max_bytes:
             return
         while self.num_bytes + tensor.nbytes > self.max_bytes:
-            self._remove(next(iter(self._tensors)))
+            self.num_bytes -= self._tensors.popitem(last=False)[1].nbytes
         self._tensors[segment] = tensor
         self.num_bytes += tensor.nbytes
 
@@ -55,8 +56,3 @@ class PrefixCache:
         """Remove all tensors."""
         self._tensors.clear()
         self.num_bytes = 0
-
-    def _remove(self, segment: Segment) -> None:
-        tensor = self._tensors.pop(segment, None)
-        if tensor is not None:
-            self.num_bytes -= tensor.nbytes

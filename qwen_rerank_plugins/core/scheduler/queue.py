@@ -330,19 +330,17 @@ class PriorityQueue:
             0  # of interactive batches since the last background batch, while one waits
         )
 
-    def accepts(self, request: Request) -> bool:
-        """Return whether a request may be added now: there is room for it, or it may wait."""
-        may_wait = self._admission == "wait" or request.priority == "background" or not request.order
-        return may_wait or self.interactive.has_room_for(request)
-
-    def add(self, request: Request) -> None:
-        """Add a request to the queue of its priority."""
+    def add(self, request: Request) -> bool:
+        """Add a request to the queue of its priority; return False if there is no room, and it may not wait."""
         if request.priority == "background":
             self.background.add(request)
         elif self._admission == "wait":
             self.interactive.add(request)
-        else:
+        elif self.interactive.has_room_for(request):
             self.interactive.add_without_waiting(request)
+        else:
+            return False
+        return True
 
     def take(self, budget: int) -> list[QueuedPrompt]:
         """Return the next batch of up to `budget` tokens, all of one priority; empty if nothing waits."""

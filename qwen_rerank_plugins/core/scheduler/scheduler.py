@@ -152,7 +152,7 @@ class Scheduler:
         deadline = None if deadline_s is None else now + deadline_s
         request = Request(next(self._numbers), tuple(prompts), deadline, priority, now)
         with self._lock:
-            self._check_can_accept(request)
+            self._check_in_service()
             self._pending.add(request)
             self._futures.add(request.future)
             if not request.order:
@@ -221,7 +221,7 @@ class Scheduler:
 
     # --------------------------------------------------------------------------------- admission, in the lock
 
-    def _check_can_accept(self, request: Request) -> None:
+    def _check_in_service(self) -> None:
         if self._closed:
             raise ClosedError("The scheduler is closed")
         if self._device_lost_reason:
@@ -229,14 +229,6 @@ class Scheduler:
         if not any(worker.is_alive for worker in self._workers):
             raise WorkerDiedError(
                 "The workers of all devices died too often and are out of service; restart the process"
-            )
-        if not self._queue.accepts(request):
-            self._counts["rejected"] += 1
-            queued_tokens = self._queue.interactive.queued_tokens
-            raise OverloadedError(
-                f"The queue holds {queued_tokens} tokens, and {request.tokens_left} more would exceed "
-                f"its limit of {self._limits['max_queue_tokens']}; try again later",
-                retry_after_s=self._seconds_until_room(queued_tokens, request.tokens_left),
             )
 
     def _seconds_until_room(self, queued_tokens: int, tokens: int) -> float:
@@ -247,7 +239,15 @@ class Scheduler:
         return min(max(seconds, _MIN_RETRY_AFTER_S), _MAX_RETRY_AFTER_S)
 
     def _enqueue(self, request: Request) -> None:
-        self._queue.add(request)
+        if not self._queue.add(request):
+            self._pending.remove(request)
+            self._counts["rejected"] += 1
+            queued_tokens = self._queue.interactive.queued_tokens
+            raise OverloadedError(
+                f"The queue holds {queued_tokens} tokens, and {request.tokens_left} more would exceed "
+                f"its limit of {self._limits['max_queue_tokens']}; try again later",
+                retry_after_s=self._seconds_until_room(queued_tokens, request.tokens_left),
+            )
         for worker in self._workers:
             if worker.is_alive and (worker.thread is None or not worker.thread.is_alive()):
                 self._start(worker)
