@@ -16,7 +16,7 @@ def test_it_counts_functions_calls_and_records_of_both_ways(capsys: pytest.Captu
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     rank, http = facts["rank"], facts["http"]
     assert {"ranking.py", "core/model", "core/prompts", "core/scheduler"} <= set(rank["functions_per_room"])
-    assert {"RankedDocument", "TokenSequence"} <= set(rank["record_types"]), (
+    assert {"RankedDocument", "PackedForest"} <= set(rank["record_types"]), (
         "the second stands in the worker's thread"
     )
     assert rank["functions"] == sum(rank["functions_per_room"].values()) < rank["calls"]
