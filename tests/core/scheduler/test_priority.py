@@ -156,3 +156,15 @@ def test_any_order_of_arrivals_and_batches_keeps_the_rules(
     for _ in range(sum(left.values()) + 1):
         take(BATCH)
     assert left == {"interactive": 0, "background": 0}
+
+
+def test_a_background_request_that_is_gone_when_its_turn_comes_holds_nobody_up() -> None:
+    queue = make_queue()
+    gone = request_of(0, "background", 1)
+    queue.add(gone)
+    queue.add(request_of(1, "interactive", 2000))
+    for _ in range(BACKGROUND_INTERVAL * BACKGROUND_BATCH // BATCH + 1):
+        assert priority_of(queue.take(BATCH)) == "interactive"
+    assert gone.queue is not None
+    gone.queue.remove(gone)
+    assert priority_of(queue.take(BATCH)) == "interactive"
