@@ -135,7 +135,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
         assert 0 < refused.value.retry_after_s <= 60
         fits = scheduler.submit(prompts([7], length=30))
         assert scheduler.submit([]).result() == []
-        assert scheduler.stats().rejected == 1
+        stats = scheduler.stats()
+        assert (stats.rejected, stats.pending_requests) == (1, 3)
         engine.gate.set()
         assert [len(future.result(SAFETY_S)) for future in (running, queued, fits)] == [1, 15, 1]
 
