@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from qwen_rerank_plugins.service.errors import BodyError, Problem, ProblemError, overloaded
-from qwen_rerank_plugins.service.schemas.request import RankingRequest
+from qwen_rerank_plugins.service.schemas.dialect import RankingRequest
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = ["AdmissionController", "Throughput", "check_limits", "estimate_tokens"]

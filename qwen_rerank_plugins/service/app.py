@@ -1,8 +1,7 @@
 """Creates the FastAPI app from its state, middleware and routes.
 
-RequestContextMiddleware ──► CORS, if set ──► AuthMiddleware ──► router ──► handler
-id, headers,                                  host, key
-errors, log
+RequestContextMiddleware ──► CORS, if set ──► ErrorMiddleware ──► AuthMiddleware ──► router ──► handler
+id, headers, log                              error answers       host, key
 """
 
 from __future__ import annotations
@@ -30,7 +29,11 @@ from qwen_rerank_plugins.service.app_state import AppState
 from qwen_rerank_plugins.service.errors import STATUSES, Problem, ProblemError
 from qwen_rerank_plugins.service.lifecycle import Event, Lifecycle
 from qwen_rerank_plugins.service.middleware.auth import AllowedHosts, AuthMiddleware, KeyRing
-from qwen_rerank_plugins.service.middleware.request_context import RequestContextMiddleware, context_of
+from qwen_rerank_plugins.service.middleware.request_context import (
+    ErrorMiddleware,
+    RequestContextMiddleware,
+    context_of,
+)
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
 from qwen_rerank_plugins.service.settings import ServiceSettings, read_keys
 from qwen_rerank_plugins.service.ui import PAGE_HEADERS, PageFiles
@@ -135,7 +138,7 @@ def _middleware(state: AppState) -> list[Middleware]:
             expose_headers=["Content-Disposition", "Location", "Retry-After", "X-Request-Id"],
         )
         outer.append(cors)
-    return [*outer, Middleware(AuthMiddleware, keys=state.keys, hosts=hosts)]
+    return [*outer, Middleware(ErrorMiddleware), Middleware(AuthMiddleware, keys=state.keys, hosts=hosts)]
 
 
 def _pages(document: Mapping[str, Any]) -> list[BaseRoute]:

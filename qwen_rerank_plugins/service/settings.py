@@ -136,6 +136,10 @@ class ServiceSettings(BaseModel):
         default=False,
         description="Answer a request that names another model with 404 instead of ignoring the name.",
     )
+    honor_priority: bool = Field(
+        default=True,
+        description="Compute requests with the header `Priority: u=7` (RFC 9218) after all others, in small batches.",
+    )
     on_engine_failure: Literal["recover", "exit"] = Field(
         default="recover", description="Reaction to a dead engine: rebuild it, or exit."
     )

@@ -11,8 +11,8 @@ import pytest
 from qwen_rerank_plugins import LexicalScorer, PairScore, RerankConfig, Reranker, ScoreRequest
 from qwen_rerank_plugins.remote import RemoteScorer
 from qwen_rerank_plugins.remote.dialects import DIALECTS
-from qwen_rerank_plugins.service.schemas.registry import read_request
-from qwen_rerank_plugins.service.schemas.request import Outcome, Route
+from qwen_rerank_plugins.service.schemas import read_request
+from qwen_rerank_plugins.service.schemas.dialect import Outcome, Route
 from qwen_rerank_plugins.types import Scorer
 from tests.doubles import FakeScorer
 from tests.remote.servers import mocked
@@ -28,7 +28,8 @@ def remote_over(scorer: Scorer, dialect: str, instructions: list[str | None] | N
     """A remote scorer whose service ranks with another scorer."""
 
     def handle(request: httpx.Request) -> tuple[int, Any]:
-        ranking_request = read_request(Route.RERANK, json.loads(request.content))
+        dialect = read_request(Route.RERANK, json.loads(request.content))
+        ranking_request = dialect.to_request()
         if instructions is not None:
             instructions.append(ranking_request.instruction)
         results = Reranker(scorer=scorer).rank_many(
@@ -37,7 +38,7 @@ def remote_over(scorer: Scorer, dialect: str, instructions: list[str | None] | N
             top_n=ranking_request.top_n,
             instruction=ranking_request.instruction,
         )
-        return 200, ranking_request.render(Outcome(results, scorer.model, "r-1", 1))
+        return 200, dialect.from_result(Outcome(results, scorer.model, "r-1", 1))
 
     config = {"backend": "remote", "base_url": "http://service.test", "dialect": dialect}
     return RemoteScorer(RerankConfig.model_validate(config), transport=mocked(handle))

@@ -26,6 +26,7 @@ class SteeredScorer:
         self.cancelled = 0
         self.closed = 0
         self.deadlines: list[float | None] = []
+        self.priorities: list[str] = []
         self.released = threading.Event()  # until it is set, calls wait
         self.released.set()
         self._lexical = LexicalScorer(max_chars=max_chars)
@@ -49,6 +50,7 @@ class SteeredScorer:
         is_probe = requests[0].query == "probe"
         self.started += not is_probe
         self.deadlines.append(deadline_s)
+        self.priorities.append(priority)
         try:
             await asyncio.sleep(0.0 if is_probe else self.delay_s)
             if not is_probe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 
 from qwen_rerank_plugins import RerankConfig
 from qwen_rerank_plugins.service import ui
+from qwen_rerank_plugins.service.api.docs_page import docs_page
 from qwen_rerank_plugins.service.api.routes import RANKING_PATHS
 from qwen_rerank_plugins.service.app import create_app
 from qwen_rerank_plugins.service.errors import STATUSES
 from qwen_rerank_plugins.service.jobs.openapi import JOB_STATUSES
-from qwen_rerank_plugins.service.schemas.request import Route
+from qwen_rerank_plugins.service.schemas.dialect import Route
 from qwen_rerank_plugins.service.ui import MEDIA_TYPES, PAGE_HEADERS, PageFiles
 from tests.service.doubles import SteeredScorer
 from tests.service.schemas.test_json_codec import assert_problem
@@ -143,6 +145,31 @@ def test_a_strict_service_knows_only_its_own_model() -> None:
         for model in (None, "served"):
             assert running.rank(model=model).json()["model"] == "served"
         assert "'served'" in assert_problem(running.rank(model="rerank-v3.5"), 404)["message"]
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize(
+    ("header", "priority"),
+    [
+        (None, "interactive"),
+        ("u=7", "background"),
+        ("i, u=7", "background"),
+        ("u=7, i", "background"),
+        ("u=7;x=1", "background"),
+        ("u=1", "interactive"),
+        ("u=77", "interactive"),
+        ("nu=7", "interactive"),
+        ("7", "interactive"),
+    ],
+)
+def test_the_standard_header_puts_a_request_behind_all_others(header: str | None, priority: str) -> None:
+    body = {"query": "fox", "documents": ["fox"]}
+    for honored in (True, False):
+        scorer = SteeredScorer()
+        with running_service(scorer=scorer, honor_priority=honored) as running, running.client() as client:
+            answer = client.post("/rerank", json=body, headers={} if header is None else {"Priority": header})
+        assert answer.status_code == 200
+        assert scorer.priorities[-1] == (priority if honored else "interactive")
 
 
 @pytest.mark.loopback
@@ -307,18 +334,74 @@ class _Links(HTMLParser):
 
 
 @pytest.mark.loopback
-def test_the_documentation_page_needs_nothing_from_elsewhere_and_no_script(service: RunningService) -> None:
+def test_the_documentation_page_needs_nothing_from_elsewhere(service: RunningService) -> None:
     with service.client() as client:
         page = client.get("/docs")
         parser = _Links()
         parser.feed(page.text)
         assert page.headers["content-type"] == "text/html; charset=utf-8"
-        assert not parser.tags & {"script", "style", "iframe", "img"}
+        assert not parser.tags & {"style", "iframe", "img"}
+        assert (
+            page.text.count("<script") == page.text.count('<script type="module" src="static/docs.js">') == 1
+        )
         assert not [link for link in parser.links if ":" in link or link.startswith("//")]
         for link in {link for link in parser.links if not link.startswith(("#", "./"))}:
             assert client.get(f"/{link}").status_code == 200, link
         for path, _ in RANKING:
             assert path in page.text
+
+
+class _Commands(HTMLParser):
+    """The commands of a page's examples, as words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_command = False
+        self.commands: list[list[str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.is_command = tag == "pre"
+
+    def handle_data(self, data: str) -> None:
+        if self.is_command and data.startswith("curl"):
+            self.commands.append(shlex.split(data))
+
+
+def commands_of(page: str) -> list[list[str]]:
+    parser = _Commands()
+    parser.feed(page)
+    return parser.commands
+
+
+@pytest.mark.loopback
+def test_every_command_of_the_documentation_page_works(service: RunningService) -> None:
+    with service.client() as client:
+        commands = commands_of(client.get("/docs").text)
+        dialects = 0
+        for command in commands:
+            url = command[2].replace("http://localhost:8501", service.base_url)
+            if "-d" not in command:
+                assert client.get(url).is_success, command
+                continue
+            dialects += 1
+            headers = {"Content-Type": command[command.index("-H") + 1].removeprefix("Content-Type: ")}
+            answer = client.post(url, content=command[command.index("-d") + 1], headers=headers)
+            assert answer.status_code == 200, (command, answer.text)
+        paths = {command[2].removeprefix("http://localhost:8501") for command in commands}
+        assert paths == set(document()["paths"])
+        # Each of the eight rerank addresses takes seven dialects.
+        assert dialects == 8 * 7 + 4 + 1
+
+
+def test_commands_name_the_key_that_a_service_requires_and_the_file_of_a_job(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("k", encoding="utf-8")
+    settings = {"api_keys_file": str(tmp_path / "keys"), "jobs_folder": str(tmp_path / "jobs")}
+    app = create_app(RerankConfig(backend="lexical", service=settings))
+    commands = {command[2].partition("8501")[2]: command for command in commands_of(docs_page(app.openapi()))}
+    assert "Authorization: Bearer $API_KEY" in commands["/v1/rerank"]
+    assert "Authorization: Bearer $API_KEY" not in commands["/health"]
+    assert commands["/v1/jobs/ID"][3:5] == ["-X", "DELETE"]
+    app.state.service.close()
 
 
 def test_tracing_wraps_the_app_and_asks_for_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,11 @@ from starlette.requests import Request
 
 from qwen_rerank_plugins.errors import DeadlineExceededError
 from qwen_rerank_plugins.service.errors import ClientGoneError, Problem, ProblemError, unavailable
-from qwen_rerank_plugins.service.schemas.json_codec import check_headers
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = [
     "EXTEND_BODY_TIMEOUT",
     "check_declared_size",
-    "declared_bytes",
     "read_body",
     "run_until_disconnect",
     "stream_body",
@@ -32,16 +30,6 @@ EXTEND_BODY_TIMEOUT = "extend_body_timeout"
 """State key of the callback that restarts the server's timeout for the body."""
 
 PIECE_BYTES = 64 * 1024
-
-
-def declared_bytes(request: Request, settings: ServiceSettings) -> int:
-    """Return the declared size of a JSON body, 0 if it is not declared, and check its headers.
-
-    Raises:
-        ProblemError: With status 413 or 415.
-    """
-    check_headers(request.headers)
-    return check_declared_size(request, settings.max_body_bytes)
 
 
 async def read_body(request: Request, settings: ServiceSettings, reserve: Callable[[int], None]) -> bytearray:

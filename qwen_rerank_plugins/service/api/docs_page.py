@@ -1,11 +1,20 @@
-"""Renders the OpenAPI description as one page of plain HTML, without scripts or external files."""
+"""Renders the OpenAPI description as one page of HTML, with a command for each example.
+
+The page is complete without its script, which adds the page's own address to the commands, and buttons to copy them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import quote, urlencode
+
+from qwen_rerank_plugins.service.schemas import read_request
+from qwen_rerank_plugins.service.schemas.dialect import Route
 
 __all__ = ["docs_page"]
 
@@ -28,7 +37,7 @@ def docs_page(document: Mapping[str, Any]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{escape(title)}</title><link rel="icon" href="favicon.ico">'
-        '<link rel="stylesheet" href="docs.css"></head><body>'
+        '<link rel="stylesheet" href="docs.css"><script type="module" src="static/docs.js"></script></head><body>'
         f"<main><h1>{escape(title)}</h1><p>{escape(document['info']['description'])}</p>"
         '<p><a href="./">Workbench</a> · <a href="openapi.json">openapi.json</a></p>'
         f"{''.join(parts)}<h2>Schemas</h2>{''.join(shapes)}</main></body></html>\n"
@@ -41,6 +50,8 @@ def _operation(path: str, method: str, operation: Mapping[str, Any], document: M
         for status, answer in operation["responses"].items()
     )
     body = _parameters(operation.get("parameters", ())) + _body(operation.get("requestBody"))
+    has_key = operation.get("security", document["security"]) == [{"key": []}]
+    body += "<h3>Example</h3>" + "".join(_examples(path, method, operation, has_key=has_key))
     return (
         f"<details><summary><b>{escape(method.upper())}</b> <code>{escape(path)}</code> "
         f"— {escape(operation['summary'])}</summary><div>{body}<h3>Answers</h3>"
@@ -68,6 +79,45 @@ def _body(body: Mapping[str, Any] | None) -> str:
         return f"{text}Types: {escape(', '.join(body['content']))}.</p>"
     shape = escape(body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2])
     return f'{text}Schema: <a href="#{shape}">{shape}</a>.</p>'
+
+
+def _examples(path: str, method: str, operation: Mapping[str, Any], *, has_key: bool) -> Iterator[str]:
+    """Yield each example of an operation as a command, with a link to the workbench if it ranks."""
+    content = operation.get("requestBody", {}).get("content", {})
+    media_type = next(iter(content), "")
+    media = content.get(media_type, {})
+    for example in media.get("examples", {"": {}}).values():
+        url = "http://localhost:8501" + re.sub(r"{(\w+)}", lambda name: name[1].upper(), path)
+        options = ["-X", method.upper()] if method not in {"get", "post"} else []
+        options += ["-H", "Authorization: Bearer $API_KEY"] if has_key else []
+        options += ["-H", f"Content-Type: {media_type}"] if content else []
+        link = ""
+        if "value" in example:
+            options += ["-d", json.dumps(example["value"], indent=2, ensure_ascii=False)]
+            route = Route(media["schema"]["$ref"].rpartition("/")[2].removesuffix("_request"))
+            link = f' <a href="{escape(_workbench_link(route, example["value"]))}">Open in the workbench</a>'
+        elif content:
+            options += ["--data-binary", "@FILE"]
+        yield (
+            f'<div class="example"><p>{escape(example.get("summary", ""))}</p>'
+            f'<pre tabindex="0">{escape(_command(url, options))}</pre>'
+            f'<button type="button" hidden>Copy as curl</button>{link}</div>'
+        )
+
+
+def _command(url: str, options: Sequence[str]) -> str:
+    """Return a command line, in which the shell replaces `$API_KEY` and nothing else."""
+    words = [f'"{word}"' if "$API_KEY" in word else shlex.quote(word) for word in options]
+    return " ".join(["curl -s", url, *words])
+
+
+def _workbench_link(route: Route, body: Any) -> str:
+    """Return the address of the workbench with a request filled in; a fragment is never sent to a server."""
+    request = read_request(route, body).to_request()
+    fields = [("query", request.queries[0]), *(("document", text) for text in request.documents[0])]
+    if request.instruction:
+        fields.append(("instruction", request.instruction))
+    return f"./#{urlencode(fields, quote_via=quote)}"
 
 
 def _shape(name: str, schema: Any) -> str:

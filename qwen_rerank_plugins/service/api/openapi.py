@@ -11,8 +11,8 @@ from qwen_rerank_plugins.service.api.routes import Endpoint
 from qwen_rerank_plugins.service.errors import PROBLEM_SCHEMA, STATUSES
 from qwen_rerank_plugins.service.jobs.openapi import JOB_SCHEMAS, JOB_STATUSES
 from qwen_rerank_plugins.service.middleware.auth import is_open
-from qwen_rerank_plugins.service.schemas.registry import answer_schema, request_schema
-from qwen_rerank_plugins.service.schemas.request import Route
+from qwen_rerank_plugins.service.schemas import answer_schema, examples, request_schema
+from qwen_rerank_plugins.service.schemas.dialect import Route
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = ["openapi_document"]
@@ -100,7 +100,7 @@ def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
         operation["requestBody"] = {
             "required": True,
             "description": f"JSON in UTF-8, at most {max_body_bytes} bytes, without duplicate keys.",
-            "content": {"application/json": {"schema": schema}},
+            "content": {"application/json": {"schema": schema, "examples": examples(endpoint.ranking)}},
         }
     return operation
 

@@ -6,51 +6,47 @@ The slot in admission is released exactly once, however the request ends.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from qwen_rerank_plugins.service.admission import check_limits
-from qwen_rerank_plugins.service.api.body import declared_bytes, read_body, run_until_disconnect
+from qwen_rerank_plugins.service.api.body import check_declared_size, read_body, run_until_disconnect
 from qwen_rerank_plugins.service.app_state import AppState, app_state_of
 from qwen_rerank_plugins.service.errors import BodyError, ClientGoneError, Problem, ProblemError
+from qwen_rerank_plugins.service.metrics import Metrics
 from qwen_rerank_plugins.service.middleware.request_context import RequestContext, context_of
-from qwen_rerank_plugins.service.schemas.json_codec import dump_json, parse_json
-from qwen_rerank_plugins.service.schemas.registry import read_request
-from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest, Route
-from qwen_rerank_plugins.types import RerankResult
+from qwen_rerank_plugins.service.schemas import read_request
+from qwen_rerank_plugins.service.schemas.dialect import Dialect, Outcome, RankingRequest, Route
+from qwen_rerank_plugins.service.schemas.json_codec import check_headers, dump_json, parse_json
+from qwen_rerank_plugins.types import Priority, RerankResult
 
-__all__ = ["ranking_endpoint"]
+__all__ = ["rank"]
 
+_BACKGROUND = re.compile(r"(?:^|,)\s*u\s*=\s*7\s*(?:[,;]|$)")
 BYTES_PER_PAIR = 128  # estimated size of an answer, without its documents
 
 
-def ranking_endpoint(route: Route) -> Callable[[Request], Awaitable[Response]]:
-    """Return the handler of a kind of address."""
-
-    async def answer(request: Request) -> Response:
-        return Response(await _handle(request, route), media_type="application/json")
-
-    answer.__name__ = route.value
-    return answer
-
-
-async def _handle(request: Request, route: Route) -> bytes:
+async def rank(request: Request, route: Route) -> Response:
+    """Rank the documents of a request to a kind of address."""
     state, context = app_state_of(request), context_of(request.scope)
+    settings = state.settings
     state.lifecycle.check_ready()
-    state.admission.check(declared_bytes(request, state.settings))
+    check_headers(request.headers)
+    state.admission.check(check_declared_size(request, settings.max_body_bytes))
+    is_background = settings.honor_priority and _BACKGROUND.search(request.headers.get("priority", ""))
     with state.admission.reserve_bytes() as reserve:
         with context.stage("read"):
-            body = await read_body(request, state.settings, reserve)
+            body = await read_body(request, settings, reserve)
         context.num_bytes = len(body)
         with state.admission.enter(len(body)) as slot:
             try:
                 answer = await run_until_disconnect(
-                    _rank(state, context, route, body),
+                    _rank(state, context, route, body, "background" if is_background else "interactive"),
                     request,
-                    timeout_s=state.settings.request_timeout_s,
+                    timeout_s=settings.request_timeout_s,
                     aborted=state.lifecycle.aborted,
                 )
             except (ClientGoneError, asyncio.CancelledError):
@@ -60,15 +56,23 @@ async def _handle(request: Request, route: Route) -> bytes:
                 state.lifecycle.report_error(error)
                 raise
             slot.scored = True
-            return answer
+    return Response(answer, media_type="application/json")
 
 
-async def _rank(state: AppState, context: RequestContext, route: Route, body: bytearray) -> bytes:
+async def _rank(
+    state: AppState, context: RequestContext, route: Route, body: bytearray, priority: Priority
+) -> bytes:
+    def parse() -> tuple[Dialect, RankingRequest]:
+        dialect = read_request(route, parse_json(body))
+        return dialect, dialect.to_request()
+
     with context.stage("parse"):
-        request = await state.if_large(len(body), lambda: read_request(route, parse_json(body)))
-        context.dialect, context.num_documents = request.dialect, request.num_pairs
+        dialect, request = await state.if_large(len(body), parse)
+        context.dialect, context.num_documents = dialect.name, request.num_pairs
         check_limits(request, state.settings)
-        _check_model(request, state)
+        if state.settings.strict_model and request.model not in {None, state.model}:
+            message = f"not found: no such model; use {state.model!r} or omit model"
+            raise ProblemError(Problem(404, message, reason="model"))
     with context.stage("score"):
         results = await state.lifecycle.reranker.arank_many(
             request.queries,
@@ -77,25 +81,19 @@ async def _rank(state: AppState, context: RequestContext, route: Route, body: by
             min_score=None,  # the configured threshold must not hide documents from clients
             instruction=request.instruction,
             deadline_s=state.settings.request_timeout_s,
+            priority=priority,
         )
     context.num_tokens = sum(result.usage.num_tokens for result in results)
-    _record_usage(state, results)
+    _record_usage(state.metrics, results)
     if not request.allow_truncation:
         _reject_truncated(results)
     with context.stage("write"):
         outcome = Outcome(results, state.model, context.request_id, int(time.time()))
         size = len(body) + BYTES_PER_PAIR * request.num_pairs
-        return await state.if_large(size, lambda: dump_json(request.render(outcome)))
+        return await state.if_large(size, lambda: dump_json(dialect.from_result(outcome)))
 
 
-def _check_model(request: RankingRequest, state: AppState) -> None:
-    if state.settings.strict_model and request.model not in {None, state.model}:
-        message = f"not found: no such model; use {state.model!r} or omit model"
-        raise ProblemError(Problem(404, message, reason="model"))
-
-
-def _record_usage(state: AppState, results: list[RerankResult]) -> None:
-    metrics = state.metrics
+def _record_usage(metrics: Metrics, results: list[RerankResult]) -> None:
     metrics.pairs.inc(sum(result.usage.num_pairs for result in results))
     metrics.tokens.inc(sum(result.usage.num_tokens for result in results))
     metrics.cached.inc(sum(result.usage.num_cached_pairs for result in results))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,10 +12,10 @@ from starlette.routing import BaseRoute
 from starlette.routing import Route as HttpRoute
 
 from qwen_rerank_plugins.service.api import info, jobs
-from qwen_rerank_plugins.service.api.rerank import ranking_endpoint
+from qwen_rerank_plugins.service.api.rerank import rank
 from qwen_rerank_plugins.service.jobs.openapi import Described, describe
 from qwen_rerank_plugins.service.middleware.request_context import context_of
-from qwen_rerank_plugins.service.schemas.request import Route
+from qwen_rerank_plugins.service.schemas.dialect import Route
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = ["RANKING_PATHS", "Endpoint", "Handler", "endpoints", "http_routes"]
@@ -77,7 +78,7 @@ class Endpoint:
 
 def _ranking_endpoints() -> Iterator[Endpoint]:
     for route, paths in RANKING_PATHS.items():
-        handler = ranking_endpoint(route)
+        handler = partial(rank, route=route)
         yield from (Endpoint(path, handler, _SUMMARIES[route], ranking=route) for path in paths)
 
 

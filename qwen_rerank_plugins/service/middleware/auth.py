@@ -151,19 +151,16 @@ class AuthMiddleware:
         """Forward a request, or reject it."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            self._check_host(headers.getlist("host"))
+            hosts = headers.getlist("host")
+            if len(hosts) > 1 or not self._hosts.accepts(hosts[0] if hosts else None):
+                raise _unknown_host(hosts)
             if not is_open(scope["path"]) and not self._keys.accepts(headers):
-                raise ProblemError(_unauthorized())
+                message = "Missing or invalid API key. Send `Authorization: Bearer <key>`."
+                raise ProblemError(Problem(401, message, {"WWW-Authenticate": "Bearer"}, "unauthorized"))
         await self._app(scope, receive, send)
 
-    def _check_host(self, hosts: Sequence[str]) -> None:
-        if len(hosts) <= 1 and self._hosts.accepts(hosts[0] if hosts else None):
-            return
-        logger.warning("rejected a request to the host %r; see allowed_hosts", ", ".join(hosts)[:100])
-        message = "the Host header is not accepted; add the name to allowed_hosts"
-        raise ProblemError(Problem(400, message, reason="host"))
 
-
-def _unauthorized() -> Problem:
-    message = "Missing or invalid API key. Send `Authorization: Bearer <key>`."
-    return Problem(401, message, {"WWW-Authenticate": "Bearer"}, "unauthorized")
+def _unknown_host(hosts: Sequence[str]) -> ProblemError:
+    logger.warning("rejected a request to the host %r; see allowed_hosts", ", ".join(hosts)[:100])
+    message = "the Host header is not accepted; add the name to allowed_hosts"
+    return ProblemError(Problem(400, message, reason="host"))

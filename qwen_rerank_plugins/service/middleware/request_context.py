@@ -1,4 +1,4 @@
-"""The outermost middleware: request id, headers of every answer, error answers, the log line, and metrics.
+"""Middleware around requests: request id, headers of every answer, the log line, metrics, and error answers.
 
 It knows no dialect, no key and no body.
 """
@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qwen_rerank_plugins.service.errors import SERVER_ERRORS, Problem, problem_of
+from qwen_rerank_plugins.service.errors import SERVER_ERRORS, problem_of
 from qwen_rerank_plugins.service.logs import log_access, log_fault
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
 
-__all__ = ["SECURITY_HEADERS", "RequestContext", "RequestContextMiddleware", "context_of", "problem_messages"]
+__all__ = ["SECURITY_HEADERS", "ErrorMiddleware", "RequestContext", "RequestContextMiddleware", "context_of"]
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -104,18 +105,6 @@ def context_of(scope: Scope) -> RequestContext:
     return context
 
 
-def problem_messages(problem: Problem, request_id: str) -> tuple[Message, Message]:
-    """Return an error answer as its two ASGI messages."""
-    body = dump_json(problem.body(request_id))
-    headers = MutableHeaders(headers=dict(problem.headers))
-    headers["Content-Type"] = "application/json"
-    headers["Content-Length"] = str(len(body))
-    return (
-        {"type": "http.response.start", "status": problem.status, "headers": headers.raw},
-        {"type": "http.response.body", "body": body},
-    )
-
-
 class RequestContextMiddleware:
     """ASGI middleware around everything else.
 
@@ -133,50 +122,54 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["path"] = _normalize_path(scope["path"])
-        context = RequestContext(_request_id(Headers(scope=scope)), method=scope["method"])
+        # Repeated slashes result from base URLs with a trailing slash.
+        scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
+        context = RequestContext(request_id, method=scope["method"])
         scope.setdefault("state", {})["context"] = context
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                context.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["X-Request-Id"] = context.request_id
+                if context.status >= SERVER_ERRORS or context.method not in {"GET", "HEAD"}:
+                    headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
         try:
-            await self._serve(scope, receive, _sender(context, send))
+            await self._app(scope, receive, send_with_headers)
         finally:
             log_access(context.log_fields(), quiet=context.is_probe and context.status in _QUIET_STATUSES)
             self._on_done(context)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = context_of(scope)
+
+class ErrorMiddleware:
+    """ASGI middleware that answers exceptions. It is inside CORS, so that a web page can read these answers too.
+
+    Args:
+        app: The inner app.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward a request, and answer it if that raises."""
         try:
             await self._app(scope, receive, send)
         except Exception as error:
-            problem = problem_of(error)
+            if scope["type"] != "http":
+                raise
+            context, problem = context_of(scope), problem_of(error)
             context.reason = problem.reason
             if problem.reason == "unexpected":
                 log_fault(error, context.request_id)
             if context.status:  # the answer has started, so the connection can only be closed
                 raise
-            for message in problem_messages(problem, context.request_id):
-                await send(message)
-
-
-def _sender(context: RequestContext, send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            context.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-            headers["X-Request-Id"] = context.request_id
-            if context.status >= SERVER_ERRORS or context.method not in {"GET", "HEAD"}:
-                headers.setdefault("Cache-Control", "no-store")
-        await send(message)
-
-    return send_with_headers
-
-
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.match(given) else uuid.uuid4().hex
-
-
-def _normalize_path(path: str) -> str:
-    """Collapse repeated slashes, which result from base URLs with a trailing slash, and remove the last."""
-    return _SLASHES.sub("/", path).rstrip("/") or "/"
+            body = dump_json(problem.body(context.request_id))
+            answer = Response(body, problem.status, dict(problem.headers), "application/json")
+            await answer(scope, receive, send)

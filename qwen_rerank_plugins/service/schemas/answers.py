@@ -1,130 +1,214 @@
-"""Parts of answers with their schemas: scores, details of pairs, usage. Knows no dialect.
+"""Parts of answers: scores, details of pairs, usage. Knows no dialect.
 
-Scores are rounded by `wire_number`. The order is that of the result, determined by unrounded scores.
+An answer is a plain dictionary, whose `TypedDict` is its schema and is checked statically. The order is that of the
+result, determined by unrounded scores. Scores are rounded for JSON, since OpenSearch's built-in connector functions cast
+a score to `Double` and an index to `Integer`: its JSON parser returns an `Integer` for a literal without point or
+exponent, and a `BigDecimal` for one with more than 18 characters, and either fails the whole search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, Generic, Literal, NotRequired, TypeVar, cast
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from qwen_rerank_plugins.errors import NonFiniteScoreError
 from qwen_rerank_plugins.service.errors import BodyError
-from qwen_rerank_plugins.service.schemas.numbers import wire_number
 from qwen_rerank_plugins.types import PairScore, RankedDocument, RerankResult
 
 __all__ = [
-    "DETAILS_SCHEMA",
-    "INDEX_SCHEMA",
-    "PAIRS_SCHEMA",
-    "SCORES_SCHEMA",
-    "SCORE_SCHEMA",
-    "STATUS_SCHEMA",
-    "USAGE_SCHEMA",
-    "closed_schema",
+    "MAX_LITERAL_LENGTH",
+    "SIGNIFICANT_DIGITS",
+    "Detailed",
+    "Details",
+    "Index",
+    "Natural",
+    "Pair",
+    "Ranked",
+    "Score",
+    "Scores",
+    "Status",
+    "TotalUsage",
+    "Usage",
+    "detailed",
     "details",
-    "num_tokens",
+    "in_input_order",
     "pairs",
+    "ranked",
     "score_of",
     "scores",
     "status",
+    "text_of",
     "usage",
+    "wire_number",
 ]
 
-SCORE_SCHEMA: Final[dict[str, Any]] = {
-    "description": "Probability of relevance, or log-odds if raw scores were requested; null if unscored.",
-    "type": ["number", "null"],
-}
-INDEX_SCHEMA: Final[dict[str, Any]] = {
-    "description": "Position in the documents of the request, from 0.",
-    "type": "integer",
-    "minimum": 0,
-}
-DETAILS_SCHEMA: Final[dict[str, Any]] = {
-    "log_odds": {
-        "description": "Logit of the probability, which does not saturate.",
-        "type": ["number", "null"],
-    },
-    "truncated": {"description": "The document was truncated.", "type": "boolean"},
-    "query_truncated": {"description": "The query was truncated.", "type": "boolean"},
-    "span": {
-        "description": "Start and end of the best passage, in characters of the ranked text.",
-        "type": ["array", "null"],
-        "items": {"type": "integer", "minimum": 0},
-        "minItems": 2,
-        "maxItems": 2,
-    },
-}
-STATUS_SCHEMA: Final[dict[str, Any]] = {
-    "description": "Only in answers without scores: ranking is disabled, or failed and the input order was kept.",
-    "enum": ["disabled", "failed"],
-}
+T = TypeVar("T")
 
+SIGNIFICANT_DIGITS: Final = 12
+"""More digits than fp32 has, with room for sign, point, zeros and a two-digit exponent."""
 
-def closed_schema(properties: Mapping[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the schema of an object with exactly these keys; `optional` ones may be absent."""
-    required = [key for key in properties if key not in optional]
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": required,
-        "additionalProperties": False,
-    }
+MAX_LITERAL_LENGTH: Final = 18
+"""Longest literal that json-smart 2.5.2 parses as a `Double`."""
 
-
-SCORES_SCHEMA: Final[dict[str, Any]] = {
-    "description": "One score per document, in input order, independent of `top_n`; empty if unscored.",
-    "type": "array",
-    "items": {"type": "number"},
-}
-PAIRS_SCHEMA: Final[dict[str, Any]] = {
-    "description": "With `return_pairs`: details of every document, in input order.",
-    "type": "array",
-    "items": closed_schema(
-        {
-            "index": INDEX_SCHEMA,
-            "relevance_score": {"type": "number"},
-            **DETAILS_SCHEMA,
-            "num_tokens": {"type": "integer", "minimum": 0},
-        }
+Natural = Annotated[int, Field(ge=0)]
+Index = Annotated[int, Field(ge=0, description="Position in the documents of the request, from 0.")]
+Score = Annotated[
+    float | None,
+    Field(
+        description="Probability of relevance, or log-odds if raw scores were requested; null if unscored."
     ),
-}
-USAGE_SCHEMA: Final[dict[str, Any]] = closed_schema(
-    {
-        "prompt_tokens": {"type": "integer", "minimum": 0},
-        "total_tokens": {"type": "integer", "minimum": 0},
-    }
-)
+]
+Scores = Annotated[
+    list[float],
+    Field(description="One score per document, in input order, independent of `top_n`; empty if unscored."),
+]
 
 
-def score_of(scored: RankedDocument | PairScore, *, raw: bool) -> float | None:
+class Details(TypedDict):
+    """Details of a pair in addition to its score."""
+
+    log_odds: Annotated[float | None, Field(description="Logit of the probability, which does not saturate.")]
+    truncated: Annotated[bool, Field(description="The document was truncated.")]
+    query_truncated: Annotated[bool, Field(description="The query was truncated.")]
+    span: Annotated[
+        Annotated[list[Natural], Field(min_length=2, max_length=2)] | None,
+        Field(description="Start and end of the best passage, in characters of the ranked text."),
+    ]
+
+
+class Pair(Details):
+    """Everything about one document, with `return_pairs`, in input order."""
+
+    index: Index
+    relevance_score: float
+    num_tokens: Natural
+
+
+class Ranked(TypedDict, Generic[T]):
+    """One ranked document, with its echo on request."""
+
+    index: Index
+    relevance_score: Score
+    document: NotRequired[T]
+
+
+class Detailed(Details, Ranked[T], Generic[T]):
+    """One ranked document, with its details."""
+
+
+class TotalUsage(TypedDict):
+    """Tokens of all pairs."""
+
+    total_tokens: Natural
+
+
+class Usage(TotalUsage):
+    """Tokens of all pairs, in the format of OpenAI's API."""
+
+    prompt_tokens: Natural
+
+
+class Status(TypedDict):
+    """The field of an answer without scores."""
+
+    status: NotRequired[
+        Annotated[
+            Literal["disabled", "failed"],
+            Field(description="Ranking is disabled, or failed and the input order was kept."),
+        ]
+    ]
+
+
+def wire_number(value: float) -> float:
+    """Round a score so that its JSON literal has a point or an exponent and at most 18 characters.
+
+    Valid for magnitudes below 1e14. Twelve significant digits are kept, or eleven for a negative number with a
+    three-digit exponent. Rounding never changes the order of two scores, but may make them equal.
+
+    Raises:
+        NonFiniteScoreError: The score is NaN or infinite, which JSON cannot represent.
+    """
+    if not math.isfinite(value):
+        raise NonFiniteScoreError(f"a score is not finite: {value!r}")
+    rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    # json writes floats with float.__repr__.
+    if len(repr(rounded)) > MAX_LITERAL_LENGTH:
+        rounded = float(f"{value:.{SIGNIFICANT_DIGITS - 1}g}")
+    return rounded
+
+
+def score_of(scored: RankedDocument | PairScore, *, raw: bool = False) -> float | None:
     """Return the probability, or with `raw` the log-odds; None if unscored.
 
     Raises:
         BodyError: Log-odds are requested, and the scorer does not return them.
     """
-    if not raw or scored.relevance_score is None:
-        return _wire(scored.relevance_score)
-    if scored.log_odds is None:
-        raise BodyError("raw scores are not available: the scorer returns no log-odds; request probabilities")
-    return _wire(scored.log_odds)
+    value = scored.relevance_score
+    if raw and value is not None:
+        value = scored.log_odds
+        if value is None:
+            message = "raw scores are not available: the scorer returns no log-odds; request probabilities"
+            raise BodyError(message)
+    return None if value is None else wire_number(value)
 
 
-def details(scored: RankedDocument | PairScore) -> dict[str, Any]:
+def details(scored: RankedDocument | PairScore) -> Details:
     """Return the details of a pair in addition to its score."""
     return {
-        "log_odds": _wire(scored.log_odds),
+        "log_odds": None if scored.log_odds is None else wire_number(scored.log_odds),
         "truncated": scored.truncated,
         "query_truncated": scored.query_truncated,
         "span": None if scored.span is None else list(scored.span),
     }
 
 
-def scores(result: RerankResult, *, raw: bool) -> list[float | None]:
+def in_input_order(results: Sequence[RerankResult]) -> list[RankedDocument]:
+    """Return all documents of results that are not limited by `top_n`, in input order, also those without scores."""
+    return [one for result in results for one in sorted(result.results, key=lambda ranked: ranked.index)]
+
+
+def text_of(ranked: RankedDocument) -> str:
+    """Return the ranked text."""
+    return str(ranked.document)
+
+
+def ranked(result: RerankResult, echo: Callable[[RankedDocument], T] | None) -> list[Ranked[T]]:
+    """Return the ranked documents, best first.
+
+    Args:
+        result: The result.
+        echo: Returns what is echoed of a document; None for no echo.
+    """
+    entries: list[Ranked[T]] = []
+    for one in result.results:
+        entry: Ranked[T] = {"index": one.index, "relevance_score": score_of(one)}
+        if echo is not None:
+            entry["document"] = echo(one)
+        entries.append(entry)
+    return entries
+
+
+def detailed(ranked: RankedDocument, scores: Sequence[float]) -> Detailed[Any]:
+    """Return a ranked document with its details, without an echo.
+
+    Args:
+        ranked: The document.
+        scores: The score of every document, in input order; empty if unscored.
+    """
+    score = scores[ranked.index] if scores else None
+    return cast(Detailed[Any], {"index": ranked.index, "relevance_score": score, **details(ranked)})
+
+
+def scores(result: RerankResult, *, raw: bool = False) -> list[Any]:
     """Return one number per document, in input order, independent of `top_n`."""
     return [score_of(score, raw=raw) for score in result.scores]
 
 
-def pairs(result: RerankResult) -> list[dict[str, Any]]:
+def pairs(result: RerankResult) -> list[Pair]:
     """Return the details of every document, in input order, with probabilities as scores."""
     return [
         {
@@ -137,21 +221,15 @@ def pairs(result: RerankResult) -> list[dict[str, Any]]:
     ]
 
 
-def status(results: Sequence[RerankResult]) -> dict[str, str]:
+def status(results: Sequence[RerankResult]) -> Status:
     """Return the `status` field of an answer without scores, or nothing."""
-    return next(({"status": one.status} for one in results if one.status != "ranked"), {})
+    for one in results:
+        if one.status != "ranked":
+            return {"status": one.status}
+    return {}
 
 
-def num_tokens(results: Sequence[RerankResult]) -> int:
+def usage(results: Sequence[RerankResult]) -> Usage:
     """Return the tokens of all pairs."""
-    return sum(result.usage.num_tokens for result in results)
-
-
-def usage(results: Sequence[RerankResult]) -> dict[str, int]:
-    """Return the tokens of all pairs in the format of OpenAI's API."""
-    tokens = num_tokens(results)
+    tokens = sum(result.usage.num_tokens for result in results)
     return {"prompt_tokens": tokens, "total_tokens": tokens}
-
-
-def _wire(value: float | None) -> float | None:
-    return None if value is None else wire_number(value)

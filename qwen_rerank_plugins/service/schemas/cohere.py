@@ -11,137 +11,83 @@ and OpenSearch reads an answer's chunks one by one. An object is echoed unchange
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
-from qwen_rerank_plugins.service.schemas import answers, fields
+from pydantic import ConfigDict, Field
+
+from qwen_rerank_plugins.service.schemas import answers, dialect
 from qwen_rerank_plugins.service.schemas.documents import echo, texts_of
-from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest
-from qwen_rerank_plugins.types import RankedDocument, RerankResult
 
-__all__ = ["ANSWER_SCHEMA", "NAME", "REQUEST_SCHEMA", "read"]
+__all__ = ["CohereAnswer", "CohereRequest"]
 
-NAME: Final = "cohere"
-
-REQUEST_SCHEMA: Final = fields.object_schema(
-    {
-        "query": fields.QUERY,
-        "documents": fields.DOCUMENTS,
-        "model": {**fields.TEXT, "description": "Any name; the answer contains that of the served model."},
-        "top_n": {**fields.COUNT, "description": "Number of results; all if absent, null or 0."},
-        "return_documents": {**fields.FLAG, "description": "Whether to echo documents; false by default."},
-        "rank_fields": {**fields.NAMES, "description": "Fields of objects to rank, in this order."},
-        **fields.INSTRUCTION_FIELDS,
-        **fields.RAW_FIELDS,
-        **fields.TRUNCATE_FIELD,
-        "return_pairs": {
-            **fields.FLAG,
-            "description": "Whether to add `pairs` to the answer; false by default.",
-        },
-        "max_chunks_per_doc": fields.IGNORED,
-        "max_tokens_per_doc": fields.IGNORED,
-        "priority": fields.IGNORED,
-    },
-    required=["query", "documents"],
-    description="Cohere, Jina, vLLM, Infinity, DashScope compatible",
-)
-
-ANSWER_SCHEMA: Final = answers.closed_schema(
-    {
-        "id": {"description": "The request id.", "type": "string"},
-        "object": {"const": "rerank"},
-        "created": {"description": "Unix time in seconds.", "type": "integer"},
-        "model": {"type": "string"},
-        "results": {
-            "description": "Best first.",
-            "type": "array",
-            "items": answers.closed_schema(
-                {
-                    "index": answers.INDEX_SCHEMA,
-                    "relevance_score": answers.SCORE_SCHEMA,
-                    "document": {"type": "object"},
-                    **answers.DETAILS_SCHEMA,
-                },
-                optional=["document"],
-            ),
-        },
-        "scores": answers.SCORES_SCHEMA,
-        "pairs": answers.PAIRS_SCHEMA,
-        "meta": {"description": "Metadata for Cohere's clients.", "type": "object"},
-        "usage": answers.USAGE_SCHEMA,
-        "status": answers.STATUS_SCHEMA,
-    },
-    optional=["pairs", "status"],
-)
+_EXAMPLE: dict[str, Any] = {
+    "query": "capital of France",
+    "documents": ["Berlin lies on the Spree", {"text": "Paris, capital of France", "id": 7}],
+    "top_n": 1,
+    "return_documents": True,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    documents: list[Any]
-    texts: tuple[str, ...]
-    return_documents: bool
-    return_pairs: bool
-    raw: bool
+class CohereRequest(dialect.SingleQuery, dialect.RawScores):
+    """Cohere, Jina, vLLM, Infinity, DashScope compatible."""
 
-    def render(self, outcome: Outcome) -> dict[str, Any]:
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    name: ClassVar[str] = "cohere"
+
+    return_documents: dialect.Flag = Field(
+        default=None, description="Whether to echo documents; false by default."
+    )
+    rank_fields: dialect.Names = None
+    return_pairs: dialect.Flag = Field(
+        default=None, description="Whether to add `pairs` to the answer; false by default."
+    )
+    max_chunks_per_doc: dialect.Ignored = None
+    max_tokens_per_doc: dialect.Ignored = None
+    priority: dialect.Ignored = None
+
+    def _texts(self) -> tuple[str, ...]:
+        return texts_of(self.documents, "documents", self.rank_fields or ())
+
+    def from_result(self, outcome: dialect.Outcome) -> CohereAnswer:
+        """Return the answer."""
         (result,) = outcome.results
-        return {
+        scores, usage = answers.scores(result, raw=self.raw), answers.usage([result])
+        entries: list[answers.Detailed[dict[str, Any]]] = [
+            answers.detailed(one, scores) for one in result.results
+        ]
+        if self.return_documents:
+            for entry, one in zip(entries, result.results, strict=True):
+                entry["document"] = echo(self.documents[one.index], one)
+        answer: CohereAnswer = {
             "id": outcome.request_id,
             "object": "rerank",
             "created": outcome.created_s,
             "model": outcome.model,
-            "results": [self._entry(one) for one in result.results],
-            "scores": answers.scores(result, raw=self.raw),
-            **({"pairs": answers.pairs(result)} if self.return_pairs else {}),
-            "meta": _meta(result),
-            "usage": answers.usage([result]),
-            **answers.status([result]),
+            "results": entries,
+            "scores": scores,
+            "meta": {
+                "api_version": {"version": "2", "is_experimental": False},
+                "billed_units": {"search_units": 1},
+                "tokens": {"input_tokens": usage["total_tokens"], "output_tokens": 0},
+            },
+            "usage": usage,
         }
-
-    def _entry(self, ranked: RankedDocument) -> dict[str, Any]:
-        entry = {
-            "index": ranked.index,
-            "relevance_score": answers.score_of(ranked, raw=self.raw),
-            **answers.details(ranked),
-        }
-        if self.return_documents:
-            entry["document"] = echo(self.documents[ranked.index], self.texts[ranked.index])
-        return entry
+        if self.return_pairs:
+            answer["pairs"] = answers.pairs(result)
+        if result.status != "ranked":
+            answer["status"] = result.status
+        return answer
 
 
-def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Convert a body to a request.
+class CohereAnswer(answers.Status):
+    """The answer to Cohere's, Jina's, vLLM's and Infinity's clients."""
 
-    Raises:
-        BodyError: A value is missing or invalid.
-    """
-    query = fields.read_query(body)
-    documents = fields.read_documents(body)
-    rank_fields = fields.read_names(body, "rank_fields")
-    texts = texts_of(documents, "documents", rank_fields)
-    request = _Request(
-        documents=documents,
-        texts=texts,
-        return_documents=fields.read_flag(body, "return_documents", default=False),
-        return_pairs=fields.read_flag(body, "return_pairs", default=False),
-        raw=fields.read_raw(body),
-    )
-    return RankingRequest(
-        dialect=NAME,
-        queries=(query,),
-        documents=(texts,),
-        render=request.render,
-        top_n=fields.read_count(body, "top_n"),
-        instruction=fields.read_instruction(body),
-        model=fields.read_text(body, "model"),
-        allow_truncation=fields.read_flag(body, "truncate", default=True),
-    )
-
-
-def _meta(result: RerankResult) -> dict[str, Any]:
-    return {
-        "api_version": {"version": "2", "is_experimental": False},
-        "billed_units": {"search_units": 1},
-        "tokens": {"input_tokens": answers.num_tokens([result]), "output_tokens": 0},
-    }
+    id: Annotated[str, Field(description="The request id.")]
+    object: Literal["rerank"]
+    created: Annotated[int, Field(description="Unix time in seconds.")]
+    model: str
+    results: Annotated[list[answers.Detailed[dict[str, Any]]], Field(description="Best first.")]
+    scores: answers.Scores
+    pairs: NotRequired[list[answers.Pair]]
+    meta: Annotated[dict[str, Any], Field(description="Metadata for Cohere's clients.")]
+    usage: answers.Usage

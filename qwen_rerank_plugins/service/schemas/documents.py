@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from qwen_rerank_plugins.service.errors import BodyError
+from qwen_rerank_plugins.types import RankedDocument
 
 __all__ = ["DOCUMENT_SCHEMA", "echo", "json_type", "text_of", "texts_of"]
 
@@ -106,9 +107,9 @@ def texts_of(documents: Sequence[Any], place: str, rank_fields: Sequence[str] = 
     )
 
 
-def echo(document: Any, text: str) -> dict[str, Any]:
+def echo(document: Any, ranked: RankedDocument) -> dict[str, Any]:
     """Return a document for the field `document` of an answer: an object unchanged, others as an object with `text`."""
-    return document if isinstance(document, dict) else {"text": text}
+    return document if isinstance(document, dict) else {"text": ranked.document}
 
 
 def _object_text(document: Mapping[str, Any], place: str, rank_fields: Sequence[str]) -> str:

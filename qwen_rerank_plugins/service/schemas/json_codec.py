@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from pydantic_core import from_json
@@ -149,13 +149,11 @@ def _small_int(digits: str) -> int:
 
 def _check_depth(value: Any) -> None:
     """Check the nesting of containers, level by level."""
-    level: list[Any] = [[value]]
-    for _ in range(MAX_DEPTH + 1):
-        level = [part for one in level for part in _parts(one) if isinstance(part, dict | list)]
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
         if not level:
             return
-    raise _too_deep()
-
-
-def _parts(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        parts = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [part for some in parts for part in some if isinstance(part, dict | list)]
+    if level:
+        raise _too_deep()

@@ -9,68 +9,70 @@ scores in input order, which the cluster assigns by position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar
 
-from qwen_rerank_plugins.service.errors import BodyError
-from qwen_rerank_plugins.service.schemas import answers, fields
+from pydantic import ConfigDict, Field
+
+from qwen_rerank_plugins.service.schemas import answers, dialect
 from qwen_rerank_plugins.service.schemas.documents import texts_of
-from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest
 
-__all__ = ["ANSWER_SCHEMA", "NAME", "REQUEST_SCHEMA", "read"]
+__all__ = ["OpenSearchAnswer", "OpenSearchRequest"]
 
-NAME: Final = "opensearch"
-
-_INSTRUCTION: Final = {**fields.TEXT, "description": "Definition of relevance for this search."}
-_SEARCH: Final[dict[str, Any]] = {
-    "description": "Part of the search request, with the query in `query_text` or `query`.",
-    "type": ["object", "null"],
-    "properties": {"instruction": _INSTRUCTION},
-    "anyOf": [
-        {"properties": {"query_text": fields.QUERY}, "required": ["query_text"]},
-        {
-            "properties": {"query_text": {"type": "null"}, "query": fields.QUERY},
-            "required": ["query"],
-        },
+_EXAMPLE: dict[str, Any] = {
+    "search": {"query_text": "capital of France"},
+    "documents": [
+        {"title": "Berlin", "body": "lies on the Spree"},
+        {"title": None, "body": "Paris, capital of France"},
     ],
+    "rank_fields": ["title", "body"],
 }
-
-REQUEST_SCHEMA: Final = fields.object_schema(
-    {
-        "search": _SEARCH,
-        "documents": fields.DOCUMENTS,
-        "rank_fields": {
-            **fields.NAMES,
-            "description": "Fields of objects to rank, in this order; `a.b` is `b` in `a`.",
-        },
-        "model": fields.TEXT,
-        "instruction": {
-            **fields.TEXT,
-            "description": "Definition of relevance if `search` has none; null or blank for the default.",
-        },
-        **fields.RAW_FIELDS,
-    },
-    required=["search", "documents"],
-    description="OpenSearch, recipe `rich`",
-)
-
-ANSWER_SCHEMA: Final = answers.closed_schema(
-    {
-        "model": {"type": "string"},
-        "scores": answers.SCORES_SCHEMA,
-        "usage": answers.USAGE_SCHEMA,
-        "status": answers.STATUS_SCHEMA,
-    },
-    optional=["status"],
-)
+_QUERY = dialect.QUERY.json_schema()
+_EITHER_QUERY: Any = [
+    {"properties": {"query_text": _QUERY}, "required": ["query_text"]},
+    {"properties": {"query_text": {"type": "null"}, "query": _QUERY}, "required": ["query"]},
+]
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    raw: bool
+class Search(dialect.Fields):
+    """Part of the search request, with the query in `query_text` or `query`."""
 
-    def render(self, outcome: Outcome) -> dict[str, Any]:
+    model_config = ConfigDict(json_schema_extra={"anyOf": _EITHER_QUERY})
+
+    query_text: Any = None
+    query: Any = None
+    instruction: dialect.Text = Field(default=None, description="Definition of relevance for this search.")
+
+
+class OpenSearchRequest(dialect.RawScores, dialect.Dialect):
+    """OpenSearch, recipe `rich`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    name: ClassVar[str] = "opensearch"
+
+    search: Search
+    documents: dialect.Documents
+    rank_fields: dialect.Names = None
+    model: dialect.Text = None
+    instruction: dialect.Text = Field(
+        default=None,
+        description="Definition of relevance if `search` has none; null or blank for the default.",
+    )
+
+    def to_request(self) -> dialect.RankingRequest:
+        """Return what to rank."""
+        search = self.search
+        key = "query" if search.query_text is None and search.query is not None else "query_text"
+        return dialect.RankingRequest(
+            queries=(
+                dialect.validated(dialect.QUERY.validate_python, getattr(search, key), f"search.{key}"),
+            ),
+            documents=(texts_of(self.documents, "documents", self.rank_fields or ()),),
+            instruction=self.instruction if search.instruction is None else search.instruction,
+            model=self.model,
+        )
+
+    def from_result(self, outcome: dialect.Outcome) -> OpenSearchAnswer:
+        """Return the answer."""
         (result,) = outcome.results
         return {
             "model": outcome.model,
@@ -80,29 +82,9 @@ class _Request:
         }
 
 
-def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Convert a body to a request.
+class OpenSearchAnswer(answers.Status):
+    """The answer to OpenSearch's `ml_inference` processor."""
 
-    Raises:
-        BodyError: A value is missing or invalid.
-    """
-    search = fields.read_object(body, "search")
-    instruction = fields.read_text(search, "instruction", "search.instruction")
-    documents = fields.read_documents(body)
-    rank_fields = fields.read_names(body, "rank_fields")
-    default = fields.read_text(body, "instruction")
-    return RankingRequest(
-        dialect=NAME,
-        queries=(_query(search),),
-        documents=(texts_of(documents, "documents", rank_fields),),
-        render=_Request(fields.read_raw(body)).render,
-        instruction=default if instruction is None else instruction,
-        model=fields.read_text(body, "model"),
-    )
-
-
-def _query(search: Mapping[str, Any]) -> str:
-    for key in ("query_text", "query"):
-        if search.get(key) is not None:
-            return fields.read_query(search, key, f"search.{key}")
-    raise BodyError("search.query_text is missing; pass a string with at least one visible character")
+    model: str
+    scores: answers.Scores
+    usage: answers.Usage

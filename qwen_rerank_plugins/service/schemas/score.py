@@ -5,159 +5,151 @@ The left side is one query for all documents, or one query per document.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from qwen_rerank_plugins.service.errors import BodyError
-from qwen_rerank_plugins.service.schemas import answers, fields
-from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, json_type, text_of, texts_of
-from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest
-from qwen_rerank_plugins.types import PairScore
+from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, text_of, texts_of
 
-__all__ = ["ANSWER_SCHEMA", "NAME", "REQUEST_SCHEMA", "SPELLINGS", "read"]
+__all__ = ["SPELLINGS", "ScoreAnswer", "ScoreRequest"]
 
-NAME: Final = "score"
-
-SPELLINGS: Final = (
-    ("text_1", "text_2"),
-    ("data_1", "data_2"),
-    ("queries", "documents"),
-    ("queries", "items"),
-)
-"""Names of left and right side: the first left that is present applies, then the first of its rights."""
-
-_LEFT: Final[dict[str, Any]] = {
-    "description": "One query for all documents, or one per document.",
-    "anyOf": [fields.QUERY, {"type": "array", "items": fields.QUERY, "minItems": 1}],
-}
-_RIGHT: Final[dict[str, Any]] = {
-    "description": "One document or a list; with several queries, one document per query.",
-    "anyOf": [{**DOCUMENT_SCHEMA, "type": ["string", "object"]}, fields.DOCUMENTS],
-}
-_OPTIONS: Final[dict[str, Any]] = {
-    "model": fields.TEXT,
-    **fields.INSTRUCTION_FIELDS,
-    **fields.RAW_FIELDS,
-    **fields.TRUNCATE_FIELD,
+_EXAMPLE: dict[str, Any] = {
+    "text_1": "capital of France",
+    "text_2": ["Berlin lies on the Spree", "Paris, capital of France"],
 }
 
 
-def _spelling(left: str, right: str, absent: tuple[str, ...]) -> dict[str, Any]:
-    properties = {**{key: {"type": "null"} for key in absent}, left: _LEFT, right: _RIGHT, **_OPTIONS}
-    return fields.object_schema(properties, required=[left, right], description=f"{left} and {right}")
+def _read_left(value: Any) -> list[str]:
+    if value is None:  # of `text_1` alone, since every other spelling is chosen by its left side
+        spellings = "text_1 and text_2, data_1 and data_2, or queries and documents or items"
+        raise PydanticCustomError("missing_spelling", f"is missing; pass {spellings}")
+    if isinstance(value, list):
+        return dialect.QUERIES.validate_python(value)
+    return [dialect.QUERY.validate_python(value)]
 
 
-REQUEST_SCHEMA: Final[dict[str, Any]] = {
-    "anyOf": [
-        _spelling("text_1", "text_2", ()),
-        _spelling("data_1", "data_2", ("text_1",)),
-        _spelling("queries", "documents", ("text_1", "data_1")),
-        _spelling("queries", "items", ("text_1", "data_1", "documents")),
-    ]
-}
-
-ANSWER_SCHEMA: Final = answers.closed_schema(
-    {
-        "id": {"description": "The request id.", "type": "string"},
-        "object": {"const": "list"},
-        "created": {"description": "Unix time in seconds.", "type": "integer"},
-        "model": {"type": "string"},
-        "data": {
-            "description": "In input order.",
-            "type": "array",
-            "items": answers.closed_schema(
-                {
-                    "index": answers.INDEX_SCHEMA,
-                    "object": {"const": "score"},
-                    "score": answers.SCORE_SCHEMA,
-                    **answers.DETAILS_SCHEMA,
-                },
-                optional=list(answers.DETAILS_SCHEMA),
-            ),
-        },
-        "usage": answers.USAGE_SCHEMA,
-        "status": answers.STATUS_SCHEMA,
-    },
-    optional=["status"],
-)
+def _read_right(value: Any) -> Any:
+    return value if isinstance(value, str | dict) else dialect.DOCUMENTS.validate_python(value)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    num_pairs: int
-    raw: bool
+_LEFT = [dialect.QUERY.json_schema(), dialect.QUERIES.json_schema()]
+_RIGHT = [{**DOCUMENT_SCHEMA, "type": ["string", "object"]}, dialect.DOCUMENTS.json_schema()]
+_Left = Annotated[
+    list[str],
+    PlainValidator(_read_left),
+    WithJsonSchema({"description": "One query for all documents, or one per document.", "anyOf": _LEFT}),
+]
+_Right = Annotated[
+    Any,
+    PlainValidator(_read_right),
+    WithJsonSchema(
+        {
+            "description": "One document or a list; with several queries, one document per query.",
+            "anyOf": _RIGHT,
+        }
+    ),
+]
 
-    def render(self, outcome: Outcome) -> dict[str, Any]:
-        scores: list[PairScore | None] = [one for result in outcome.results for one in result.scores]
+
+class ScoreRequest(dialect.Instructed, dialect.RawScores, dialect.Dialect):
+    """`text_1` and `text_2`. The other spellings declare the two sides again with other names."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    name: ClassVar[str] = "score"
+
+    left: _Left = Field(alias="text_1")
+    right: _Right = Field(alias="text_2")
+    model: dialect.Text = None
+    truncate: dialect.Flag = Field(default=None, description=dialect.TRUNCATE)
+
+    def to_request(self) -> dialect.RankingRequest:
+        """Return what to rank."""
+        left, place = (str(type(self).model_fields[side].alias) for side in ("left", "right"))
+        is_list = isinstance(self.right, list)
+        texts = texts_of(self.right, place) if is_list else (text_of(self.right, place),)
+        if len(self.left) > 1 and len(self.left) != len(texts):
+            numbers = f"{len(texts)} documents for {len(self.left)} of {left}"
+            raise BodyError(f"{place} has {numbers}; pass one query, or one per document")
+        return dialect.RankingRequest(
+            queries=tuple(self.left),
+            documents=(texts,) if len(self.left) == 1 else tuple((text,) for text in texts),
+            instruction=self.effective_instruction,
+            model=self.model,
+            allow_truncation=self.truncate is not False,
+        )
+
+    def from_result(self, outcome: dialect.Outcome) -> ScoreAnswer:
+        """Return the answer."""
+        raw = self.raw
         return {
             "id": outcome.request_id,
             "object": "list",
             "created": outcome.created_s,
             "model": outcome.model,
             "data": [
-                self._entry(index, score) for index, score in enumerate(scores or [None] * self.num_pairs)
+                {
+                    "index": index,
+                    "object": "score",
+                    "score": answers.score_of(one, raw=raw),
+                    **answers.details(one),
+                }
+                for index, one in enumerate(answers.in_input_order(outcome.results))
             ],
             "usage": answers.usage(outcome.results),
             **answers.status(outcome.results),
         }
 
-    def _entry(self, index: int, score: PairScore | None) -> dict[str, Any]:
-        entry: dict[str, Any] = {"index": index, "object": "score", "score": None}
-        if score is None:
-            return entry
-        return {**entry, "score": answers.score_of(score, raw=self.raw), **answers.details(score)}
+
+class _DataRequest(ScoreRequest):
+    """`data_1` and `data_2`."""
+
+    model_config = ConfigDict(json_schema_extra={})
+    left: _Left = Field(alias="data_1")
+    right: _Right = Field(alias="data_2")
 
 
-def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Convert a body to a request.
+class _DocumentsRequest(ScoreRequest):
+    """`queries` and `documents`."""
 
-    Raises:
-        BodyError: A value is missing or invalid, or the numbers of queries and documents differ.
-    """
-    left, right = _chosen(body)
-    queries = _read_queries(body, left)
-    texts = _read_documents(body, right)
-    if len(queries) > 1 and len(queries) != len(texts):
-        raise BodyError(
-            f"{right} has {len(texts)} documents for {len(queries)} of {left}; pass one query, or one per document"
-        )
-    return RankingRequest(
-        dialect=NAME,
-        queries=queries,
-        documents=(texts,) if len(queries) == 1 else tuple((text,) for text in texts),
-        render=_Request(len(texts), fields.read_raw(body)).render,
-        instruction=fields.read_instruction(body),
-        model=fields.read_text(body, "model"),
-        allow_truncation=fields.read_flag(body, "truncate", default=True),
-    )
+    model_config = ConfigDict(json_schema_extra={})
+    left: _Left = Field(alias="queries")
+    right: _Right = Field(alias="documents")
 
 
-def _chosen(body: Mapping[str, Any]) -> tuple[str, str]:
-    left = next((left for left, _ in SPELLINGS if body.get(left) is not None), None)
-    if left is None:
-        raise BodyError(
-            "text_1 is missing; pass text_1 and text_2, data_1 and data_2, or queries and documents or items"
-        )
-    rights = [right for name, right in SPELLINGS if name == left]
-    return left, next((right for right in rights if body.get(right) is not None), rights[0])
+class _ItemsRequest(ScoreRequest):
+    """`queries` and `items`."""
+
+    model_config = ConfigDict(json_schema_extra={})
+    left: _Left = Field(alias="queries")
+    right: _Right = Field(alias="items")
 
 
-def _read_queries(body: Mapping[str, Any], left: str) -> tuple[str, ...]:
-    value = body.get(left)
-    if not isinstance(value, list):
-        return (fields.check_query(value, left),)
-    queries = fields.check_list(value, left, "queries")
-    return tuple(fields.check_query(one, f"{left}[{index}]") for index, one in enumerate(queries))
+SPELLINGS: tuple[tuple[tuple[str, ...], type[ScoreRequest]], ...] = (
+    (("text_1",), ScoreRequest),
+    (("data_1",), _DataRequest),
+    (("queries", "documents"), _DocumentsRequest),
+    (("queries", "items"), _ItemsRequest),
+)
+"""Deciding keys and model of each spelling: the first whose keys are all present applies."""
 
 
-def _read_documents(body: Mapping[str, Any], right: str) -> tuple[str, ...]:
-    value = body.get(right)
-    if isinstance(value, str | dict):
-        return (text_of(value, right),)
-    if value is not None and not isinstance(value, list):
-        raise BodyError(
-            f"{right} has the wrong type: {json_type(value)}; pass a document or a list of documents"
-        )
-    documents = fields.check_list(value, right, "documents")
-    return texts_of(documents, right)
+class ScoreEntry(answers.Details):
+    """The score of one pair."""
+
+    index: answers.Index
+    object: Literal["score"]
+    score: answers.Score
+
+
+class ScoreAnswer(answers.Status):
+    """The answer to vLLM's score clients."""
+
+    id: Annotated[str, Field(description="The request id.")]
+    object: Literal["list"]
+    created: Annotated[int, Field(description="Unix time in seconds.")]
+    model: str
+    data: Annotated[list[ScoreEntry], Field(description="In input order.")]
+    usage: answers.Usage

@@ -5,70 +5,59 @@ Weaviate assigns scores by position, so the answer has all of them, in input ord
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar
 
-from qwen_rerank_plugins.service.schemas import answers, fields
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from qwen_rerank_plugins.service.schemas import answers, dialect
 from qwen_rerank_plugins.service.schemas.documents import texts_of
-from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest
 
-__all__ = ["ANSWER_SCHEMA", "NAME", "REQUEST_SCHEMA", "read"]
+__all__ = ["WeaviateAnswer", "WeaviateRequest"]
 
-NAME: Final = "weaviate"
-
-REQUEST_SCHEMA: Final = fields.object_schema(
-    {
-        "query": fields.QUERY,
-        "documents": fields.DOCUMENTS,
-        "property": {**fields.TEXT, "description": "Any string; ignored."},
-        **fields.INSTRUCTION_FIELDS,
-    },
-    required=["query", "documents"],
-    description="Weaviate",
-)
-
-ANSWER_SCHEMA: Final = answers.closed_schema(
-    {
-        "query": {"type": "string"},
-        "scores": {
-            "description": "Weaviate: in input order.",
-            "type": "array",
-            "items": answers.closed_schema({"document": {"type": "string"}, "score": answers.SCORE_SCHEMA}),
-        },
-    }
-)
+_EXAMPLE: dict[str, Any] = {
+    "query": "capital of France",
+    "documents": ["Berlin lies on the Spree", "Paris, capital of France"],
+    "property": "",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    query: str
-    texts: tuple[str, ...]
+class WeaviateRequest(dialect.Instructed, dialect.Dialect):
+    """Weaviate."""
 
-    def render(self, outcome: Outcome) -> dict[str, Any]:
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+    name: ClassVar[str] = "weaviate"
+
+    query: dialect.Query
+    documents: dialect.Documents
+    ignored: dialect.Text = Field(default=None, alias="property", description="Any string; ignored.")
+
+    def to_request(self) -> dialect.RankingRequest:
+        """Return what to rank."""
+        texts = texts_of(self.documents, "documents")
+        return dialect.RankingRequest((self.query,), (texts,), instruction=self.effective_instruction)
+
+    def from_result(self, outcome: dialect.Outcome) -> WeaviateAnswer:
+        """Return the answer."""
         (result,) = outcome.results
-        scores = answers.scores(result, raw=False) or [None] * len(self.texts)
-        entries = zip(self.texts, scores, strict=True)
         return {
             "query": self.query,
-            "scores": [{"document": text, "score": score} for text, score in entries],
+            "scores": [
+                {"document": answers.text_of(one), "score": answers.score_of(one)}
+                for one in answers.in_input_order([result])
+            ],
         }
 
 
-def read(body: Mapping[str, Any]) -> RankingRequest:
-    """Convert a body to a request.
+class WeaviateScore(TypedDict):
+    """The score of one document."""
 
-    Raises:
-        BodyError: A value is missing or invalid.
-    """
-    fields.read_text(body, "property")
-    query = fields.read_query(body)
-    documents = fields.read_documents(body)
-    texts = texts_of(documents, "documents")
-    return RankingRequest(
-        dialect=NAME,
-        queries=(query,),
-        documents=(texts,),
-        render=_Request(query, texts).render,
-        instruction=fields.read_instruction(body),
-    )
+    document: str
+    score: answers.Score
+
+
+class WeaviateAnswer(TypedDict):
+    """The answer to Weaviate."""
+
+    query: str
+    scores: Annotated[list[WeaviateScore], Field(description="In input order.")]

@@ -5,13 +5,11 @@
 import { element } from "./dom.js";
 
 /**
- * Put cells on the clipboard, as plain text and as a table.
- * @param {string} plain
- * @param {string} html
+ * Put text on the clipboard.
+ * @param {Record<string, string>} types the text in each media type
  * @returns {Promise<boolean>} whether the browser allowed it
  */
-export async function copyCells(plain, html) {
-  const types = { "text/plain": plain, "text/html": html };
+export async function copy(types) {
   try {
     const blobs = Object.entries(types).map(([type, text]) => [type, new Blob([text], { type })]);
     await navigator.clipboard.write([new ClipboardItem(Object.fromEntries(blobs))]);

@@ -2,7 +2,7 @@
  * The ranking as a table: sorting, copying, export. Knows rows and spreadsheets' formats, not the service.
  */
 
-import { copyCells, saveFile } from "./clipboard.js";
+import { copy, saveFile } from "./clipboard.js";
 import { element } from "./dom.js";
 import { toCsv, toHtml, toTsv } from "./exporting.js";
 import { language, number, score, t } from "./i18n.js";
@@ -130,12 +130,12 @@ function sheetOf(rows) {
  * @param {HTMLElement} note
  */
 function copyButton(rows, note) {
-  const copy = async () => {
+  const copyCells = async () => {
     const sheet = sheetOf(rows());
-    const copied = await copyCells(toTsv(sheet), toHtml(sheet));
+    const copied = await copy({ "text/plain": toTsv(sheet), "text/html": toHtml(sheet) });
     note.textContent = copied ? t("copied", { n: sheet.rows.length }) : t("copyFailed");
   };
-  return element("button", { type: "button", class: "small", click: copy }, t("copy"));
+  return element("button", { type: "button", class: "small", click: copyCells }, t("copy"));
 }
 
 /**

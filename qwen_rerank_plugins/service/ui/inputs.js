@@ -5,7 +5,7 @@
 import { byId, debounced, element } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
 import { language, t } from "./i18n.js";
-import { clearInput, loadInput, saveInput } from "./state.js";
+import { clearInput, loadInput, saveInput, takeLinkedInput } from "./state.js";
 import { documentsFromClipboard } from "./tables.js";
 import { documentsOf, lineRange } from "./text.js";
 
@@ -94,6 +94,8 @@ export function setUpInputs({ onChange }) {
 
   const saved = loadInput();
   if (saved) write(saved);
+  const linked = takeLinkedInput();
+  if (linked) replace(linked, "");
   byId("instruction-box").open = fields.instruction.value !== "";
   return { addDocuments, read, refresh, find: (/** @type {number} */ index) => selectLine(fields.documents, index) };
 }

@@ -34,6 +34,22 @@ export function clearInput() {
   }
 }
 
+/**
+ * Take the input that a link holds, and remove it from the address. It is in the fragment, which is never sent to a server:
+ * `#query=…&document=…&document=…&instruction=…`.
+ * @returns {Input | null}
+ */
+export function takeLinkedInput() {
+  const fields = new URLSearchParams(location.hash.slice(1));
+  if (!fields.has("query")) return null;
+  history.replaceState(null, "", location.pathname + location.search);
+  return {
+    query: text(fields.get("query")),
+    instruction: text(fields.get("instruction")),
+    documents: fields.getAll("document").map((document) => document.replace(/\s+/g, " ")).join("\n"),
+  };
+}
+
 /** @returns {Preferences} */
 export function loadPreferences() {
   const { language, theme } = read(PREFERENCES) ?? {};

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, settings
 
 from qwen_rerank_plugins import PairScore, Reranker
 from qwen_rerank_plugins.service.errors import BodyError
-from qwen_rerank_plugins.service.schemas.registry import read_request
-from qwen_rerank_plugins.service.schemas.request import Outcome, RankingRequest, Route
+from qwen_rerank_plugins.service.schemas import read_request
+from qwen_rerank_plugins.service.schemas.dialect import Outcome, RankingRequest, Route
 from tests.doubles import FakeScorer
 
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,14 +44,14 @@ def outcome_of(request: RankingRequest, scores: Mapping[str, PairScore] = KNOWN,
 
 def answer(body: Any, *, route: Route = Route.RERANK, **options: Any) -> Any:
     """Return the JSON value of the answer."""
-    request = read_request(route, body)
-    return request.render(outcome_of(request, **options))
+    dialect = read_request(route, body)
+    return dialect.from_result(outcome_of(dialect.to_request(), **options))
 
 
 def refusal(body: Any, *, route: Route = Route.RERANK) -> BodyError | None:
     """Return the error of a body, or None if it is accepted."""
     try:
-        read_request(route, body)
+        read_request(route, body).to_request()
     except BodyError as error:
         return error
     return None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from qwen_rerank_plugins import EngineError, PairScore, Reranker
 from qwen_rerank_plugins.service.errors import BodyError
-from qwen_rerank_plugins.service.schemas.numbers import wire_number
-from qwen_rerank_plugins.service.schemas.registry import answer_schema, read_request
-from qwen_rerank_plugins.service.schemas.request import Outcome, Route
+from qwen_rerank_plugins.service.schemas import answer_schema, read_request
+from qwen_rerank_plugins.service.schemas.answers import wire_number
+from qwen_rerank_plugins.service.schemas.dialect import Outcome, Route
 from tests.doubles import FakeScorer
 from tests.service.schemas.answering import QUERY, TEXTS, answer, outcome_of, unhurried
 
@@ -136,9 +137,12 @@ def test_scores_are_float_literals_and_positions_are_integers(values: list[PairS
 
 @unhurried
 @given(lists, st.booleans())
-def test_every_answer_is_as_its_schema_says(values: list[PairScore], raw: bool) -> None:
-    for route, response in _rendered(values, raw_scores=raw):
+def test_every_answer_is_as_its_schema_and_its_type_say(values: list[PairScore], raw: bool) -> None:
+    bodies = _bodies(len(values))
+    for (route, body), (_, response) in zip(bodies, _rendered(values, raw_scores=raw), strict=True):
         jsonschema_rs.validator_for(answer_schema(route)).validate(json.loads(json.dumps(response)))
+        kind = get_type_hints(read_request(route, body).from_result)["return"]
+        TypeAdapter(kind).validate_python(response, strict=True, extra="forbid")
 
 
 def test_raw_scores_are_log_odds_in_every_dialect_that_knows_them() -> None:
@@ -167,13 +171,12 @@ def test_an_answer_without_scores_keeps_the_order_and_says_so(status: str) -> No
     settings: dict[str, Any] = {"enabled": False} if status == "disabled" else {"on_error": "keep_order"}
     scorer = FakeScorer(error=EngineError("broken"))
     for route, body in _bodies(3):
-        request = read_request(route, body)
+        dialect = read_request(route, body)
+        request = dialect.to_request()
         results = Reranker(scorer=scorer, **settings).rank_many(request.queries, request.documents)
-        response = request.render(Outcome(results, "m", "req-1", 0))
+        response = dialect.from_result(Outcome(results, "m", "req-1", 0))
         jsonschema_rs.validator_for(answer_schema(route)).validate(response)
-        if (
-            request.dialect == "opensearch"
-        ):  # its scores go by position, and none there means none for the hits
+        if dialect.name == "opensearch":  # its scores go by position, and none there means none for the hits
             assert (response["scores"], response["status"]) == ([], status)
             continue
         for entries in _entries(response):
@@ -182,7 +185,7 @@ def test_an_answer_without_scores_keeps_the_order_and_says_so(status: str) -> No
         if (
             isinstance(response, dict)
             and ("pairs" in response or "usage" in response)
-            and request.dialect
+            and dialect.name
             in {
                 "multi_query",
                 "cohere",
@@ -200,12 +203,12 @@ def test_an_answer_is_made_of_what_was_asked_and_changes_none_of_it() -> None:
     assert [one["document"]["text"] for one in response["results"]] == [TEXTS[2], TEXTS[1], TEXTS[0]]
 
 
-def test_an_exchange_renders_any_number_of_outcomes() -> None:
-    request = read_request(Route.RERANK, {"query": QUERY, "documents": TEXTS})
-    outcome = outcome_of(request)
+def test_a_request_answers_any_number_of_outcomes() -> None:
+    dialect = read_request(Route.RERANK, {"query": QUERY, "documents": TEXTS})
+    outcome = outcome_of(dialect.to_request())
     first, second = (
-        request.render(outcome),
-        request.render(replace(outcome, request_id="req-2")),
+        dialect.from_result(outcome),
+        dialect.from_result(replace(outcome, request_id="req-2")),
     )
     assert (first["id"], second["id"]) == ("req-1", "req-2")
     assert {**first, "id": ""} == {**second, "id": ""}

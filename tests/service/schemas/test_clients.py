@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank_plugins.service.schemas.registry import read_request
-from qwen_rerank_plugins.service.schemas.request import Route
+from qwen_rerank_plugins.service.schemas import read_request
+from qwen_rerank_plugins.service.schemas.dialect import Route
 from tests.service.schemas.answering import FOX, PARIS, QUERY, TEXAS, TEXTS, answer
 
 MODEL = "rerank-v3.5"
@@ -294,7 +294,7 @@ CLIENTS: list[tuple[str, dict[str, Any], str, Any]] = [
     ("body", "dialect", "expected"), [case[1:] for case in CLIENTS], ids=[case[0] for case in CLIENTS]
 )
 def test_a_client_is_answered_in_its_own_dialect(body: dict[str, Any], dialect: str, expected: Any) -> None:
-    assert read_request(Route.RERANK, body).dialect == dialect
+    assert read_request(Route.RERANK, body).name == dialect
     assert answer(body) == expected
 
 
@@ -315,7 +315,7 @@ def test_dashscope_s_own_client_is_answered_on_its_path_and_on_a_rerank_route() 
         "request_id": "req-1",
     }
     assert answer(body, route=Route.DASHSCOPE) == answer(body) == expected
-    assert read_request(Route.DASHSCOPE, body).instruction == "Find it."
+    assert read_request(Route.DASHSCOPE, body).to_request().instruction == "Find it."
 
 
 def test_several_queries_are_answered_one_entry_a_query() -> None:
@@ -384,5 +384,5 @@ def test_the_score_route_takes_four_spellings_and_answers_in_the_order_sent(left
     assert answer(one_to_many, route=Route.SCORE) == expected
     assert answer({**one_to_many, left: [QUERY]}, route=Route.SCORE) == expected
     assert answer(one_each, route=Route.SCORE) == expected
-    assert read_request(Route.SCORE, one_each).queries == (QUERY, "b", "c")
+    assert read_request(Route.SCORE, one_each).to_request().queries == (QUERY, "b", "c")
     assert answer({left: QUERY, right: FOX}, route=Route.SCORE)["data"] == SCORED[:1]

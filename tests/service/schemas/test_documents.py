@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas.documents import echo, text_of, texts_of
+from qwen_rerank_plugins.types import RankedDocument
 from tests.service.schemas.answering import unhurried
 
 json_values = st.recursive(
@@ -87,9 +88,9 @@ def test_a_part_that_is_no_text_is_refused_by_its_place(kind: str) -> None:
 
 def test_an_object_is_echoed_whole_and_anything_else_as_its_text() -> None:
     document = {"title": "T", "id": 7}
-    assert echo(document, "title: T\nid: 7") is document
-    assert echo("a text", "a text") == {"text": "a text"}
-    assert echo(["a", "b"], "a\nb") == {"text": "a\nb"}
+    assert echo(document, RankedDocument(0, "title: T\nid: 7")) is document
+    assert echo("a text", RankedDocument(0, "a text")) == {"text": "a text"}
+    assert echo(["a", "b"], RankedDocument(0, "a\nb")) == {"text": "a\nb"}
 
 
 def _words(value: Any) -> list[str]:

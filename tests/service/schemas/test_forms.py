@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank_plugins.service.schemas.registry import read_request
-from qwen_rerank_plugins.service.schemas.request import Route
+from qwen_rerank_plugins.service.schemas import read_request
+from qwen_rerank_plugins.service.schemas.dialect import Route
 from tests.service.schemas.answering import QUERY, TEXAS, TEXTS, answer, refusal
 
 BODY: dict[str, Any] = {"query": QUERY, "documents": TEXTS}
@@ -220,9 +220,9 @@ def test_the_instruction_has_two_spellings_and_blank_is_none(
         {"queries": [QUERY], "documents": [TEXTS], **options},
         {"input": BODY, "parameters": options},
     ):
-        assert read_request(Route.RERANK, body).instruction == instruction
+        assert read_request(Route.RERANK, body).to_request().instruction == instruction
     body = {"text_1": QUERY, "text_2": TEXTS, **options}
-    assert read_request(Route.SCORE, body).instruction == instruction
+    assert read_request(Route.SCORE, body).to_request().instruction == instruction
 
 
 @pytest.mark.parametrize(
@@ -235,16 +235,16 @@ def test_the_instruction_has_two_spellings_and_blank_is_none(
     ],
 )
 def test_only_a_client_that_says_so_gets_an_error_for_a_cut_document(body: dict[str, Any], key: str) -> None:
-    assert read_request(Route.RERANK, body).allow_truncation
-    assert read_request(Route.RERANK, {**body, key: None}).allow_truncation
-    assert read_request(Route.RERANK, {**body, key: True}).allow_truncation
-    assert not read_request(Route.RERANK, {**body, key: False}).allow_truncation
-    assert not read_request(Route.RERANK, {**body, key: "false"}).allow_truncation
+    assert read_request(Route.RERANK, body).to_request().allow_truncation
+    assert read_request(Route.RERANK, {**body, key: None}).to_request().allow_truncation
+    assert read_request(Route.RERANK, {**body, key: True}).to_request().allow_truncation
+    assert not read_request(Route.RERANK, {**body, key: False}).to_request().allow_truncation
+    assert not read_request(Route.RERANK, {**body, key: "false"}).to_request().allow_truncation
 
 
 def test_the_requested_model_is_read_and_the_answer_names_the_one_that_scored() -> None:
     body = {**BODY, "model": "rerank-v3.5"}
-    assert read_request(Route.RERANK, body).model == "rerank-v3.5"
+    assert read_request(Route.RERANK, body).to_request().model == "rerank-v3.5"
     assert answer(body)["model"] == "Qwen3-Reranker"
 
 
@@ -254,8 +254,8 @@ def test_a_single_query_may_have_its_documents_unwrapped() -> None:
 
 
 def test_a_list_of_fields_within_a_query_s_list_is_one_document() -> None:
-    request = read_request(Route.RERANK, {"queries": [QUERY], "documents": [[["a", "b"], "c"]]})
-    assert request.documents == (("a\nb", "c"),)
+    dialect = read_request(Route.RERANK, {"queries": [QUERY], "documents": [[["a", "b"], "c"]]})
+    assert dialect.to_request().documents == (("a\nb", "c"),)
 
 
 def test_a_document_is_echoed_as_it_was_sent_when_there_are_several_queries() -> None:

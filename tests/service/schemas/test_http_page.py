@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from qwen_rerank_plugins import LexicalScorer, Reranker
-from qwen_rerank_plugins.service.schemas.registry import DIALECTS, read_request
-from qwen_rerank_plugins.service.schemas.request import Outcome, Route
+from qwen_rerank_plugins.service.schemas import DIALECTS, read_request
+from qwen_rerank_plugins.service.schemas.dialect import Outcome, Route
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "http.md"
 EXAMPLE = re.compile(
@@ -30,11 +30,12 @@ def route_of(path: str) -> Route:
 
 def answer_of(route: Route, body: Any) -> Any:
     """What the service answers, with the id and the time that the page shows."""
-    request = read_request(route, body)
+    dialect = read_request(route, body)
+    request = dialect.to_request()
     results = Reranker(scorer=LexicalScorer()).rank_many(
         request.queries, request.documents, top_n=request.top_n
     )
-    return request.render(Outcome(results, "lexical", "d41c2a7e", 1_750_000_000))
+    return dialect.from_result(Outcome(results, "lexical", "d41c2a7e", 1_750_000_000))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["path"])
@@ -44,5 +45,5 @@ def test_a_request_on_the_page_gives_the_answer_below_it(example: dict[str, str]
 
 
 def test_the_page_has_an_example_of_every_dialect() -> None:
-    shown = [read_request(route_of(one["path"]), json.loads(one["body"])).dialect for one in EXAMPLES]
+    shown = [read_request(route_of(one["path"]), json.loads(one["body"])).name for one in EXAMPLES]
     assert sorted(shown) == list(DIALECTS)

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qwen_rerank_plugins import NonFiniteScoreError
-from qwen_rerank_plugins.service.schemas.numbers import wire_number
+from qwen_rerank_plugins.service.schemas.answers import wire_number
 from tests.service.schemas.answering import unhurried
 
 finite = st.floats(min_value=-1e14, max_value=1e14)

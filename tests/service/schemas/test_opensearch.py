@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank_plugins.service.schemas.registry import read_request
-from qwen_rerank_plugins.service.schemas.request import Route
+from qwen_rerank_plugins.service.schemas import read_request
+from qwen_rerank_plugins.service.schemas.dialect import Route
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"title": "Kettles", "body": "Vinegar removes limescale."},
@@ -19,7 +19,7 @@ DOCUMENTS: list[dict[str, Any]] = [
 
 def ranked_texts(documents: list[Any], rank_fields: list[str]) -> tuple[str, ...]:
     body = {"search": {"query_text": "q"}, "documents": documents, "rank_fields": rank_fields}
-    return read_request(Route.RERANK, body).documents[0]
+    return read_request(Route.RERANK, body).to_request().documents[0]
 
 
 def test_several_fields_become_one_text_and_missing_ones_nothing() -> None:
@@ -58,7 +58,9 @@ def test_a_dotted_name_leads_into_objects_and_lists(document: dict[str, Any], te
     ],
 )
 def test_the_query_is_read_where_the_cluster_puts_it(search: dict[str, Any], query: str) -> None:
-    assert read_request(Route.RERANK, {"search": search, "documents": DOCUMENTS}).queries == (query,)
+    assert read_request(Route.RERANK, {"search": search, "documents": DOCUMENTS}).to_request().queries == (
+        query,
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,4 +72,4 @@ def test_the_search_s_own_instruction_goes_before_the_connector_s(
 ) -> None:
     search = {"query_text": "q", "instruction": of_the_search}
     body = {"search": search, "documents": DOCUMENTS, "instruction": of_the_connector}
-    assert read_request(Route.RERANK, body).instruction == chosen
+    assert read_request(Route.RERANK, body).to_request().instruction == chosen

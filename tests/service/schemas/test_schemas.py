@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import Any
 
 import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from qwen_rerank_plugins.service.schemas.registry import answer_schema, request_schema
-from qwen_rerank_plugins.service.schemas.request import Route
+from qwen_rerank_plugins.service.errors import BodyError
+from qwen_rerank_plugins.service.schemas import (
+    DIALECTS,
+    answer_schema,
+    examples,
+    read_request,
+    request_schema,
+)
+from qwen_rerank_plugins.service.schemas.dialect import Route
 from tests.service.schemas.answering import refusal, sizes_differ, unhurried
 from tests.service.schemas.test_clients import CLIENTS
 
@@ -120,6 +129,8 @@ def _check(route: Route, body: Any) -> None:
     if not sizes_differ(body, route=route):
         error = refusal(body, route=route)
         assert valid is (error is None), (route, body, error)
+        # One of our own sentences, never one of pydantic's: a place, and what is wrong there.
+        assert error is None or re.match(r"(the body|[\w.\[\]]+) (is|has) ", str(error)), error
 
 
 @unhurried
@@ -166,6 +177,7 @@ def test_each_character_that_may_be_space_is_judged_alike() -> None:
     assert len(spaces) > 20
     for character in [*map(chr, range(0x250)), *spaces, "\u180e", "\u200b", "\u2060", "\ufeff"]:
         _check(Route.RERANK, {"query": character, "documents": ["a"]})
+        assert (refusal({"query": character, "documents": ["a"]}) is None) is bool(character.strip())
 
 
 @pytest.mark.parametrize("case", CLIENTS, ids=[case[0] for case in CLIENTS])
@@ -175,6 +187,26 @@ def test_what_real_clients_send_and_are_answered_is_declared(
     _, body, _, response = case
     assert VALIDATORS[Route.RERANK].is_valid(body)
     assert jsonschema_rs.validator_for(answer_schema(Route.RERANK)).is_valid(response)
+
+
+@pytest.mark.parametrize("route", Route)
+def test_every_dialect_has_an_example_that_it_takes_and_its_schema_allows(route: Route) -> None:
+    for name, example in examples(route).items():
+        assert read_request(route, example["value"]).name == name
+        assert VALIDATORS[route].is_valid(example["value"])
+    wanted = {Route.RERANK: set(DIALECTS) - {"score"}, Route.SCORE: {"score"}, Route.DASHSCOPE: {"dashscope"}}
+    assert set(examples(route)) == wanted[route]
+
+
+@pytest.mark.parametrize(
+    "body", [{"queries": [1] * 9, "documents": ["a"]}, {**VALID[0], "rank_fields": [1] * 9}]
+)
+def test_a_list_is_read_until_its_first_fault(body: dict[str, Any]) -> None:
+    """A list of a million faults costs no million errors."""
+    with pytest.raises(BodyError) as caught:
+        read_request(Route.RERANK, body)
+    assert isinstance(caught.value.__context__, ValidationError)
+    assert caught.value.__context__.error_count() == 1
 
 
 @pytest.mark.parametrize("route", Route)

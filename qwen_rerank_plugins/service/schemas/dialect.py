@@ -1,0 +1,328 @@
+"""What all dialects share: the request to rank, the outcome to answer from, the base model, and the types of fields.
+
+Fields accept what clients send in practice: null means absent, booleans may be "true" and "false", integers "3" and 2.0.
+A number is never converted to a string. Messages contain the place and type of a value, never the value. Nothing here
+knows HTTP, keys, queues or a particular dialect.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from qwen_rerank_plugins.service.errors import BodyError
+from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, json_type, texts_of
+from qwen_rerank_plugins.types import RerankResult
+
+__all__ = [
+    "DOCUMENTS",
+    "QUERIES",
+    "QUERY",
+    "TRUNCATE",
+    "Count",
+    "Dialect",
+    "Documents",
+    "Fields",
+    "Flag",
+    "Ignored",
+    "Instructed",
+    "Names",
+    "Outcome",
+    "Queries",
+    "Query",
+    "RankingRequest",
+    "RawScores",
+    "Route",
+    "SingleQuery",
+    "Text",
+    "validated",
+]
+
+T = TypeVar("T")
+
+
+class Route(enum.StrEnum):
+    """Kind of address. On RERANK addresses the body determines the dialect."""
+
+    RERANK = "rerank"
+    SCORE = "score"
+    DASHSCOPE = "dashscope"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of ranking a request.
+
+    Attributes:
+        results: One ranked list per query, in the order of the queries, with `scores` for every document.
+        model: Name of the model.
+        request_id: The request id, as in the answer's header.
+        created_s: Unix time in whole seconds.
+    """
+
+    results: Sequence[RerankResult]
+    model: str
+    request_id: str
+    created_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class RankingRequest:
+    """A request, independent of its dialect.
+
+    Attributes:
+        queries: At least one query.
+        documents: One list of texts per query; a text may be empty, a list may not.
+        top_n: Maximum length of each ranked list; None for all documents.
+        instruction: Definition of relevance; None for the default.
+        model: Name of the requested model, or None.
+        allow_truncation: Whether documents may be truncated; if False, a truncated document is an error.
+    """
+
+    queries: tuple[str, ...]
+    documents: tuple[tuple[str, ...], ...]
+    top_n: int | None = None
+    instruction: str | None = None
+    model: str | None = None
+    allow_truncation: bool = True
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of pairs to score."""
+        return sum(map(len, self.documents))
+
+
+# Types of fields: how a JSON value is read, and its JSON Schema.
+
+_WORDS: Final = {"true": True, "True": True, "false": False, "False": False}
+_DIGITS: Final = re.compile(r"[0-9]{1,18}")
+# Contains a character other than those that str.strip() removes; the meaning of \S differs between engines.
+_VISIBLE: Final = r"[^\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+
+
+def _invalid(value: object, expected: str) -> PydanticCustomError:
+    return PydanticCustomError("invalid", f"has the wrong type: {json_type(value)}; pass {expected}")
+
+
+def _read_flag(value: Any) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value in _WORDS:
+        return _WORDS[value]
+    raise _invalid(value, "a boolean, 'true', 'false' or null")
+
+
+def _read_count(value: Any) -> int | None:
+    expected = "an integer; 0 or null returns all"
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        value = int(value)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _invalid(value, expected)
+    if value < 0:
+        raise PydanticCustomError("invalid", f"is negative; pass {expected}")
+    if isinstance(value, float) and not value.is_integer():
+        raise PydanticCustomError("invalid", f"is not an integer; pass {expected}")
+    return int(value) or None
+
+
+TRUNCATE: Final = (
+    "Whether documents may be truncated; if false, a truncated document is an error. True by default."
+)
+
+
+def _none_if_blank(value: str | None) -> str | None:
+    return value if value is not None and value.strip() else None
+
+
+Query = Annotated[str, Field(pattern=_VISIBLE, description="The query; not blank.")]
+Queries = Annotated[list[Query], Field(min_length=1, fail_fast=True, description="The queries.")]
+Documents = Annotated[
+    list[Annotated[Any, WithJsonSchema(DOCUMENT_SCHEMA)]],
+    Field(min_length=1, description="The documents to rank; at least one."),
+]
+Text = Annotated[str | None, AfterValidator(_none_if_blank)]
+Names = Annotated[
+    Annotated[list[str], Field(fail_fast=True)] | None,
+    Field(description="Fields of objects to rank, in this order; `a.b` is `b` in `a`."),
+]
+Flag = Annotated[
+    bool | None, PlainValidator(_read_flag), WithJsonSchema({"enum": [True, False, None, *_WORDS]})
+]
+Count = Annotated[
+    int | None,
+    PlainValidator(_read_count),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["integer", "null"], "minimum": 0},
+                {"type": "string", "pattern": "^[0-9]{1,18}$"},
+            ]
+        }
+    ),
+    Field(description="Number of results per query; all if absent, null or 0."),
+]
+Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
+
+QUERY: Final[TypeAdapter[str]] = TypeAdapter(Query)
+QUERIES: Final[TypeAdapter[list[str]]] = TypeAdapter(Queries)
+DOCUMENTS: Final[TypeAdapter[list[Any]]] = TypeAdapter(Documents)
+
+
+# Models.
+
+
+class Fields(BaseModel):
+    """Base of every object in a request. Keys that it does not define are ignored."""
+
+    model_config = ConfigDict(frozen=True)
+    _required: ClassVar[dict[str, None]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Collect the keys that a body must have."""
+        super().__pydantic_init_subclass__(**kwargs)
+        fields = cls.model_fields.items()
+        cls._required = {field.alias or name: None for name, field in fields if field.is_required()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent_is_null(cls, body: Any) -> Any:
+        return {**cls._required, **body} if isinstance(body, dict) else body
+
+
+class Instructed(Fields):
+    """The fields of the instruction, for every dialect that has both."""
+
+    instruction: Text = Field(
+        default=None, description="Definition of relevance; null or blank for the default."
+    )
+    instruct: Text = Field(default=None, description="Alias of `instruction`, which takes precedence.")
+
+    @property
+    def effective_instruction(self) -> str | None:
+        """`instruction`, or else `instruct`."""
+        return self.instruct if self.instruction is None else self.instruction
+
+
+class RawScores(Fields):
+    """The fields that request log-odds."""
+
+    raw_scores: Flag = Field(default=None, description="Return log-odds instead of probabilities.")
+    use_activation: Flag = Field(default=None, description="False has the effect of `raw_scores`: true.")
+
+    @property
+    def raw(self) -> bool:
+        """Whether log-odds are requested."""
+        return bool(self.raw_scores) or self.use_activation is False
+
+
+class Dialect(Fields, ABC):
+    """A request in one dialect.
+
+    Attributes:
+        name: Name of the dialect, for logs and metrics.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def to_request(self) -> RankingRequest:
+        """Return what to rank.
+
+        Raises:
+            BodyError: A value is invalid. The message contains no text of the request.
+        """
+
+    @abstractmethod
+    def from_result(self, outcome: Outcome) -> Any:
+        """Return the answer as plain JSON types, with scores rounded by `wire_number`.
+
+        Raises:
+            BodyError: Log-odds are requested, and the scorer does not return them.
+        """
+
+
+class SingleQuery(Instructed, Dialect):
+    """One query with its documents. Dialects that spell a field differently declare it again with an alias."""
+
+    query: Query
+    documents: Documents
+    model: Text = Field(default=None, description="Any name; the answer contains that of the served model.")
+    top_n: Count = None
+    truncate: Flag = Field(default=None, description=TRUNCATE)
+
+    def to_request(self) -> RankingRequest:
+        """Return what to rank."""
+        return RankingRequest(
+            queries=(self.query,),
+            documents=(self._texts(),),
+            top_n=self.top_n,
+            instruction=self.effective_instruction,
+            model=self.model,
+            allow_truncation=self.truncate is not False,
+        )
+
+    def _texts(self) -> tuple[str, ...]:
+        return texts_of(self.documents, type(self).model_fields["documents"].alias or "documents")
+
+
+# Errors.
+
+_EXPECTED: Final = {
+    "list_type": "a list",
+    "model_type": "an object",
+    "string_pattern_mismatch": "a string with at least one visible character",
+    "string_type": "a string",
+    "too_short": "at least one item",
+}
+
+
+def validated(read: Callable[[Any], T], value: Any, place: str = "") -> T:
+    """Return a value, read by pydantic.
+
+    Args:
+        read: Validates the value.
+        value: A JSON value.
+        place: Its place in the body, for errors.
+
+    Raises:
+        BodyError: The value is invalid; with status 400 if a list is empty.
+    """
+    try:
+        return read(value)
+    except ValidationError as error:
+        raise _body_error(error, place) from None
+
+
+def _body_error(error: ValidationError, place: str) -> BodyError:
+    """Return one error with its place, the type of the value, and what to pass."""
+    # That there is nothing to rank comes first.
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "too_short")
+    for part in first["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
+    kind, value = first["type"], first["input"]
+    if kind not in _EXPECTED:
+        return BodyError(f"{place} {first['msg']}")
+    problems = {"string_pattern_mismatch": "is blank", "too_short": "is empty"}
+    wrong = "is missing" if value is None else f"has the wrong type: {json_type(value)}"
+    message = f"{place} {problems.get(kind, wrong)}; pass {_EXPECTED[kind]}"
+    return BodyError(message, status=400 if kind == "too_short" else 422)
