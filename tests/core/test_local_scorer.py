@@ -141,6 +141,17 @@ def test_a_long_document_in_chunks_scores_as_its_best_chunk(demo_settings: Reran
     assert found.num_tokens > 1000
 
 
+def test_of_equally_good_chunks_the_first_is_the_best(
+    demo_settings: RerankConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = shared(demo_settings, long_documents="chunk", chunk_tokens=64, chunk_overlap=8, cache_entries=0)
+    monkeypatch.setattr(scorer._runtime.engines[0], "log_odds", lambda prompts: [1.0] * len(prompts))
+    (score,) = scorer.score([ScoreRequest(QUERY, LONG)])
+    scorer.close()
+    assert score.span is not None
+    assert score.span[0] == 0
+
+
 def test_a_long_query_is_cut_and_says_so(demo_settings: RerankConfig) -> None:
     scorer = shared(demo_settings, max_query_tokens=5)
     (score,) = scorer.score([ScoreRequest(QUERY * 10, "d")])
