@@ -122,11 +122,12 @@ class Engine:
         torch.set_num_threads(1)
 
     def info(self) -> dict[str, Any]:
-        """Return device, dtype, attention backend and prefix cache as plain JSON types."""
+        """Return device, dtype, attention backend, invariance and prefix cache as plain JSON types."""
         return {
             "device": self.name,
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "attention_backend": self.attention_backend.__name__,
+            "batch_invariant": self.decoder.is_batch_invariant,
             "prefix_cache": {
                 "entries": len(self.prefix_cache),
                 "bytes": self.prefix_cache.num_bytes,

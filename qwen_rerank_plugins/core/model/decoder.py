@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -38,6 +39,13 @@ the cache, slower.
 
 CPU_ROWS_PER_INT8_BLOCK = 512
 """The same for int8, whose weights are a quarter of the size and whose sums should stay in cache."""
+
+ROW_MULTIPLE = 8
+MIN_ROWS_PER_THREAD = 16
+"""On a CPU, products with fewer rows per thread are padded to a multiple of 8 rows. MKL rounds a row the same
+in any company, except for the last one to three rows of a thread's share, which use another kernel. Larger
+products have no such shares.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,9 @@ class Linear:
         self.bias = bias
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Multiply [rows, in] to [rows, out]; `out`, if given, receives the result."""
+        """Multiply [rows, in] to [rows, out]; `out`, if given, may receive the result."""
+        if missing := _missing_rows(x):
+            return F.linear(F.pad(x, (0, 0, 0, missing)), self.weight, self.bias)[: x.shape[0]]
         if out is None:
             return F.linear(x, self.weight, self.bias)
         if self.bias is None:
@@ -80,16 +90,34 @@ class Linear:
 
     def add_to(self, x: Tensor, y: Tensor) -> None:
         """Add the product with `y` to `x` in place."""
-        x.addmm_(y, self.weight.t())
+        if missing := _missing_rows(x):
+            padded_x, padded_y = (F.pad(t, (0, 0, 0, missing)) for t in (x, y))
+            x.copy_(padded_x.addmm_(padded_y, self.weight.t())[: x.shape[0]])
+        else:
+            x.addmm_(y, self.weight.t())
 
     def rows(self, first: int, last: int) -> Linear:
         """Return the layer of the outputs from `first` to `last`, as a view."""
         return Linear(self.weight[first:last], None if self.bias is None else self.bias[first:last])
 
+    def rounds_rows_alike(self) -> bool:
+        """Return whether a row of the product has the same bits among few other rows as among many."""
+        num_rows = MIN_ROWS_PER_THREAD * torch.get_num_threads() + 5
+        x = torch.randn(num_rows, self.weight.shape[1], generator=torch.Generator().manual_seed(0))
+        every = self(x)
+        return all(torch.equal(self(x[:count]), every[:count]) for count in range(1, num_rows, 3))
+
     @property
     def num_bytes(self) -> int:
         """Memory of the weights."""
         return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+
+
+def _missing_rows(x: Tensor) -> int:
+    """Return the rows to add to a product on a CPU, so that a row's rounding does not depend on the others."""
+    if x.device.type != "cpu" or x.shape[0] >= MIN_ROWS_PER_THREAD * torch.get_num_threads():
+        return 0
+    return -x.shape[0] % ROW_MULTIPLE
 
 
 @dataclass(slots=True)
@@ -175,8 +203,23 @@ class Decoder:
             forward_pass.layer(layer_index, x)
         x = forward_pass.last_layer(x)
         hidden = self.norm(x, self.weights.final_norm).float()
-        log_odds = hidden @ self.weights.head
+        # A matrix-vector product sums in another order for each number of rows.
+        log_odds = (hidden * self.weights.head).sum(-1)
         return log_odds[torch.tensor(layout.prompt_ends, device=self.device)], forward_pass.stored_kv
+
+    @cached_property
+    def is_batch_invariant(self) -> bool:
+        """Whether a score has the same bits in any company, as docs/invariance.md promises where this is True.
+
+        MKL's kernels differ between processors, so the products of the first layer are probed.
+        """
+        on_cpu = self.device.type == "cpu" and torch.backends.mkl.is_available()
+        if not on_cpu or self.dtype is not torch.float32 or self.architecture.attention.num_kv_heads == 1:
+            return False
+        layer = self.weights.layers[0]
+        return all(
+            linear.rounds_rows_alike() for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
+        )
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """Normalise the last dimension by its root mean square."""

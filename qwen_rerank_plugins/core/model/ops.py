@@ -47,7 +47,7 @@ class RotaryCache:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension by its root mean square."""
-    if _uses_torch_rms_norm(x):
+    if _uses_torch_kernels(x):
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     return (x * _inverse_rms(x, eps)).mul_(weight)
 
@@ -69,7 +69,7 @@ def apply_qk_norm_rope(
     target = out.view(heads.shape)
     if norm is None:
         _rotate(heads, rotation, target)
-    elif _uses_torch_rms_norm(x):
+    elif _uses_torch_kernels(x):
         _rotate(F.rms_norm(heads, (head_dim,), norm, eps), rotation, target)
     else:
         _rotate(heads, rotation.scaled(norm), target)
@@ -77,12 +77,16 @@ def apply_qk_norm_rope(
 
 
 def swiglu_(gate_up: Tensor) -> Tensor:
-    """Return SiLU of the first half of the columns times the second half, in place of the first."""
+    """Return SiLU of the first half of the columns times the second half; may overwrite its input."""
     gate, up = gate_up.chunk(2, -1)
-    return F.silu(gate, inplace=True).mul_(up)
+    if _uses_torch_kernels(gate):
+        return F.silu(gate, inplace=True).mul_(up)
+    # On a CPU torch's SiLU rounds the end of each thread's share differently from the rest; its exp does not.
+    denominator = gate.neg().exp_().add_(1)
+    return torch.div(gate, denominator, out=denominator).mul_(up)
 
 
-def _uses_torch_rms_norm(x: Tensor) -> bool:
+def _uses_torch_kernels(x: Tensor) -> bool:
     return x.device.type != "cpu" or x.dtype is not torch.float32
 
 
