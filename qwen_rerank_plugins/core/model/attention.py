@@ -182,7 +182,7 @@ def _sibling_blocks(layout: KVLayout, nodes: range | list[int]) -> Iterator[_Sib
             block is not None
             and node.parent == parent
             and len(node.ids) == block.length
-            and _is_adjacent(block, node.start)
+            and node.start == block.start + block.count * block.length
         ):
             block = _SiblingBlock(block.ancestors, block.start, block.length, block.count + 1, block.kv_start)
             continue
@@ -193,10 +193,6 @@ def _sibling_blocks(layout: KVLayout, nodes: range | list[int]) -> Iterator[_Sib
         parent = node.parent
     if block is not None:
         yield block
-
-
-def _is_adjacent(block: _SiblingBlock, start: int) -> bool:
-    return start == block.start + block.count * block.length
 
 
 def _split_block(block: _SiblingBlock, num_heads: int) -> Iterator[_SiblingBlock]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -167,7 +167,8 @@ class Decoder:
         self.is_quantized = weights.layers[0].output.weight.dtype is torch.int8
         dim = architecture.attention.head_dim
         exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=self.device) / dim
-        self._inverse_frequencies = 1.0 / architecture.rope_theta**exponents
+        self.norm = partial(rms_norm, eps=architecture.rms_eps)
+        self.inverse_frequencies = 1.0 / architecture.rope_theta**exponents
         self._rows_per_block = _rows_per_block(self.device, is_quantized=self.is_quantized)
 
     @torch.inference_mode()
@@ -221,16 +222,6 @@ class Decoder:
             linear.rounds_rows_alike() for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
         )
 
-    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Normalise the last dimension by its root mean square."""
-        return rms_norm(x, weight, self.architecture.rms_eps)
-
-    def rotation(self, positions: Sequence[int]) -> RotaryCache:
-        """Return the rotary embedding of tokens at these positions."""
-        return RotaryCache.at(
-            torch.tensor(positions, device=self.device), self._inverse_frequencies, self.dtype
-        )
-
     def blocks(self, num_rows: int) -> list[slice]:
         """Split rows into blocks of even size, none larger than fits the cache."""
         count = max(1, -(-num_rows // self._rows_per_block))
@@ -275,7 +266,9 @@ class _ForwardPass:
         self.mlp_buffer = self._empty(max(block, last_block), 2 * decoder.architecture.intermediate_size)
         self.last_rows = torch.tensor(layout.last_rows, device=decoder.device)
         positions = [n.position + i for n in forest.nodes if not n.is_cached for i in range(len(n.ids))]
-        self.rotation = decoder.rotation(positions)
+        self.rotation = RotaryCache.at(
+            torch.tensor(positions, device=decoder.device), decoder.inverse_frequencies, decoder.dtype
+        )
 
     def _empty(self, *size: int) -> Tensor:
         return torch.empty(size, dtype=self.decoder.dtype, device=self.decoder.device)
