@@ -38,18 +38,17 @@ async def create(request: Request) -> Response:
     with context_of(request.scope).stage("read"):
         job = await jobs.add(_owner(request), spec, pieces, declared)
     context_of(request.scope).num_bytes = job.num_bytes
-    return _json(_view(request, job), 202, {"Location": f"jobs/{job.id}"})
+    return _json(jobs.views(job)[0], 202, {"Location": f"jobs/{job.id}"})
 
 
 async def listing(request: Request) -> Response:
     """List the jobs of the caller's key, newest first."""
-    found = _jobs(request).list_for(_owner(request))
-    return _json({"object": "list", "data": [_view(request, job) for job in found]})
+    return _json({"object": "list", "data": _jobs(request).list_for(_owner(request))})
 
 
 async def show(request: Request) -> Response:
     """Return a job."""
-    return _json(_view(request, _job(request)))
+    return _json(_jobs(request).views(_job(request))[0])
 
 
 async def remove(request: Request) -> Response:
@@ -62,16 +61,16 @@ async def result(request: Request) -> Response:
     """Return the result of a job as a file."""
     job = _job(request)
     path = _jobs(request).result(job)
-    stem = job.spec.name.rpartition(".")[0] or job.spec.name
-    name = f"{stem}.ranked.{job.spec.output_format}"
-    return await _file(request, path, name, MEDIA_TYPES[job.spec.output_format])
+    stem = job.name.rpartition(".")[0] or job.name
+    name = f"{stem}.ranked.{job.output_format}"
+    return await _file(request, path, name, MEDIA_TYPES[job.output_format])
 
 
 async def rejected(request: Request) -> Response:
     """Return the rejected rows of a job as a file."""
     job = _job(request)
     path = _jobs(request).rejected(job)
-    stem = job.spec.name.rpartition(".")[0] or job.spec.name
+    stem = job.name.rpartition(".")[0] or job.name
     return await _file(request, path, f"{stem}.rejected.jsonl", MEDIA_TYPES["jsonl"])
 
 
@@ -87,11 +86,6 @@ def _owner(request: Request) -> str:
 
 def _job(request: Request) -> Job:
     return _jobs(request).get(_owner(request), request.path_params["id"])
-
-
-def _view(request: Request, job: Job) -> dict[str, Any]:
-    retention_s = app_state_of(request).settings.jobs_retention_s
-    return job.view(retention_s=retention_s, num_ahead=_jobs(request).num_ahead(job))
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -1,29 +1,30 @@
-"""Manages all jobs of a service: limits, queue, runs, and expiry.
+"""Manages all jobs of a service: limits, runs, and expiry.
 
-Everything runs on the event loop, except disk access, which has one thread, so that files change in the order of the
-calls. It knows no HTTP.
+Everything runs on the event loop, and so do reads of the database: they take less than a millisecond for hundreds of
+jobs. Writes have one thread, so that files and records change in the order of the calls. It knows no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from qwen_rerank_plugins.batch import BatchReport
+from qwen_rerank_plugins.batch import BatchProgress, BatchReport
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.service.admission import AdmissionController
 from qwen_rerank_plugins.service.errors import Problem, ProblemError, overloaded, problem_of
 from qwen_rerank_plugins.service.jobs.metrics import JobMetrics
-from qwen_rerank_plugins.service.jobs.records import FILES_PER_UPLOAD, Job, JobSpec, Progress, new_id
-from qwen_rerank_plugins.service.jobs.runner import Run, Runner, is_disk_full
-from qwen_rerank_plugins.service.jobs.store import Store
+from qwen_rerank_plugins.service.jobs.records import Job, JobSpec, Progress
+from qwen_rerank_plugins.service.jobs.runner import Run, is_disk_full
+from qwen_rerank_plugins.service.jobs.store import FILES_PER_UPLOAD, REJECTED, Store
 from qwen_rerank_plugins.service.lifecycle import Lifecycle
 from qwen_rerank_plugins.service.logs import log_fault
 from qwen_rerank_plugins.service.settings import ServiceSettings
@@ -38,6 +39,7 @@ T = TypeVar("T")
 SAVE_EVERY_S = 5.0
 SWEEP_EVERY_S = 30.0
 POLL_S = 0.1
+RETRY_S = 5.0  # after a failed write
 STOP_S = 10.0  # for running jobs to stop
 RETRY_AFTER_S = 60.0  # for a key that has reached jobs_max_per_key
 COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
@@ -64,47 +66,32 @@ class JobManager:
         admission: AdmissionController,
     ) -> None:
         assert settings.jobs_folder is not None
-        self._settings, self._lifecycle = settings, lifecycle
+        self._config, self._settings = config, settings
+        self._lifecycle, self._admission = lifecycle, admission
         self._store = Store(Path(settings.jobs_folder))
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="qwen-rerank-jobs")
-        self._jobs: dict[str, Job] = {}
         self._runs: dict[str, Run] = {}
         self._uploads: dict[str, Job] = {}  # incomplete uploads
-        self._served_s: dict[str, float] = {}  # owner → monotonic time at which their last job started
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []  # workers, and the sweep
         self._news = asyncio.Event()
         self._is_closing = False
-        self.metrics = JobMetrics(self._jobs)
-        self._runner = Runner(
-            config,
-            lifecycle,
-            admission,
-            self._store,
-            max_rows=settings.jobs_max_rows,
-            count_pairs=self.metrics.add_pairs,
-        )
+        self.metrics = JobMetrics(self._store.totals)
 
     # Lifecycle.
 
     async def start(self) -> None:
-        """Load the jobs of an earlier process, and start scoring."""
-        for job in await self._on_disk(self._store.load):
-            if job.is_cancelled:
-                await self._on_disk(self._store.remove, job.id)
-                continue
-            self._jobs[job.id] = job
+        """Complete what an earlier process began, and start scoring."""
+        await self._durably(self._store.recover)
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._settings.jobs_concurrency)]
         self._tasks.append(asyncio.create_task(self._sweep()))
 
     async def stop(self) -> None:
         """Stop running jobs, so that the next process resumes them, and release the folder."""
         self._is_closing = True
+        self._news.set()
         for run in self._runs.values():
             run.stop()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                for run in list(self._runs.values()):
-                    await run.over.wait()
+        await asyncio.wait(self._tasks[:-1], timeout=STOP_S)
         if self._runs:
             logger.warning("a job did not stop in time; the next process resumes it from its last call")
         for task in self._tasks:
@@ -119,10 +106,10 @@ class JobManager:
 
     # Requests of clients.
 
-    def list_for(self, owner: str) -> list[Job]:
-        """Return the jobs of an owner, newest first."""
-        mine = [job for job in self._jobs.values() if job.owner == owner and not job.is_cancelled]
-        return sorted(mine, key=lambda job: job.created_s, reverse=True)
+    def list_for(self, owner: str) -> list[dict[str, Any]]:
+        """Return the jobs of an owner as the owner sees them, newest first."""
+        jobs = map(self._live, self._store.list_for(owner))
+        return self.views(*(job for job in jobs if not job.is_cancelled))
 
     def get(self, owner: str, job_id: str) -> Job:
         """Return a job of an owner.
@@ -130,19 +117,23 @@ class JobManager:
         Raises:
             ProblemError: With status 404, also for the job of another owner.
         """
-        job = self._jobs.get(job_id)
-        if job is None or job.owner != owner or job.is_cancelled:
+        job = self._store.find(job_id)
+        if job is None or job.owner != owner or (job := self._live(job)).is_cancelled:
             raise ProblemError(Problem(404, "not found: no such job", reason="job"))
         return job
 
-    def num_ahead(self, job: Job) -> int | None:
-        """Return the number of jobs before a queued one; None for other jobs."""
-        if job.state != "queued":
-            return None
-        order = self._queue()
-        return len(self._runs) + order.index(job) if job in order else None
+    def _live(self, job: Job) -> Job:
+        """Return a stored job, or the object of its run, whose progress is newer."""
+        run = self._runs.get(job.id)
+        return job if run is None or job.finished_s is not None else run.job
 
-    def check_room(self, owner: str, num_bytes: int) -> None:
+    def views(self, *jobs: Job) -> list[dict[str, Any]]:
+        """Return jobs as their owner sees them."""
+        queue = self._store.queue(self._runs)
+        num_ahead = {job_id: place for place, job_id in enumerate(queue, len(self._runs))}
+        return [job.view(self._settings.jobs_retention_s, num_ahead.get(job.id)) for job in jobs]
+
+    def _check_limits(self, owner: str, num_bytes: int) -> None:
         """Reject an upload that exceeds a limit.
 
         Raises:
@@ -150,14 +141,16 @@ class JobManager:
         """
         if self._lifecycle.state == "draining":
             self._lifecycle.check_ready()
-        mine = sum(job.owner == owner for job in (*self._jobs.values(), *self._uploads.values()))
+        mine = sum(number for other, _, number, _ in self._store.totals(self._uploads) if other == owner)
+        mine += sum(job.owner == owner for job in self._uploads.values())
         if mine >= self._settings.jobs_max_per_key:
             message = f"too many jobs: {mine}, and the limit is {self._settings.jobs_max_per_key}; delete a job, or wait"
             raise ProblemError(overloaded(message, RETRY_AFTER_S, reason="jobs"))
         self._check_bytes(num_bytes)
 
     def _check_bytes(self, num_bytes: int) -> None:
-        stored = sum(job.stored_bytes for job in (*self._jobs.values(), *self._uploads.values()))
+        stored = sum(total for *_, total in self._store.totals(self._uploads))
+        num_bytes += sum(job.num_bytes for job in self._uploads.values())
         if stored + FILES_PER_UPLOAD * num_bytes > self._settings.jobs_max_total_bytes:
             raise ProblemError(_full())
 
@@ -173,8 +166,8 @@ class JobManager:
         Raises:
             ProblemError: With status 400 (empty), 415 (compressed), 429, 503 or 507.
         """
-        self.check_room(owner, declared)
-        job = Job(new_id(), owner, spec, declared)
+        self._check_limits(owner, declared)
+        job = Job(owner=owner, num_bytes=declared, **spec.model_dump())
         self._uploads[job.id] = job
         file: BinaryIO | None = None
         try:
@@ -182,13 +175,12 @@ class JobManager:
             await self._receive(job, file, pieces)
             await self._on_disk(self._store.commit, job, file)
         except BaseException as error:
-            self._disk.submit(self._store.discard, job, file)
+            self._disk.submit(self._discard, job, file)
             if is_disk_full(error):
                 raise ProblemError(_full()) from error
             raise
         finally:
             del self._uploads[job.id]
-        self._jobs[job.id] = job
         self._news.set()
         _log("job queued", job)
         return job
@@ -197,7 +189,7 @@ class JobManager:
         size = 0
         async for piece in pieces:
             if piece and not size:
-                _check_beginning(piece, job.spec.input_format)
+                _check_beginning(piece, job.input_format)
             size += len(piece)
             if size > job.num_bytes:
                 self._check_bytes(size - job.num_bytes)
@@ -206,17 +198,20 @@ class JobManager:
         if not size:
             raise ProblemError(Problem(400, "the upload is empty; send the file as the body", reason="body"))
 
+    def _discard(self, job: Job, file: BinaryIO | None) -> None:
+        if file is not None:
+            file.close()
+        self._store.delete(job.id)
+
     async def remove(self, job: Job) -> None:
         """Cancel a job and delete its files."""
-        before, job.state = job.state, "cancelled"
         run = self._runs.get(job.id)
         if run is not None:
-            await self._save(job)  # in case the process dies before the run stops
+            run.job.state = "cancelled"
             run.stop()
-            return
-        await self._forget(job)
-        if before == "queued":
-            self.metrics.add_finished(job)
+            await self._durably(self._store.cancel, job.id)  # the process may die before the run stops
+        elif await self._durably(self._store.delete, job.id) and job.state == "queued":
+            self.metrics.add_finished("cancelled")
 
     def result(self, job: Job) -> Path:
         """Return the path of the result.
@@ -234,129 +229,92 @@ class JobManager:
         Raises:
             ProblemError: With status 409: there are none, or the job is not finished.
         """
-        if not job.is_finished:
+        if job.finished_s is None:
             raise ProblemError(Problem(409, f"the job is not finished: it is {job.state}", reason="job"))
         if job.rejected_bytes is None:
             raise ProblemError(Problem(409, "the job rejected no row", reason="job"))
-        return self._store.rejected_path(job)
+        return self._store.result_path(job, REJECTED)
 
     # Scoring.
 
     async def _work(self) -> None:
         while not self._is_closing:
-            job = next(iter(self._queue()), None) if self._lifecycle.state == "ready" else None
-            if job is None:
-                await self._wait()
+            self._news.clear()
+            job = self._next()
+            if job is not None:
+                await self._run(job)
                 continue
-            run = self._runs[job.id] = Run(job)
-            try:
-                await self._run(run)
-            except Exception as error:  # noqa: BLE001 (one job must not stop the others)
-                log_fault(error, f"job {job.id[:8]}")
-                job.fail(problem_of(error))
-            finally:
-                del self._runs[job.id]
-                run.over.set()
+            # Readiness of the engine is polled, since nothing signals it.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SWEEP_EVERY_S if self._lifecycle.state == "ready" else POLL_S):
+                    await self._news.wait()
 
-    async def _wait(self) -> None:
-        """Wait for a job. Readiness of the engine is polled, since nothing signals it."""
-        self._news.clear()
-        waiting = None if self._lifecycle.state == "ready" and not self._queue() else POLL_S
-        with suppress(TimeoutError):
-            async with asyncio.timeout(waiting):
-                await self._news.wait()
+    def _next(self) -> Job | None:
+        """Return the next job of the queue, if there is one and the engine is ready."""
+        try:
+            queue = self._store.queue(self._runs) if self._lifecycle.state == "ready" else []
+            return next(filter(None, map(self._store.find, queue)), None)
+        except sqlite3.Error as error:
+            log_fault(error, "jobs")
+            return None
 
-    def _queue(self) -> list[Job]:
-        """Return the unfinished jobs in order: started ones, then round-robin over owners, least recently served first."""
-        open_jobs = [job for job in self._jobs.values() if not job.is_finished and job.id not in self._runs]
-        mine = dict[str, int]()
-        places = {}
-        for job in sorted(open_jobs, key=lambda job: job.created_s):
-            places[job.id] = mine[job.owner] = mine.get(job.owner, -1) + 1
-        return sorted(
-            open_jobs,
-            key=lambda job: (
-                job.started_s is None,
-                places[job.id],
-                self._served_s.get(job.owner, 0.0),
-                job.created_s,
-            ),
+    async def _run(self, job: Job) -> None:
+        run = Run(
+            job, self._config, self._lifecycle, self._admission, self._store, self._settings.jobs_max_rows
         )
-
-    async def _run(self, run: Run) -> None:
-        job = run.job
+        self._runs[job.id] = run
         job.state, job.started_s = "running", job.started_s or time.time()
-        self._served_s[job.owner] = time.monotonic()
-        await self._save(job)
-        _log("job running", job)
-        outcome = await self._runner.run(run, self._progress_of(run))
-        if outcome is None and not job.is_cancelled:
-            await self._save(job)  # the service stops; the next process resumes the job
-            return
-        # A copy, published only when its files are complete; until then the job can still be cancelled.
-        ended = replace(job)
-        if outcome is not None and not job.is_cancelled:
-            self._end(ended, outcome)
-            await self._durably(self._store.finish, ended)
+        try:
+            if await self._durably(self._store.save, job) is not False:  # False: it was deleted
+                _log("job running", job)
+                await self._end(job, await run.outcome(self._note_progress, self.metrics.add_pairs))
+        except Exception as error:  # noqa: BLE001 (one job must not stop the others)
+            log_fault(error, f"job {job.id[:8]}")
+            await self._end(job, problem_of(error))
+        finally:
+            del self._runs[job.id]
+
+    async def _end(self, job: Job, outcome: BatchReport | Problem | None) -> None:
+        """Record the end of a run. If the disk is full, the job remains running until the record is written."""
+        ended = job.model_copy()  # until this is recorded, the job can be cancelled
+        if outcome is not None:
+            ended.end(outcome)
+        write = self._store.save if outcome is None else self._store.finish
+        while not job.is_cancelled and await self._durably(write, ended) is None:
+            if self._is_closing:
+                return
+            await asyncio.sleep(RETRY_S)
         if job.is_cancelled:
-            ended.state = "cancelled"
-            await self._forget(job)
-        else:
-            self._jobs[job.id] = ended
-        self.metrics.add_finished(ended)
-        _log(f"job {ended.state}", ended)
+            ended.state = job.state
+            await self._durably(self._store.delete, job.id)
+        if ended.state != "running":
+            self.metrics.add_finished(ended.state)
+            _log(f"job {ended.state}", ended)
 
-    def _progress_of(self, run: Run) -> Callable[[Progress], None]:
-        saved_s, phase = time.monotonic(), ""
-        base = run.job.progress.num_rows
-
-        def note(progress: Progress) -> None:
-            nonlocal saved_s, phase, base
-            run.job.progress = progress
-            self.metrics.add_rows(progress.num_rows - base)
-            base = max(base, progress.num_rows)
-            now = time.monotonic()
-            if run.job.state == "running" and (progress.phase != phase or now - saved_s > SAVE_EVERY_S):
-                saved_s, phase = now, progress.phase
-                self._disk.submit(self._store.save, run.job.id, run.job.as_json())
-
-        return note
-
-    @staticmethod
-    def _end(job: Job, outcome: BatchReport | Problem) -> None:
-        if isinstance(outcome, Problem):
-            job.fail(outcome)
-            return
-        job.state, job.finished_s = "done", time.time()
-        job.model, job.num_written = Path(outcome.model).name or outcome.model, outcome.num_written
-        rows, pairs, rejected = outcome.num_rows, outcome.num_pairs, outcome.num_rejected
-        job.progress = Progress("writing", 1.0, rows, pairs, rejected, outcome.pairs_per_s, 0.0)
+    def _note_progress(self, run: Run, progress: BatchProgress) -> None:
+        self.metrics.add_rows(progress.num_rows - run.job.progress.num_rows)
+        run.job.progress = Progress(**asdict(progress))
+        if time.monotonic() - run.saved_s > SAVE_EVERY_S and not self._is_closing:
+            run.saved_s = time.monotonic()
+            self._disk.submit(self._store.save, run.job.model_copy())
 
     # Expiry and disk.
 
     async def _sweep(self) -> None:
         """Delete expired jobs."""
         while True:
-            before = time.time() - self._settings.jobs_retention_s
-            for job in list(self._jobs.values()):
-                if job.finished_s is not None and job.finished_s < before:
-                    await self._forget(job)
-                    _log("job expired", job)
+            before_s = time.time() - self._settings.jobs_retention_s
+            for job in await self._durably(self._store.expire, before_s, tuple(self._runs)) or ():
+                _log("job expired", job)
             await asyncio.sleep(min(SWEEP_EVERY_S, self._settings.jobs_retention_s / 4))
 
-    async def _forget(self, job: Job) -> None:
-        self._jobs.pop(job.id, None)
-        await self._on_disk(self._store.remove, job.id)
-
-    async def _save(self, job: Job) -> None:
-        await self._durably(self._store.save, job.id, job.as_json())
-
-    async def _durably(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Write to disk. After a failure, a new process would only repeat some work."""
+    async def _durably(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Write to disk. Return None after a failure: a new process would only repeat some work."""
         try:
-            await self._on_disk(work, *args, **kwargs)
-        except OSError as error:
-            logger.warning("cannot write the state of a job: %s", error.strerror)
+            return await self._on_disk(work, *args, **kwargs)
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("cannot write the state of a job: %s", getattr(error, "strerror", None) or error)
+            return None
 
     async def _on_disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()

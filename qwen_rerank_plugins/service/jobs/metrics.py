@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from qwen_rerank_plugins.service.jobs.records import Job
+from qwen_rerank_plugins.service.jobs.records import SHOWN_STATES
 
 __all__ = ["JobMetrics"]
 
-SHOWN = ("queued", "running", "done", "failed")
 ENDS = ("done", "failed", "cancelled")
 
 
@@ -20,11 +19,11 @@ class JobMetrics(Collector):
     """Collector of the metrics of all jobs.
 
     Args:
-        jobs: All jobs, read at scrape time.
+        totals: Returns owner, state, number and bytes of jobs; called at scrape time.
     """
 
-    def __init__(self, jobs: Mapping[str, Job]) -> None:
-        self._jobs = jobs
+    def __init__(self, totals: Callable[[], Iterable[tuple[str, str, int, int]]]) -> None:
+        self._totals = totals
         self._ends: Counter[str] = Counter()
         self.num_pairs = self.num_rows = 0
 
@@ -33,29 +32,31 @@ class JobMetrics(Collector):
         self.num_pairs += number
 
     def add_rows(self, number: int) -> None:
-        """Count processed rows. A resumed run may start below the last count; negative numbers are ignored."""
+        """Count processed rows. Negative numbers are ignored: a run may start below the progress of an earlier one."""
         self.num_rows += max(0, number)
 
-    def add_finished(self, job: Job) -> None:
+    def add_finished(self, state: str) -> None:
         """Count a job that ended."""
-        self._ends[job.state] += 1
+        self._ends[state] += 1
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing, since the jobs are not loaded at registration."""
+        """Return nothing, since `collect` reads the database."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
         """Read the current values."""
-        jobs = list(self._jobs.values())
+        numbers, stored = Counter[str](), 0
+        for _, state, number, num_bytes in self._totals():
+            numbers[state] += number
+            stored += num_bytes
         states = GaugeMetricFamily("rerank_jobs", "Upload jobs, by state.", labels=["state"])
-        for state in SHOWN:
-            states.add_metric([state], sum(job.state == state for job in jobs))
+        for state in SHOWN_STATES:
+            states.add_metric([state], numbers[state])
         ends = CounterMetricFamily(
             "rerank_jobs_finished", "Jobs that ended, by final state.", labels=["state"]
         )
         for state in ENDS:
             ends.add_metric([state], self._ends[state])
-        stored = sum(job.stored_bytes for job in jobs)
         yield states
         yield ends
         yield GaugeMetricFamily("rerank_jobs_bytes", "Estimated bytes of the files of jobs.", value=stored)

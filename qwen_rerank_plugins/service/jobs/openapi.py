@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
-from qwen_rerank_plugins.service.errors import STATUSES
-from qwen_rerank_plugins.service.jobs.records import JobState
-from qwen_rerank_plugins.service.jobs.spec import FORMATS, MEDIA_TYPES, PARAMETERS, UPLOAD_TYPES
+from qwen_rerank_plugins.service.jobs.records import Job
+from qwen_rerank_plugins.service.jobs.spec import MEDIA_TYPES, PARAMETERS, UPLOAD_TYPES
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = ["JOB_SCHEMAS", "JOB_STATUSES", "Described", "describe"]
@@ -32,80 +31,28 @@ class Described:
     answer: Mapping[str, Any] = field(default_factory=dict)
 
 
-_NUMBER_OR_NULL = {"type": ["number", "null"]}
-_COUNT_OR_NULL = {"type": ["integer", "null"], "minimum": 0}
-_TIME = {"type": ["integer", "null"], "description": "Unix time in seconds."}
-
-
-def _object(properties: Mapping[str, Any], description: str) -> dict[str, Any]:
+def _schemas() -> dict[str, Any]:
+    job = Job.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+    del job["properties"]["owner"]  # not shown
+    job["required"].remove("owner")
+    listing = {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": {"$ref": "#/components/schemas/job"}},
+    }
     return {
-        "type": "object",
-        "description": description,
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
+        "job": job,
+        "jobs": {
+            "type": "object",
+            "description": "Newest first.",
+            "properties": listing,
+            "required": list(listing),
+            "additionalProperties": False,
+        },
+        **job.pop("$defs"),
     }
 
 
-_PROGRESS = _object(
-    {
-        "phase": {"type": "string", "enum": ["scoring", "writing"]},
-        "fraction": {
-            "type": "number",
-            "minimum": 0,
-            "maximum": 1,
-            "description": "Fraction of the current phase.",
-        },
-        "num_rows": {"type": "integer", "minimum": 0},
-        "num_pairs": {"type": "integer", "minimum": 0},
-        "num_rejected": {"type": "integer", "minimum": 0, "description": "Rows that were rejected."},
-        "pairs_per_s": _NUMBER_OR_NULL,
-        "seconds_left": _NUMBER_OR_NULL,
-    },
-    "Progress of the job.",
-)
-_PROBLEM = _object(
-    {
-        "status": {"type": "integer"},
-        "code": {"type": "string", "enum": sorted(code for code, _, _ in STATUSES.values())},
-        "error_type": {"type": "string", "enum": sorted({kind for _, kind, _ in STATUSES.values()})},
-        "message": {"type": "string"},
-    },
-    "Why the job failed, in the fields of an error answer.",
-)
-_JOB = _object(
-    {
-        "id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-        "state": {"type": "string", "enum": [state for state in get_args(JobState) if state != "cancelled"]},
-        "name": {"type": "string"},
-        "input_format": {"type": "string", "enum": list(FORMATS)},
-        "output_format": {"type": "string", "enum": list(FORMATS)},
-        "options": {"type": "object", "additionalProperties": {"type": "string"}},
-        "num_bytes": {"type": "integer", "minimum": 0},
-        "created": {"type": "integer", "description": "Unix time in seconds."},
-        "started": _TIME,
-        "finished": _TIME,
-        "expires": _TIME,
-        "num_ahead": {
-            **_COUNT_OR_NULL,
-            "description": "Number of jobs before it in the queue; null unless it is queued.",
-        },
-        "progress": _PROGRESS,
-        "model": {"type": ["string", "null"]},
-        "num_written": _COUNT_OR_NULL,
-        "result_bytes": _COUNT_OR_NULL,
-        "rejected_bytes": _COUNT_OR_NULL,
-        "problem": {"oneOf": [_PROBLEM, {"type": "null"}]},
-    },
-    "An upload job.",
-)
-_REFERENCE = {"$ref": "#/components/schemas/job"}
-JOB_SCHEMAS = {
-    "job": _JOB,
-    "jobs": _object(
-        {"object": {"const": "list"}, "data": {"type": "array", "items": _REFERENCE}}, "Newest first."
-    ),
-}
+JOB_SCHEMAS = _schemas()
 
 _BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 _FOLLOWING = ("get_v1_jobs_id", "get_v1_jobs_id_result", "get_v1_jobs_id_rejected", "delete_v1_jobs_id")

@@ -1,195 +1,141 @@
-"""The record of a job: as an object, as the JSON file in its folder, and as its owner sees it. Opens no file."""
+"""The record of a job: as an object, as a row of the database, and as its owner sees it. Opens no file."""
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
+import sqlite3
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self, get_args
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
 
-from qwen_rerank_plugins.batch import BatchProgress
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from qwen_rerank_plugins.batch import BatchReport
 from qwen_rerank_plugins.service.errors import STATUSES, Problem
 
-__all__ = ["FILES_PER_UPLOAD", "JOB_ID", "Job", "JobSpec", "JobState", "Progress", "new_id"]
+__all__ = ["FORMATS", "JOB_ID", "SHOWN_STATES", "Job", "JobSpec", "Progress"]
 
-JobState = Literal["queued", "running", "done", "failed", "cancelled"]
-"""A `cancelled` job is no longer listed; its files are deleted when its run has ended."""
-
-FORMAT_VERSION = 1
-ID_BYTES = 16
-FILES_PER_UPLOAD = 2  # the upload, and a result of about the same size
-JOB_ID = re.compile(r"[0-9a-f]{32}\Z")
-
-UNFINISHED: tuple[JobState, ...] = ("queued", "running")
+FORMATS = ("csv", "jsonl", "parquet")
+SHOWN_STATES = ("queued", "running", "done", "failed")
+JOB_ID = re.compile("^[0-9a-f]{32}$")
 
 
-def new_id() -> str:
-    """Return a random id."""
-    return secrets.token_hex(ID_BYTES)
+def _enum(values: Iterable[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "enum": list(values)})
 
 
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """The request of a client.
+Count = Annotated[int, WithJsonSchema({"type": "integer", "minimum": 0})]
+Format = Annotated[str, _enum(FORMATS)]
+UnixTime = Annotated[
+    float,
+    PlainSerializer(int, return_type=int, when_used="json"),
+    WithJsonSchema({"type": "integer", "description": "Unix time in seconds."}),
+]
 
-    Attributes:
-        name: Name of the file, shown to the client and used in the name of the result; never part of a path.
-        input_format: Format of the upload.
-        output_format: Format of the result.
-        options: The given options of the batch pipeline, as plain JSON types.
-    """
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_serialization_defaults_required=True)
+
+
+class JobSpec(_Record):
+    """The request of a client. The name is for the client, and never part of a path."""
 
     name: str
-    input_format: str
-    output_format: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    input_format: Format
+    output_format: Format
+    options: dict[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Progress of a job; see `BatchProgress`."""
+class Progress(_Record):
+    """Progress of the job."""
 
-    phase: str = "scoring"
-    fraction: float = 0.0
-    num_rows: int = 0
-    num_pairs: int = 0
-    num_rejected: int = 0
+    phase: Literal["scoring", "writing"] = "scoring"
+    fraction: Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "maximum": 1})] = Field(
+        default=0.0, description="Fraction of the current phase."
+    )
+    num_rows: Count = 0
+    num_pairs: Count = 0
+    num_rejected: Count = Field(default=0, description="Rows that were rejected.")
     pairs_per_s: float | None = None
     seconds_left: float | None = None
 
-    @classmethod
-    def of(cls, progress: BatchProgress) -> Self:
-        """Convert the progress of the batch pipeline."""
-        return cls(
-            progress.phase,
-            progress.fraction,
-            progress.num_rows,
-            progress.num_pairs,
-            progress.num_rejected,
-            progress.pairs_per_s,
-            progress.seconds_left,
-        )
+
+class JobProblem(_Record):
+    """Why the job failed, in the fields of an error answer."""
+
+    status: int
+    code: Annotated[str, _enum(sorted(code for code, _, _ in STATUSES.values()))]
+    error_type: Annotated[str, _enum(sorted({kind for _, kind, _ in STATUSES.values()}))]
+    message: str
 
 
-@dataclass(slots=True)
-class Job:
-    """An upload job.
+class Job(JobSpec):
+    """An upload job."""
 
-    Attributes:
-        id: Id in URLs, and name of its folder.
-        owner: Owner, as returned by `KeyRing.owner`.
-        spec: The request of the client.
-        num_bytes: Size of the upload.
-        created_s: Unix time of creation.
-        state: The current state.
-        started_s: Unix time when scoring first started.
-        finished_s: Unix time when it finished or failed.
-        progress: The current progress.
-        model: Name of the model, once it is done.
-        num_written: Number of rows in the result.
-        result_bytes: Size of the result; None without one.
-        rejected_bytes: Size of the rejected rows; None without any.
-        problem: Status and message of a failed job.
-    """
-
-    id: str
-    owner: str
-    spec: JobSpec
-    num_bytes: int
-    created_s: float = field(default_factory=time.time)
-    state: JobState = "queued"
-    started_s: float | None = None
-    finished_s: float | None = None
-    progress: Progress = field(default_factory=Progress)
+    id: str = Field(default_factory=lambda: secrets.token_hex(16), pattern=JOB_ID.pattern)
+    owner: str  # as returned by `KeyRing.owner`
+    # A `cancelled` job is no longer shown, and is deleted when its run has ended.
+    state: Annotated[Literal["queued", "running", "done", "failed", "cancelled"], _enum(SHOWN_STATES)] = (
+        "queued"
+    )
+    num_bytes: Count
+    created_s: UnixTime = Field(default_factory=time.time, serialization_alias="created")
+    started_s: UnixTime | None = Field(default=None, serialization_alias="started")
+    finished_s: UnixTime | None = Field(default=None, serialization_alias="finished")
+    expires_s: UnixTime | None = Field(default=None, serialization_alias="expires")
+    num_ahead: Count | None = Field(
+        default=None, description="Number of jobs before it in the queue; null unless it is queued."
+    )
+    progress: Progress = Progress()
     model: str | None = None
-    num_written: int | None = None
-    result_bytes: int | None = None
-    rejected_bytes: int | None = None
-    problem: tuple[int, str] | None = None
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether it is done, failed or cancelled."""
-        return self.state not in UNFINISHED
+    num_written: Count | None = None
+    result_bytes: Count | None = None
+    rejected_bytes: Count | None = None
+    problem: JobProblem | None = None
 
     @property
     def is_cancelled(self) -> bool:
         """Whether it is cancelled."""
         return self.state == "cancelled"
 
-    @property
-    def stored_bytes(self) -> int:
-        """Estimated size of its files in bytes."""
-        if not self.is_finished:
-            return FILES_PER_UPLOAD * self.num_bytes
-        return (self.result_bytes or 0) + (self.rejected_bytes or 0)
+    def end(self, outcome: BatchReport | Problem) -> None:
+        """Set the state to done or failed."""
+        self.finished_s = time.time()
+        if isinstance(outcome, Problem):
+            code, kind, _ = STATUSES.get(outcome.status, STATUSES[500])
+            self.state = "failed"
+            self.problem = JobProblem(
+                status=outcome.status, code=code, error_type=kind, message=outcome.message
+            )
+            return
+        self.state, self.model = "done", PurePath(outcome.model).name or outcome.model
+        self.num_written = outcome.num_written
+        numbers = ("num_rows", "num_pairs", "num_rejected", "pairs_per_s")
+        known = {name: getattr(outcome, name) for name in numbers}
+        self.progress = Progress(phase="writing", fraction=1.0, seconds_left=0.0, **known)
 
-    def fail(self, problem: Problem) -> None:
-        """Set the state to failed."""
-        self.state, self.finished_s = "failed", time.time()
-        self.problem = (problem.status, problem.message)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the content of its file."""
-        return {"version": FORMAT_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Create a job from the value that `as_json` returned.
-
-        Raises:
-            ValueError: The value is invalid, or of another version.
-        """
-        fields = dict(value)
-        if fields.pop("version", None) != FORMAT_VERSION or fields.get("state") not in get_args(JobState):
-            raise ValueError("not a job of this version")
-        try:
-            fields["spec"] = JobSpec(**fields["spec"])
-            fields["progress"] = Progress(**fields["progress"])
-            problem = fields["problem"]
-            fields["problem"] = None if problem is None else (int(problem[0]), str(problem[1]))
-            return cls(**fields)
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError("not a job of this version") from error
-
-    def view(self, *, retention_s: float, num_ahead: int | None) -> dict[str, Any]:
+    def view(self, retention_s: float, num_ahead: int | None) -> dict[str, Any]:
         """Return the job as its owner sees it.
 
         Args:
             retention_s: Time that a finished job is kept, in seconds.
-            num_ahead: Number of jobs before it in the queue, or None.
+            num_ahead: Number of jobs before it in the queue; None unless it is in the queue.
         """
-        return {
-            "id": self.id,
-            "state": self.state,
-            "name": self.spec.name,
-            "input_format": self.spec.input_format,
-            "output_format": self.spec.output_format,
-            "options": dict(self.spec.options),
-            "num_bytes": self.num_bytes,
-            "created": int(self.created_s),
-            "started": _whole(self.started_s),
-            "finished": _whole(self.finished_s),
-            "expires": _whole(self.finished_s and self.finished_s + retention_s),
-            "num_ahead": num_ahead,
-            "progress": asdict(self.progress),
-            "model": self.model,
-            "num_written": self.num_written,
-            "result_bytes": self.result_bytes,
-            "rejected_bytes": self.rejected_bytes,
-            "problem": _problem_view(self.problem),
-        }
+        expires_s = self.finished_s and self.finished_s + retention_s
+        shown = {"expires_s": expires_s, "num_ahead": num_ahead if self.state == "queued" else None}
+        values = self.model_copy(update=shown).model_dump(mode="json", by_alias=True, exclude={"owner"})
+        return {"id": self.id, "state": self.state} | values
 
+    def as_row(self) -> dict[str, Any]:
+        """Return the values of the row in the database: each field, and all of them as JSON in `details`."""
+        row = self.model_dump()
+        return row | {"details": json.dumps(row)}
 
-def _whole(seconds: float | None) -> int | None:
-    return None if seconds is None else int(seconds)
-
-
-def _problem_view(problem: tuple[int, str] | None) -> dict[str, Any] | None:
-    if problem is None:
-        return None
-    status, message = problem
-    code, kind, _ = STATUSES.get(status, STATUSES[500])
-    return {"status": status, "code": code, "error_type": kind, "message": message}
+    @classmethod
+    def from_row(cls, row: sqlite3.Row) -> Self:
+        """Create a job from a row. The fields with a column of their own have the value of the column."""
+        fields = dict(row)
+        return cls.model_validate(json.loads(fields.pop("details")) | fields)

@@ -9,7 +9,9 @@ import asyncio
 import errno
 import logging
 import re
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -20,13 +22,13 @@ from qwen_rerank_plugins.reranker import Reranker
 from qwen_rerank_plugins.service.admission import AdmissionController
 from qwen_rerank_plugins.service.errors import Problem, problem_of
 from qwen_rerank_plugins.service.jobs.background import BackgroundScorer
-from qwen_rerank_plugins.service.jobs.records import Job, Progress
+from qwen_rerank_plugins.service.jobs.records import Job
 from qwen_rerank_plugins.service.jobs.spec import batch_options
-from qwen_rerank_plugins.service.jobs.store import Store
+from qwen_rerank_plugins.service.jobs.store import JOURNAL, Store
 from qwen_rerank_plugins.service.lifecycle import Lifecycle, in_daemon_thread
 from qwen_rerank_plugins.service.logs import log_fault
 
-__all__ = ["Run", "Runner", "is_disk_full"]
+__all__ = ["Run", "is_disk_full"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,25 +36,34 @@ CONCURRENCY = 2  # one call is computed while the next one is queued
 CALL_PAIRS = 32  # so that a stopped job, or one of a remote service, gives way soon
 _OPTION = re.compile(r"--([a-z][a-z-]+)")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SQLITE_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 
 
 @dataclass(slots=True)
 class Run:
-    """A running job.
+    """One run of a job.
 
     Attributes:
         job: The job; only modified on the event loop.
-        stopped: Set to stop the run.
-        too_many_rows: Whether it was stopped because it has too many rows.
-        over: Set when the run no longer uses the files.
-        scorer: Scores the job's pairs once it runs.
+        config: Settings of the reranker.
+        lifecycle: Owns the reranker.
+        admission: Number of pending requests.
+        store: The files of jobs.
+        max_rows: Maximum number of rows of a job.
+        stopped: Whether the run must stop; `stop` sets it.
+        scorer: Scores the job's pairs while it runs.
+        saved_s: Monotonic time at which the progress was saved.
     """
 
     job: Job
+    config: RerankConfig
+    lifecycle: Lifecycle
+    admission: AdmissionController
+    store: Store
+    max_rows: int
     stopped: threading.Event = field(default_factory=threading.Event)
-    too_many_rows: bool = False
-    over: asyncio.Event = field(default_factory=asyncio.Event)
     scorer: BackgroundScorer | None = None
+    saved_s: float = field(default_factory=time.monotonic)
 
     def stop(self) -> None:
         """Stop the run. Call it on the event loop."""
@@ -60,125 +71,100 @@ class Run:
         if self.scorer is not None:
             self.scorer.stop()
 
-
-class Runner:
-    """Runs jobs.
-
-    Args:
-        config: Settings of the reranker.
-        lifecycle: Owns the reranker.
-        admission: Number of pending requests.
-        store: The files of jobs.
-        max_rows: Maximum number of rows of a job.
-        count_pairs: Called with the number of scored pairs, on the event loop.
-    """
-
-    def __init__(
-        self,
-        config: RerankConfig,
-        lifecycle: Lifecycle,
-        admission: AdmissionController,
-        store: Store,
-        *,
-        max_rows: int,
-        count_pairs: Callable[[int], None],
-    ) -> None:
-        # Only the client sets top_n and min_score, as for requests.
-        fixed = {"top_n": None, "min_score": None, "deadline_s": None, "admission": "wait"}
-        self._config = config.replace(**fixed)
-        self._lifecycle, self._admission, self._store = lifecycle, admission, store
-        self._max_rows, self._count_pairs = max_rows, count_pairs
-
-    async def run(self, run: Run, on_progress: Callable[[Progress], None]) -> BatchReport | Problem | None:
-        """Run a job.
+    async def outcome(
+        self, on_progress: Callable[[Run, BatchProgress], None], count_pairs: Callable[[int], None]
+    ) -> BatchReport | Problem | None:
+        """Run the job.
 
         Args:
-            run: The job.
             on_progress: Called with the progress, on the event loop.
+            count_pairs: Called with the number of scored pairs, on the event loop.
 
         Returns:
             The report of a finished job, the problem of a failed one, None if it was stopped.
         """
-        loop = asyncio.get_running_loop()
+        loop, num_rows = asyncio.get_running_loop(), 0
 
         def forward(progress: BatchProgress) -> None:
-            if progress.num_rows > self._max_rows:
-                run.too_many_rows = True
-                run.stopped.set()
-            loop.call_soon_threadsafe(on_progress, Progress.of(progress))
+            nonlocal num_rows
+            num_rows = progress.num_rows
+            if num_rows > self.max_rows:
+                self.stopped.set()
+            loop.call_soon_threadsafe(on_progress, self, progress)
 
-        run.scorer = BackgroundScorer(self._lifecycle, self._admission, count=self._count_pairs)
-        if run.stopped.is_set():
-            run.scorer.stop()
+        scorer = self.scorer = BackgroundScorer(self.lifecycle, self.admission, count=count_pairs)
+        if self.stopped.is_set():
+            scorer.stop()
+        found: BatchReport | Problem | None
         try:
             report = await in_daemon_thread(
-                lambda: self._work(run, forward), name=f"qwen-rerank-job-{run.job.id[:8]}"
+                lambda: self._rank(scorer, forward), name=f"qwen-rerank-job-{self.job.id[:8]}"
             )
+            num_rows, found = report.num_rows, report if report.status == "complete" else None
         except Exception as error:  # noqa: BLE001 (any error ends the job)
-            return self._outcome(run, error)
-        if run.too_many_rows or report.num_rows > self._max_rows:
-            return self._row_limit_problem()
-        return report if report.status == "complete" else None
+            found = None if self._is_stopped() else self._problem(error)
+        if num_rows > self.max_rows:
+            return Problem(413, f"too many rows; upload at most {self.max_rows!r}", reason="rows")
+        return found
 
-    def _work(self, run: Run, on_progress: Callable[[BatchProgress], None]) -> BatchReport:
-        def stop() -> bool:
-            return run.stopped.is_set() or self._lifecycle.state == "draining"
+    def _is_stopped(self) -> bool:
+        return self.stopped.is_set() or self.lifecycle.state == "draining"
 
-        options = batch_options(run.job.spec, self._config, concurrency=CONCURRENCY)
+    def _rank(self, scorer: BackgroundScorer, on_progress: Callable[[BatchProgress], None]) -> BatchReport:
+        # Only the client sets top_n and min_score, as for requests.
+        config = self.config.replace(top_n=None, min_score=None, deadline_s=None, admission="wait")
+        options = batch_options(self.job, config, concurrency=CONCURRENCY)
         options = options.model_copy(update={"call_pairs": min(options.call_pairs, CALL_PAIRS)})
 
-        def score(*, resume: bool) -> BatchReport:
+        def rank() -> BatchReport:
             return run_batch(
-                self._store.input_path(run.job),
-                self._store.result_path(run.job),
-                reranker=Reranker(self._config, scorer=run.scorer),
+                self.store.input_path(self.job),
+                self.store.result_path(self.job),
+                reranker=Reranker(config, scorer=scorer),
                 options=options,
-                resume=resume,
+                resume=True,
                 overwrite=True,
                 on_progress=on_progress,
-                stop=stop,
+                stop=self._is_stopped,
             )
 
-        if self._store.journal_path(run.job).exists():
-            try:
-                return score(resume=True)
-            except InputError:
-                # The model or settings changed at the restart, so the earlier scores are invalid.
-                logger.warning(
-                    "restarting a job: its earlier scores were made with another model or other settings"
-                )
-                self._store.start_over(run.job)
-        return score(resume=False)
+        has_journal = self.store.result_path(self.job, JOURNAL).exists()
+        try:
+            return rank()
+        except InputError:
+            if not has_journal:
+                raise
+            # The model or settings changed at the restart, so the earlier scores are invalid.
+            logger.warning(
+                "restarting a job: its earlier scores were made with another model or other settings"
+            )
+            self.store.keep(self.job, self.store.input_path(self.job))
+            return rank()
 
-    def _outcome(self, run: Run, error: Exception) -> Problem | None:
-        if run.too_many_rows:
-            return self._row_limit_problem()
-        if run.stopped.is_set() or self._lifecycle.state == "draining":
-            return None
+    def _problem(self, error: Exception) -> Problem:
         if not isinstance(error, RerankError | OSError):
-            log_fault(error, f"job {run.job.id[:8]}")
+            log_fault(error, f"job {self.job.id[:8]}")
         if is_disk_full(error):
             return Problem(507, "no disk space left for the job's files", reason="storage")
         if isinstance(error, InputError | MissingDependencyError):
-            return Problem(422, self._client_message(run.job, str(error)), reason="input")
+            return Problem(422, self._client_message(str(error)), reason="input")
         return problem_of(error)
 
-    def _client_message(self, job: Job, message: str) -> str:
+    def _client_message(self, message: str) -> str:
         """Replace paths by the name of the client's file, and command-line options by parameters."""
-        upload = self._store.input_path(job)
-        for path in (upload, self._store.result_path(job)):
-            message = message.replace(str(path), job.spec.name).replace(path.name, job.spec.name)
+        upload = self.store.input_path(self.job)
+        for path in (upload, self.store.result_path(self.job)):
+            message = message.replace(str(path), self.job.name).replace(path.name, self.job.name)
         message = message.replace(f"{upload.parent}/", "").replace(str(upload.parent), "")
         return _OPTION.sub(lambda found: found[1].replace("-", "_"), message)
-
-    def _row_limit_problem(self) -> Problem:
-        return Problem(413, f"too many rows; upload at most {self._max_rows!r}", reason="rows")
 
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Return whether the cause of an error is a full disk or quota."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) in _SQLITE_FULL:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -16,10 +16,9 @@ from qwen_rerank_plugins.batch import BatchOptions
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.service.errors import BodyError, Problem, ProblemError
-from qwen_rerank_plugins.service.jobs.records import JobSpec
+from qwen_rerank_plugins.service.jobs.records import FORMATS, JobSpec
 
 __all__ = [
-    "FORMATS",
     "MEDIA_TYPES",
     "PARAMETERS",
     "UPLOAD_TYPES",
@@ -28,7 +27,6 @@ __all__ = [
     "read_job_spec",
 ]
 
-FORMATS = ("csv", "jsonl", "parquet")
 MEDIA_TYPES = {
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/x-ndjson",
@@ -131,10 +129,11 @@ def read_job_spec(query: QueryParams, headers: Headers, config: RerankConfig) ->
             raise BodyError(
                 f"format is not supported here: {chosen[:20]!r}; use one of {', '.join(formats())}"
             )
-    options: dict[str, Any] = {key: value for key, value in given.items() if key not in _NOT_OPTIONS}
+    options = {key: value for key, value in given.items() if key not in _NOT_OPTIONS}
     if "delimiter" not in options and (suffix == "tsv" or kind == "text/tab-separated-values"):
         options["delimiter"] = "\t"
-    spec = JobSpec(name or f"upload.{input_format}", input_format, output_format, options)
+    name = name or f"upload.{input_format}"
+    spec = JobSpec(name=name, input_format=input_format, output_format=output_format, options=options)
     batch_options(spec, config)
     return spec
 

@@ -1,13 +1,16 @@
-"""The jobs folder. Changes are atomic: a crash at any moment leaves complete jobs or nothing.
+"""The jobs folder: one database of records, and the files of each job. A crash at any moment loses nothing.
 
     FOLDER/lock                 locked by the service that uses the folder
-    FOLDER/ID.new/              an incomplete upload; deleted at the next start
-    FOLDER/ID/job.json          the record of the job
+    FOLDER/jobs.sqlite          the records of all jobs, with SQLite's own files beside it
+    FOLDER/ID.new/              an upload: without a record it is deleted at the next start, with one renamed to ID
     FOLDER/ID/input.csv         the upload, until the job is finished
     FOLDER/ID/result.csv        the result, with the files of the batch pipeline beside it
-    FOLDER/ID.gone/             a removed job; deleted at the next start
 
-No name from a client is part of a path. All methods block.
+A record is written after the files that it needs, and before the deletion of files that it no longer needs. Files with
+other names are never deleted, and no name from a client is part of a path.
+
+The database has a write-ahead log, so that reads never wait for writes: the event loop may read. Each write is a
+transaction of its own, is on the disk when it returns, and blocks meanwhile; all writes come from one thread.
 """
 
 from __future__ import annotations
@@ -16,63 +19,107 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
+import threading
+import time
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.service.jobs.records import JOB_ID, Job
 
-__all__ = ["Store"]
+__all__ = ["FILES_PER_UPLOAD", "JOURNAL", "REJECTED", "Store"]
 
 logger = logging.getLogger(__name__)
 
-RECORD = "job.json"
-LOCK = "lock"
-UPLOADING, REMOVED = ".new", ".gone"
-ONLY_OWNER = 0o700
+LOCK, DATABASE = "lock", "jobs.sqlite"
+UPLOADING = ".new"
+JOURNAL, REJECTED = ".journal", ".rejected.jsonl"
+FILES_PER_UPLOAD = 2  # the upload, and a result of about the same size
+
+VERSION = 1
+# The trigger counts turns: of two owners, `QUEUE` prefers the one whose last turn is longer ago.
+SCHEMA = """
+BEGIN;
+CREATE TABLE jobs (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed', 'cancelled')),
+    num_bytes INTEGER NOT NULL, created_s REAL NOT NULL, started_s REAL, finished_s REAL,
+    result_bytes INTEGER, rejected_bytes INTEGER, details TEXT NOT NULL CHECK (json_valid(details))
+);
+CREATE TABLE owners (owner TEXT PRIMARY KEY, turn INTEGER NOT NULL);
+CREATE TRIGGER turns AFTER UPDATE OF state ON jobs WHEN new.state = 'running' AND old.state <> 'running' BEGIN
+    INSERT OR REPLACE INTO owners VALUES (new.owner, (SELECT ifnull(max(turn), 0) + 1 FROM owners));
+END;
+PRAGMA user_version = 1;
+COMMIT;
+"""
+INSERT = """
+INSERT INTO jobs VALUES (:id, :owner, :state, :num_bytes, :created_s, :started_s, :finished_s, :result_bytes,
+    :rejected_bytes, :details)
+"""
+UPDATE = """
+UPDATE jobs SET state = :state, started_s = :started_s, finished_s = :finished_s, result_bytes = :result_bytes,
+    rejected_bytes = :rejected_bytes, details = :details WHERE id = :id AND state <> 'cancelled'
+"""
+QUEUE = """
+SELECT id FROM jobs LEFT JOIN owners USING (owner)
+WHERE state IN ('queued', 'running') AND id NOT IN (SELECT value FROM json_each(:ids))
+ORDER BY started_s IS NULL, row_number() OVER (PARTITION BY owner ORDER BY created_s, jobs.rowid),
+    ifnull(turn, 0), created_s, jobs.rowid
+"""
+TOTALS = """
+SELECT owner, state, count(*), sum(CASE WHEN finished_s IS NULL THEN :files_per_upload * num_bytes
+    ELSE ifnull(result_bytes, 0) + ifnull(rejected_bytes, 0) END)
+FROM jobs WHERE id NOT IN (SELECT value FROM json_each(:ids)) GROUP BY owner, state
+"""
 
 
 class Store:
-    """The files of all jobs, locked for one service.
+    """The records and files of all jobs, locked for one service.
 
     Args:
         folder: The folder; created if missing.
 
     Raises:
-        ConfigurationError: The folder cannot be used, or another service uses it.
+        ConfigurationError: The folder cannot be used, another service uses it, or its database has another version.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._reading = threading.Lock()  # a read during another one would see its older snapshot
+        opened = ExitStack()
+        self._close = weakref.finalize(self, opened.close)
         try:
-            folder.mkdir(mode=ONLY_OWNER, parents=True, exist_ok=True)
-            lock = _lock_file(folder / LOCK)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _lock(opened, folder / LOCK)
+            self._writer = _open_database(opened, folder / DATABASE)
+            self._reader = _connect(opened, folder / DATABASE)
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            reason = getattr(error, "strerror", None) or str(error)
             raise ConfigurationError(
                 f"jobs_folder cannot be used: {os.fspath(folder)!r}: {reason}; choose a writable folder that no other "
                 "service uses"
             ) from error
 
-        self._unlock = weakref.finalize(self, os.close, lock)
-
     def close(self) -> None:
-        """Release the lock."""
-        self._unlock()
+        """Close the database and release the lock."""
+        self._close()
 
-    # Uploads.
+    # Files.
 
     def begin(self, job: Job) -> BinaryIO:
-        """Open the file for an upload; `commit` or `discard` must follow.
+        """Open the file for an upload; `commit` or `delete` must follow.
 
         Raises:
             OSError: The disk is full, or the folder is missing.
         """
-        upload = self._upload_path(job)
-        upload.mkdir(mode=ONLY_OWNER)
+        upload = self._upload_path(job.id)
+        upload.mkdir(mode=0o700)
         return (upload / self.input_path(job).name).open("xb", buffering=0)
 
     def commit(self, job: Job, file: BinaryIO) -> None:
@@ -80,106 +127,181 @@ class Store:
 
         Raises:
             OSError: As for `begin`.
+            sqlite3.Error: The record cannot be written.
         """
         job.num_bytes = file.tell()
         os.fsync(file.fileno())
         file.close()
-        _replace_file(self._upload_path(job) / RECORD, job.as_json())
-        self._upload_path(job).rename(self._folder / job.id)
+        upload = self._upload_path(job.id)
+        _sync_folder(upload)
         _sync_folder(self._folder)
+        self._write(INSERT, **job.as_row())
+        upload.rename(self._folder / job.id)
 
-    def discard(self, job: Job, file: BinaryIO | None) -> None:
-        """Delete an upload."""
-        if file is not None:
-            file.close()
-        shutil.rmtree(self._upload_path(job), ignore_errors=True)
-
-    def _upload_path(self, job: Job) -> Path:
-        return self._folder / f"{job.id}{UPLOADING}"
-
-    # Jobs.
+    def _upload_path(self, job_id: str) -> Path:
+        return self._folder / f"{job_id}{UPLOADING}"
 
     def input_path(self, job: Job) -> Path:
         """Return the path of the upload."""
-        return self._folder / job.id / f"input.{job.spec.input_format}"
+        return self._folder / job.id / f"input.{job.input_format}"
 
-    def result_path(self, job: Job) -> Path:
-        """Return the path of the result."""
-        return self._folder / job.id / f"result.{job.spec.output_format}"
+    def result_path(self, job: Job, suffix: str = "") -> Path:
+        """Return the path of the result, or with a suffix, of a file that the batch pipeline writes beside it."""
+        return self._folder / job.id / f"result.{job.output_format}{suffix}"
 
-    def rejected_path(self, job: Job) -> Path:
-        """Return the path of the rows that the batch pipeline rejected."""
-        return self._beside_result(job, "rejected.jsonl")
-
-    def journal_path(self, job: Job) -> Path:
-        """Return the path of the journal of the batch pipeline, which exists until the result is written."""
-        return self._beside_result(job, "journal")
-
-    def _beside_result(self, job: Job, suffix: str) -> Path:
-        result = self.result_path(job)
-        return result.with_name(f"{result.name}.{suffix}")
-
-    def save(self, job_id: str, record: Mapping[str, Any]) -> None:
-        """Write the record of a job, unless the job was removed."""
-        with suppress(FileNotFoundError):
-            _replace_file(self._folder / job_id / RECORD, record)
-
-    def finish(self, job: Job) -> None:
-        """Delete all files of a finished job except its results, and record their sizes."""
-        kept = {RECORD, self.rejected_path(job).name}
-        kept |= {self.result_path(job).name} if job.state == "done" else set()
-        for path in (self._folder / job.id).iterdir():
-            if path.name not in kept:
+    def keep(self, job: Job, *paths: Path) -> None:
+        """Delete the other files of a job."""
+        for path in self._folder.glob(f"{job.id}/*"):
+            if path not in paths:
                 path.unlink(missing_ok=True)
+
+    # Records.
+
+    def find(self, job_id: str) -> Job | None:
+        """Return a job, unless it is cancelled."""
+        return next(iter(self._jobs("id = :id AND state <> 'cancelled'", id=job_id)), None)
+
+    def list_for(self, owner: str) -> list[Job]:
+        """Return the jobs of an owner, newest first, without cancelled ones."""
+        return self._jobs("owner = :owner AND state <> 'cancelled'", owner=owner)
+
+    def queue(self, running: Iterable[str]) -> list[str]:
+        """Return the ids of unfinished jobs except the running ones, in order.
+
+        Interrupted jobs come first, then one job per owner after the other, least recently served owner first.
+        """
+        return [row["id"] for row in self._read(QUEUE, ids=json.dumps(list(running)))]
+
+    def totals(self, without: Iterable[str] = ()) -> list[tuple[str, str, int, int]]:
+        """Return owner, state, number and estimated bytes of all jobs, except those with the given ids."""
+        values = {"ids": json.dumps(list(without)), "files_per_upload": FILES_PER_UPLOAD}
+        return [(*row,) for row in self._read(TOTALS, **values)]
+
+    def save(self, job: Job) -> bool:
+        """Write the record of a job, unless it is cancelled or deleted. Return whether it was written."""
+        return self._write(UPDATE, **job.as_row())
+
+    def finish(self, job: Job) -> bool:
+        """Record that a job is finished, and delete all of its files except its results.
+
+        The upload is deleted after the record is written: until then the job may have to run again. The other files
+        are deleted before, so that a full disk has room for the record.
+        """
+        results = self._results(job)
+        self.keep(job, self.input_path(job), *results)
         job.result_bytes = _size(self.result_path(job))
-        job.rejected_bytes = _size(self.rejected_path(job)) or None
-        self.save(job.id, job.as_json())
+        job.rejected_bytes = _size(self.result_path(job, REJECTED)) or None
+        if is_saved := self.save(job):
+            self.keep(job, *results)
+        return is_saved
 
-    def start_over(self, job: Job) -> None:
-        """Delete the results and the journal of a job."""
-        for path in (self._folder / job.id).glob(f"{self.result_path(job).name}*"):
-            path.unlink(missing_ok=True)
+    def _results(self, job: Job) -> list[Path]:
+        suffixes = ("", REJECTED) if job.state == "done" else (REJECTED,)
+        return [self.result_path(job, suffix) for suffix in suffixes]
 
-    def remove(self, job_id: str) -> None:
-        """Delete a job and its files, if it exists."""
-        removed = self._folder / f"{job_id}{REMOVED}"
-        with suppress(OSError):
-            (self._folder / job_id).rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)
+    def cancel(self, job_id: str) -> None:
+        """Mark a job as cancelled, so that it is deleted even after a crash."""
+        self._write("UPDATE jobs SET state = 'cancelled' WHERE id = :id", id=job_id)
 
-    def load(self) -> list[Job]:
-        """Read all jobs, and delete incomplete uploads and removed jobs."""
-        jobs = []
-        for path in sorted(self._folder.iterdir()):
-            if path.name.endswith((UPLOADING, REMOVED)):
-                shutil.rmtree(path, ignore_errors=True)
-            elif JOB_ID.match(path.name):
-                try:
-                    job = Job.from_json(json.loads((path / RECORD).read_bytes()))
-                except (OSError, ValueError):
-                    logger.warning("skipping a job that cannot be read: %s...", path.name[:8])
-                    continue
-                job.id = path.name
-                jobs.append(job)
-        return jobs
+    def delete(self, job_id: str) -> bool:
+        """Delete a job and its files. Return whether it had a record, which remains if a file cannot be deleted."""
+        with suppress(sqlite3.Error):  # on a full disk, deleting the files makes room for the rest
+            self.cancel(job_id)
+        for path in (self._folder / job_id, self._upload_path(job_id)):
+            shutil.rmtree(path, ignore_errors=True)
+        return not (self._folder / job_id).exists() and self._write(
+            "DELETE FROM jobs WHERE id = :id", id=job_id
+        )
+
+    def expire(self, before_s: float, running: Iterable[str]) -> list[Job]:
+        """Delete jobs that finished before a Unix time, and cancelled ones that do not run. Return them."""
+        jobs = self._jobs("finished_s < :before_s OR state = 'cancelled'", before_s=before_s)
+        return [job for job in jobs if job.id not in running and self.delete(job.id)]
+
+    def recover(self) -> None:
+        """Complete what a crash interrupted: uploads, deletions, and the ends of jobs."""
+        jobs = {job.id: job for job in self._jobs("TRUE")}
+        names = {path.name for path in self._folder.iterdir()}
+        for job_id in filter(JOB_ID.fullmatch, (name.removesuffix(UPLOADING) for name in names)):
+            if job_id not in names and job_id in jobs:
+                self._upload_path(job_id).rename(self._folder / job_id)
+            elif job_id not in names:
+                self.delete(job_id)
+        for job in jobs.values():
+            if job.is_cancelled or not (self._folder / job.id).is_dir():
+                self.delete(job.id)
+            elif job.finished_s is not None:
+                self.keep(job, *self._results(job))
+        if unknown := sum(name not in jobs for name in filter(JOB_ID.fullmatch, names)):
+            logger.warning(
+                "jobs_folder has %d folders without a record; delete those you do not need", unknown
+            )
+
+    def _jobs(self, where: str, **values: Any) -> list[Job]:
+        query = f"SELECT * FROM jobs WHERE {where} ORDER BY created_s DESC, rowid DESC"  # noqa: S608 (constant texts)
+        return [Job.from_row(row) for row in self._read(query, **values)]
+
+    def _read(self, query: str, **values: Any) -> list[sqlite3.Row]:
+        with self._reading:
+            return self._reader.execute(query, values).fetchall()
+
+    def _write(self, statement: str, **values: Any) -> bool:
+        """Execute a statement as a transaction. Return whether it changed a row."""
+        return self._writer.execute(statement, values).rowcount > 0
+
+
+def _lock(opened: ExitStack, path: Path) -> None:
+    import fcntl  # POSIX only
+
+    path.touch(0o600)
+    fcntl.flock(opened.enter_context(path.open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _open_database(opened: ExitStack, path: Path) -> sqlite3.Connection:
+    """Open the database for writing. A damaged one is moved aside, and a new one takes its place."""
+    path.touch(0o600)
+    db = _connect(opened, path)
+    if _is_damaged(db):
+        db.close()
+        aside = f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}"
+        for suffix in ("", "-wal", "-shm"):  # in this order: SQLite ignores a log without its database
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(path.with_name(aside + suffix))
+        logger.error(
+            "the database of jobs is damaged: it is renamed to %s, and its jobs are no longer listed; their files stay "
+            "in jobs_folder, in one folder per job: upload them again, or delete them",
+            aside,
+        )
+        return _open_database(opened, path)
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version not in {0, VERSION}:
+        raise sqlite3.NotSupportedError(
+            f"{path.name} has version {version}, and this release reads {VERSION}"
+        )
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    if version == 0:
+        db.executescript(SCHEMA)
+    return db
+
+
+def _is_damaged(db: sqlite3.Connection) -> bool:
+    try:
+        return bool(db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+            return True
+        raise
+
+
+def _connect(opened: ExitStack, path: Path) -> sqlite3.Connection:
+    db = opened.enter_context(closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)))
+    db.row_factory = sqlite3.Row
+    return db
 
 
 def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
-
-
-def _replace_file(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a file atomically."""
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        file.write(json.dumps(record).encode("ascii"))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _sync_folder(path.parent)
+    return path.stat().st_size if path.exists() else None
 
 
 def _sync_folder(folder: Path) -> None:
@@ -189,16 +311,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
-
-
-def _lock_file(path: Path) -> int:
-    """Open a file and lock it exclusively."""
-    import fcntl  # POSIX only
-
-    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(number)
-        raise
-    return number

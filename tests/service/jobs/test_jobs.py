@@ -15,7 +15,17 @@ import pytest
 
 from qwen_rerank_plugins import RerankConfig, Reranker
 from qwen_rerank_plugins.service.app import create_app
-from tests.service.jobs.uploads import CSV, Client, csv_file, pairs, records, rows_of, serving
+from tests.service.jobs.uploads import (
+    CSV,
+    OWN_FILES,
+    Client,
+    csv_file,
+    entries,
+    pairs,
+    records,
+    rows_of,
+    serving,
+)
 from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, running_service, wait_for
 
@@ -175,7 +185,7 @@ def test_rows_that_cannot_be_ranked_end_the_job_with_their_line_and_no_path(
     assert job_id not in job["problem"]["message"]
     assert_problem(client.http.get(f"/v1/jobs/{job_id}/result"), 409)
     assert_problem(client.http.get(f"/v1/jobs/{job_id}/rejected"), 409)
-    assert sorted(path.name for path in (folder / job_id).iterdir()) == ["job.json"]
+    assert sorted(path.name for path in (folder / job_id).iterdir()) == []
 
 
 def test_a_file_without_the_columns_is_named_as_its_owner_named_it(client: Client, folder: Path) -> None:
@@ -215,7 +225,7 @@ def test_a_cell_that_a_spreadsheet_would_compute_is_inert(client: Client) -> Non
     ["../../x.csv", "a/b\\c.csv", 'q"uote.csv', "line\r\nSet-Cookie: a=b.csv", "\u202egnp.csv", "猫.csv", ""],
 )
 def test_no_name_reaches_a_path_or_breaks_a_header(client: Client, folder: Path, name: str) -> None:
-    before = {path.name for path in folder.iterdir()}
+    before = entries(folder)
     job_id = client.upload(csv_file(ROWS), name=name)
     job = client.wait(job_id)
     answer = client.result(job_id)
@@ -224,8 +234,8 @@ def test_no_name_reaches_a_path_or_breaks_a_header(client: Client, folder: Path,
     assert "set-cookie" not in answer.headers
     assert not set('/\\\r\n"\u202e') & set(job["name"])
     assert unquote(disposition.partition("UTF-8''")[2]) == f"{job['name'].rpartition('.')[0]}.ranked.csv"
-    assert {path.name for path in folder.iterdir()} - before == {job_id}
-    assert sorted(path.name for path in (folder / job_id).iterdir()) == ["job.json", "result.csv"]
+    assert entries(folder) - before == {job_id}
+    assert sorted(path.name for path in (folder / job_id).iterdir()) == ["result.csv"]
 
 
 @pytest.mark.parametrize(
@@ -249,10 +259,10 @@ def test_no_name_reaches_a_path_or_breaks_a_header(client: Client, folder: Path,
 def test_a_wrong_parameter_is_named_before_anything_is_kept(
     client: Client, folder: Path, parameters: Any, words: str
 ) -> None:
-    before = {path.name for path in folder.iterdir()}
+    before = entries(folder)
     answer = client.http.post("/v1/jobs", content=csv_file(ROWS), headers=CSV, params=parameters)
     assert words in assert_problem(answer, 422)["message"]
-    assert {path.name for path in folder.iterdir()} == before
+    assert entries(folder) == before
 
 
 def test_a_file_of_unknown_format_is_rejected(client: Client) -> None:
@@ -312,7 +322,7 @@ def test_the_newest_job_is_listed_first(client: Client) -> None:
 def test_a_finished_job_leaves_nothing_of_its_upload(client: Client, folder: Path) -> None:
     job_id = client.upload(csv_file(ROWS))
     client.wait(job_id)
-    wait_for(lambda: len(list((folder / job_id).iterdir())) == 2)
+    wait_for(lambda: len(list((folder / job_id).iterdir())) == 1)
     client.remove(job_id)
     assert client.http.get(f"/v1/jobs/{job_id}").status_code == 404
     assert not (folder / job_id).exists()
@@ -320,7 +330,8 @@ def test_a_finished_job_leaves_nothing_of_its_upload(client: Client, folder: Pat
 
 def test_only_whoever_runs_the_service_can_read_the_folder(client: Client, folder: Path) -> None:
     job_id = client.upload(csv_file(ROWS))
-    assert (folder / job_id).stat().st_mode & 0o077 == 0
+    for name in (job_id, *OWN_FILES):
+        assert (folder / name).stat().st_mode & 0o077 == 0
     assert all(set(record) >= {"id", "owner", "state"} for record in records(folder))
 
 

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +18,14 @@ import pytest
 
 from qwen_rerank_plugins import RerankConfig, Reranker, ScoreRequest
 from qwen_rerank_plugins.service.admission import AdmissionController
-from qwen_rerank_plugins.service.jobs import background
+from qwen_rerank_plugins.service.jobs import background, manager
 from qwen_rerank_plugins.service.jobs.background import BackgroundScorer
+from qwen_rerank_plugins.service.jobs.records import Job
 from qwen_rerank_plugins.service.jobs.store import Store
 from qwen_rerank_plugins.service.lifecycle import Lifecycle
 from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.service.doubles import SteeredScorer
-from tests.service.jobs.uploads import CSV, Client, csv_file, pairs, records, serving
+from tests.service.jobs.uploads import CSV, Client, csv_file, entries, pairs, records, serving
 from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, wait_for
 
@@ -36,7 +38,7 @@ TIMEOUT_S = 0.6
 
 
 def is_empty(folder: Path) -> bool:
-    return {path.name for path in folder.iterdir()} == {"lock"}
+    return not entries(folder)
 
 
 def head(size: int, *, chunked: bool = False) -> bytes:
@@ -76,8 +78,9 @@ def test_a_job_is_there_for_its_own_key_alone(keyed: tuple[Path, RunningService]
     assert mine.result(job_id).content
     shown_otherwise = mine.http.get(f"/v1/jobs/{job_id}", headers={"Authorization": "", "X-API-Key": KEYS[0]})
     assert shown_otherwise.status_code == 200
-    text = "".join(path.read_text() for path in folder.glob("*/job.json"))
-    assert not [key for key in KEYS if key in text]
+    stored = b"".join(path.read_bytes() for path in folder.glob("jobs.sqlite*"))
+    assert job_id.encode() in stored
+    assert not [key for key in KEYS if key.encode() in stored]
 
 
 def test_a_key_has_no_more_jobs_than_it_may_and_another_s_are_not_counted(tmp_path: Path) -> None:
@@ -163,6 +166,54 @@ def test_a_full_disk_is_answered_507_and_leaves_nothing(
             assert_problem(client.post(CONTENT), 507)
         wait_for(lambda: is_empty(tmp_path))
         assert client.wait(client.upload(CONTENT))["state"] == "done"
+
+
+def test_a_full_database_is_answered_507_and_leaves_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as (running, client):
+        client.wait(client.upload(CONTENT))
+        assert running.service.jobs is not None
+        writer = running.service.jobs._store._writer
+        pages = {
+            name: writer.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "max_page_count")
+        }
+        writer.execute(f"PRAGMA max_page_count = {pages['page_count']}")
+        before = entries(tmp_path)
+        assert_problem(client.post(CONTENT, instruction="x" * 9000), 507)
+        wait_for(lambda: entries(tmp_path) == before)
+        writer.execute(f"PRAGMA max_page_count = {pages['max_page_count']}")
+        assert client.wait(client.upload(CONTENT, instruction="x" * 9000))["state"] == "done"
+        assert len(client.jobs()) == 2
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_the_end_of_a_job_is_recorded_when_the_disk_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_removed: bool
+) -> None:
+    finish, tried, has_room = Store.finish, threading.Event(), threading.Event()
+
+    def finish_if_room(store: Store, job: Job) -> bool:
+        tried.set()
+        if not has_room.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return finish(store, job)
+
+    monkeypatch.setattr(manager, "RETRY_S", 0.01)
+    monkeypatch.setattr(Store, "finish", finish_if_room)
+    with serving(tmp_path) as (running, client):
+        job_id = client.upload(CONTENT)
+        assert tried.wait(20)
+        assert client.state(job_id) == "running"
+        if is_removed:
+            client.remove(job_id)
+            wait_for(lambda: not entries(tmp_path))
+            assert client.jobs() == []
+        has_room.set()
+        if not is_removed:
+            assert client.wait(job_id)["num_written"] == len(ROWS)
+        with running.client() as other:
+            text = other.get("/metrics").text
+        assert f'rerank_jobs_finished_total{{state="{"cancelled" if is_removed else "done"}"}} 1.0' in text
+        assert f"rerank_job_pairs_total {len(ROWS)}.0" in text  # nothing was scored twice
 
 
 # Clients that are slow, or leave.
@@ -303,7 +354,8 @@ def test_jobs_are_counted_and_logged_without_a_text_or_a_name(
     assert "sesame" not in lines
     assert job_id not in lines
     assert job_id[:8] in lines
-    assert json.loads((tmp_path / job_id / "job.json").read_text())["spec"]["name"] == "sesame.csv"
+    details = {record["id"]: json.loads(record["details"]) for record in records(tmp_path)}
+    assert details[job_id]["name"] == "sesame.csv"
 
 
 def test_a_service_that_ends_takes_no_upload(tmp_path: Path) -> None:

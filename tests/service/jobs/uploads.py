@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import httpx
 
 from tests.service.servers import RunningService, running_service, wait_for
 
-__all__ = ["CSV", "Client", "csv_file", "pairs", "rows_of", "serving"]
+__all__ = ["CSV", "Client", "csv_file", "entries", "pairs", "records", "rows_of", "serving"]
 
 CSV = {"Content-Type": "text/csv"}
 FINISHED = ("done", "failed")
+OWN_FILES = {"lock", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"}
 
 
 def pairs(number: int, *, per_query: int = 5) -> list[dict[str, str]]:
@@ -126,4 +127,11 @@ def serving(folder: Path, **options: Any) -> Iterator[tuple[RunningService, Clie
 
 def records(folder: Path) -> list[dict[str, Any]]:
     """Return the records of all jobs in a folder."""
-    return [json.loads(path.read_text()) for path in folder.glob("*/job.json")]
+    with closing(sqlite3.connect(folder / "jobs.sqlite")) as db:
+        db.row_factory = sqlite3.Row
+        return [dict(row) for row in db.execute("SELECT * FROM jobs")]
+
+
+def entries(folder: Path) -> set[str]:
+    """Return the names in a jobs folder except those of the lock and the database."""
+    return {path.name for path in folder.iterdir()} - OWN_FILES

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Download, Locator, Page, expect
 
 from tests.service.doubles import SteeredScorer
-from tests.service.jobs.uploads import Client, csv_file, pairs, rows_of
+from tests.service.jobs.uploads import Client, csv_file, entries, pairs, rows_of
 from tests.service.servers import RunningService, running_service, wait_for
 from tests.service.workbench.conftest import Watch
 from tests.service.workbench.pages import Workbench
@@ -143,7 +143,7 @@ def test_a_job_shows_how_far_it_is_and_is_cancelled_by_two_presses(
     scorer.delay_s = 0.0
     expect(waiting).to_have_attribute("data-state", "done", timeout=20_000)
     expect(bench.page.locator("#batch-note")).to_have_text("later.csv：完成")
-    wait_for(lambda: len(list((tmp_path / "jobs").iterdir())) == 2)
+    wait_for(lambda: len(entries(tmp_path / "jobs")) == 1)
 
 
 def test_what_went_wrong_stands_with_the_job(bench: Workbench) -> None:
