@@ -84,10 +84,14 @@ def ranked_order(scores: Sequence[PairScore], *, top_n: int | None, min_score: f
     """Return indices, best first: sorted, then those below `min_score` dropped, then cut to `top_n`.
 
     Ties keep their order. If every score has log-odds, they are compared, because probabilities saturate at 0 and 1.
+    Blank documents that were not scored are last.
     """
-    log_odds = [score.log_odds for score in scores if score.log_odds is not None]
-    keys = log_odds if len(log_odds) == len(scores) else [score.relevance_score for score in scores]
-    order = sorted(range(len(scores)), key=lambda index: -keys[index])
+    has_log_odds = all(score.log_odds is not None for score in scores if not score.blank)
+    keys = [
+        score.log_odds if has_log_odds and score.log_odds is not None else score.relevance_score
+        for score in scores
+    ]
+    order = sorted(range(len(scores)), key=lambda index: (scores[index].blank, -keys[index]))
     if min_score is not None:
         order = [index for index in order if scores[index].relevance_score >= min_score]
     return order[:top_n]

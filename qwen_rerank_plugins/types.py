@@ -60,6 +60,7 @@ class PairScore:
         span: The best chunk of a document that was scored in chunks, else None.
         num_tokens: Tokens of the pair's whole prompt, prefixes that were reused included; 0 if unknown.
         cached: The score came from the score cache.
+        blank: The document is blank and was not sent to the service, which might refuse it. It is ranked last.
     """
 
     relevance_score: float
@@ -69,6 +70,7 @@ class PairScore:
     span: Span | None = None
     num_tokens: int = 0
     cached: bool = False
+    blank: bool = False
 
     @classmethod
     def from_log_odds(cls, log_odds: float, **details: Any) -> PairScore:

@@ -17,6 +17,9 @@ FOREIGN_NAMES = {
     "api_base": "base_url",
     "api_url": "base_url",
     "batch_size": "max_batch_tokens",
+    "ca_bundle": "ca_file",
+    "ca_certs": "ca_file",
+    "cafile": "ca_file",
     "endpoint": "base_url",
     "load_in_8bit": "quantization",
     "max_model_len": "max_length",
@@ -51,8 +54,6 @@ REMARKS = {
     "cache_dir": "the variable HF_HOME names the folder for downloaded models",
     "normalize": "relevance_score is always a probability, and log_odds its raw score",
     "trust_remote_code": "it is not supported, because code of a checkpoint is never run",
-    "verify": "TLS certificates are always verified, against the file that SSL_CERT_FILE names if it is set",
-    "verify_ssl": "TLS certificates are always verified, against the file that SSL_CERT_FILE names if it is set",
 }
 """Names that other projects use and that have no setting here → what to know instead."""
 

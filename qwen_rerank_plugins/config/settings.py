@@ -152,8 +152,8 @@ class RerankConfig(BaseModel):
         default=None,
         description="Address of the service of the `remote` backend: http or https, without credentials.",
     )
-    dialect: Literal["qwen", "cohere", "jina", "vllm", "tei", "voyage"] = Field(
-        default="qwen", description="Protocol of that service; `qwen` is the service of this package."
+    dialect: Literal["qwen", "cohere", "jina", "vllm", "tei", "voyage", "dashscope", "llamacpp", "sglang"] = (
+        Field(default="qwen", description="Protocol of that service; `qwen` is the service of this package.")
     )
     template: Literal["server", "client"] = Field(
         default="server", description="Who formats query and document with the model's prompt template."
@@ -171,6 +171,11 @@ class RerankConfig(BaseModel):
     )
     api_key_file: PathText | None = Field(
         default=None, description="File that holds the key and nothing else."
+    )
+    ca_file: PathText | None = Field(
+        default=None,
+        description="PEM file of the certificate authorities that are trusted for an https service, in place of the usual "
+        "ones; None for those of `SSL_CERT_FILE`, or certifi's.",
     )
     timeout_s: Seconds = Field(
         default=60.0,
@@ -216,6 +221,10 @@ class RerankConfig(BaseModel):
             )
         if self.backend == "remote" and self.base_url is None:
             raise ValueError("`base_url` must be set for the remote backend, got None")
+        if self.ca_file is not None and (self.base_url or "https:").lower().startswith("http:"):
+            raise ValueError(
+                f"`ca_file` is {self.ca_file!r} while `base_url` is not https; use an https address"
+            )
         given = [f"`{name}`" for name in API_KEY_SETTINGS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"only one API key may be set, got {' and '.join(given)}")

@@ -86,6 +86,8 @@ def _items(dialect: Dialect, value: Any) -> list[Any]:
         raise AnswerError(f"is {_kind(value)}, not an object with {dialect.results_keys[-1]!r}")
     if dialect.returns_details and value.get("status") in ("disabled", "failed"):
         raise AnswerError(f"holds no scores: its status is {value['status']!r}")
+    if dialect.answer_key is not None and isinstance(value.get(dialect.answer_key), Mapping):
+        value = value[dialect.answer_key]
     for key in dialect.results_keys:
         if isinstance(value.get(key), list):
             found: list[Any] = value[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -27,34 +28,53 @@ class Batch:
     positions: tuple[int, ...]
 
 
-def make_batches(requests: Sequence[ScoreRequest], *, max_documents: int, max_bytes: int) -> list[Batch]:
+def make_batches(
+    requests: Sequence[ScoreRequest],
+    *,
+    max_documents: int,
+    max_bytes: int,
+    counts_pairs: bool = False,
+    with_blanks: bool = True,
+) -> list[Batch]:
     """Group pairs by query and instruction, and split each group to fit the limits of a service.
 
     Args:
         requests: The pairs, in any order.
         max_documents: Maximum number of documents in a batch.
         max_bytes: Maximum size of their text in UTF-8. A longer document is sent alone.
+        counts_pairs: Whether the query counts once per document.
+        with_blanks: Whether pairs with a blank document are in a batch.
     """
     groups: dict[tuple[str, str | None], list[int]] = {}
     for position, request in enumerate(requests):
-        groups.setdefault((request.query, request.instruction), []).append(position)
-    return [
-        Batch(query, instruction, tuple(requests[one].document for one in part), tuple(part))
-        for (query, instruction), positions in groups.items()
-        for part in _parts(requests, positions, max_documents, max_bytes)
-    ]
+        if with_blanks or not _is_blank(request.document):
+            groups.setdefault((request.query, request.instruction), []).append(position)
+    batches = []
+    for (query, instruction), positions in groups.items():
+        extra = _num_bytes(query) if counts_pairs else 0
+        sizes = [_num_bytes(requests[one].document) + extra for one in positions]
+        for part in _parts(sizes, positions, max_documents, max_bytes):
+            documents = tuple(requests[one].document for one in part)
+            batches.append(Batch(query, instruction, documents, tuple(part)))
+    return batches
 
 
-def _parts(
-    requests: Sequence[ScoreRequest], positions: list[int], max_documents: int, max_bytes: int
-) -> Iterator[list[int]]:
+def _is_blank(text: str) -> bool:
+    """Whether a text has only white space, control characters and invisible ones (U+200B, U+FEFF)."""
+    return all(one.isspace() or unicodedata.category(one) in {"Cc", "Cf"} for one in text)
+
+
+def _num_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+def _parts(sizes: list[int], positions: list[int], max_documents: int, max_bytes: int) -> Iterator[list[int]]:
     part: list[int] = []
-    size = 0
-    for position in positions:
-        document_size = len(requests[position].document.encode("utf-8", "surrogatepass"))
-        if part and (len(part) == max_documents or size + document_size > max_bytes):
+    total = 0
+    for size, position in zip(sizes, positions, strict=True):
+        if part and (len(part) == max_documents or total + size > max_bytes):
             yield part
-            part, size = [], 0
+            part, total = [], 0
         part.append(position)
-        size += document_size
+        total += size
     yield part

@@ -1,23 +1,24 @@
 """The HTTP client: posts a body and returns the status and a bounded answer. Knows no dialect and does not retry.
 
-Proxies and certificates are taken from the environment, except that a service on this machine is never reached
-through a proxy, so that texts do not leave the machine.
+Proxies are taken from the environment. A service on this machine is never reached through one, so that texts do not
+leave the machine. TLS certificates are always verified.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
 
 from qwen_rerank_plugins.errors import ConfigurationError
+from qwen_rerank_plugins.remote.proxies import EnvironmentProxy, find_proxy
 
 __all__ = ["Answer", "Channel", "ChannelConfig", "UnusableAnswerError"]
 
@@ -38,6 +39,7 @@ class ChannelConfig:
         api_key: Key sent as a bearer token, or None.
         timeout_s: Upper bound of the connect timeout, in seconds.
         max_concurrency: Maximum number of concurrent calls.
+        ca_file: PEM file of the trusted certificate authorities; None for those of the environment, or certifi's.
         transport: Replaces the network in tests.
     """
 
@@ -45,6 +47,7 @@ class ChannelConfig:
     api_key: SecretStr | None
     timeout_s: float
     max_concurrency: int
+    ca_file: str | None = None
     transport: httpx.AsyncBaseTransport | None = None
 
 
@@ -83,17 +86,11 @@ class Channel:
         """Create the client without opening a connection.
 
         Raises:
-            ConfigurationError: The environment names a proxy that cannot be used.
+            ConfigurationError: The proxy of the environment cannot be used, or the certificates cannot be read.
         """
         self._url = config.url
         self.slots = asyncio.Semaphore(config.max_concurrency)
-        try:
-            self._client = _create_client(config)
-        except (ImportError, ValueError) as error:  # an unknown scheme, or one that needs another package
-            kind = type(error).__name__
-            raise ConfigurationError(
-                f"cannot use the proxy settings of the environment ({kind}); use http:// or https:// proxies"
-            ) from error
+        self._client = _create_client(config)
 
     async def post(self, body: bytes, *, max_bytes: int, headers: Mapping[str, str]) -> Answer:
         """Post a JSON body and read the answer.
@@ -126,20 +123,47 @@ class Channel:
 
 
 def _create_client(config: ChannelConfig) -> httpx.AsyncClient:
-    host = urlsplit(config.url).hostname or ""
-    bracketed = f"[{host}]" if ":" in host else host
-    return httpx.AsyncClient(
-        headers=_headers(config.api_key),
-        timeout=httpx.Timeout(
-            None, connect=min(_CONNECT_S, config.timeout_s)
-        ),  # the caller bounds the whole call
-        limits=httpx.Limits(
-            max_connections=config.max_concurrency, max_keepalive_connections=config.max_concurrency
-        ),
-        follow_redirects=False,
-        transport=config.transport,
-        mounts={f"all://{bracketed}": None} if config.transport is None and _is_loopback(host) else None,
-    )
+    context = _create_ssl_context(config.ca_file)
+    found = None if config.transport is not None else find_proxy(config.url)
+    proxy_context = context if found is not None and found.scheme == "https" else None
+    connect_s = min(_CONNECT_S, config.timeout_s)
+    slots = config.max_concurrency
+    try:
+        return httpx.AsyncClient(
+            headers=_headers(config.api_key),
+            verify=context,
+            timeout=httpx.Timeout(None, connect=connect_s),  # the caller bounds the whole call
+            limits=httpx.Limits(max_connections=slots, max_keepalive_connections=slots),
+            follow_redirects=False,
+            transport=config.transport,
+            proxy=None if found is None else httpx.Proxy(found.url, ssl_context=proxy_context),
+            trust_env=False,  # a proxy for another host or scheme must not make this client fail
+        )
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        if found is None:
+            raise
+        raise ConfigurationError(_unusable_proxy(found, error)) from None
+
+
+def _unusable_proxy(proxy: EnvironmentProxy, error: Exception) -> str:
+    """Return why a proxy cannot be used. The address is not shown, because it may contain a password."""
+    if isinstance(error, ImportError):
+        reason = f"needs another package: {proxy.scheme}://"
+        advice = "run `pip install 'httpx[socks]'`"
+    else:
+        reason = f"is not a valid http, https, socks5 or socks5h address: {proxy.scheme}://"
+        advice = "correct it"
+    return f"the proxy in {proxy.variable} {reason}...; {advice}, or add the service's host to NO_PROXY"
+
+
+def _create_ssl_context(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return httpx.create_ssl_context() if ca_file is None else ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # SSLError is one
+        name = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "certifi")
+        place = f"{name}: {os.environ.get(name)!r}" if ca_file is None else f"ca_file: {ca_file!r}"
+        reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigurationError(f"cannot read the trusted certificates of {place}: {reason}") from None
 
 
 def _headers(api_key: SecretStr | None) -> dict[str, str]:
@@ -159,12 +183,3 @@ def _version() -> str:
         return version("qwen-rerank-plugins")
     except PackageNotFoundError:  # run from a checkout without installing
         return "0"
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

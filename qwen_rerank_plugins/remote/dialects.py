@@ -1,11 +1,13 @@
 """One table of request and answer formats, one row per kind of service.
 
 Nothing here opens a connection or validates an answer. The fields follow the vendors' documentation and sources:
-Cohere's `/v2/rerank`, Jina's and Voyage's `/v1/rerank`, vLLM's and text-embeddings-inference's `/rerank`.
+Cohere's `/v2/rerank`, Jina's and Voyage's `/v1/rerank`, vLLM's and text-embeddings-inference's `/rerank`, DashScope's
+`text-rerank` and `reranks`, llama.cpp's `tools/server`, SGLang's `serving_rerank`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,11 +16,13 @@ from urllib.parse import urlsplit
 
 from qwen_rerank_plugins.config import DEFAULT_MODEL
 
-__all__ = ["DIALECTS", "Dialect", "Template"]
+__all__ = ["DIALECTS", "Dialect", "Template", "choose_dialect"]
 
 Template = Literal["server", "client"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_ENDPOINTS = frozenset({"rerank", "reranks", "reranking", "ranking", "score", "text-rerank", "invocations"})
+_VERSION = re.compile(r"v\d+(?:(?:alpha|beta)\d*)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,46 +32,57 @@ class Dialect:
     Attributes:
         name: Its name in the configuration.
         path: Path below the root of the service.
+        answer_key: Key of the object that holds the results, or None if the answer itself does.
         results_keys: Keys of the list of results, in order of preference; empty if the answer is the list itself.
         score_key: Key of the score in a result.
         documents_field: Request field of the documents.
+        nests_input: Whether query and documents are in `input`, and all other fields but the model in `parameters`.
         constant_fields: Request fields that are always sent.
         top_n_field: Request field of the number of results, where the service's default would cut them.
         truncate_field: Request field that permits truncating long texts.
         model: Whether the model is sent always, only if it is not the default, or never.
-        takes_instruction: Whether the request has a field for an instruction.
+        instruction_field: Request field of the instruction, or None.
         returns_log_odds: Whether scores are log-odds rather than probabilities.
         returns_details: Whether results have log-odds, truncation flags and spans, as our own service returns them.
         has_template: Whether the service always applies the model's prompt template.
+        takes_blanks: Whether the service scores blank documents. Others may refuse the whole request.
         max_documents: Maximum number of documents in a call, unless the configuration sets one.
         max_bytes: Maximum size of their text in a call, in UTF-8, since services limit the size of a body.
+        counts_pairs: Whether `max_bytes` counts the query once per document.
     """
 
     name: str
     path: str
+    answer_key: str | None = None
     results_keys: tuple[str, ...] = ("results",)
     score_key: str = "relevance_score"
     documents_field: str = "documents"
+    nests_input: bool = False
     constant_fields: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     top_n_field: str | None = None
     truncate_field: str | None = None
     model: Literal["always", "named", "never"] = "always"
-    takes_instruction: bool = False
+    instruction_field: str | None = None
     returns_log_odds: bool = False
     returns_details: bool = False
     has_template: bool = False
+    takes_blanks: bool = False
     max_documents: int = 1000
     max_bytes: int = 4_000_000
+    counts_pairs: bool = False
 
     def url(self, base_url: str) -> str:
-        """Return the URL to post to. A `base_url` that already ends in the path is used unchanged."""
+        """Return the URL to post to.
+
+        A `base_url` that ends in the name of an endpoint, such as `rerank` or `reranks`, is used unchanged; one that
+        ends in a version, such as `v1`, keeps it.
+        """
         base = base_url.rstrip("/")
-        last = urlsplit(base).path.rpartition("/")[2]
-        version, _, rest = self.path.strip("/").rpartition("/")
-        if last == "rerank":
+        last = _last_segment(base)
+        if last in _ENDPOINTS:
             return base
-        if version and last in {"v1", "v2"}:
-            return f"{base}/{rest}"
+        if _VERSION.fullmatch(last):
+            return f"{base}/{re.split(r'/v[0-9]+/', self.path)[-1].lstrip('/')}"
         return base + self.path
 
     def body(
@@ -90,10 +105,29 @@ class Dialect:
             body[self.top_n_field] = len(documents)
         if self.truncate_field is not None:
             body[self.truncate_field] = template == "server"
-        if instruction is not None:
-            body["instruction"] = instruction
-        return body
+        if instruction is not None and self.instruction_field is not None:
+            body[self.instruction_field] = instruction
+        if not self.nests_input:
+            return body
+        texts = {key: body.pop(key) for key in ("query", self.documents_field)}
+        return {"model": body.pop("model"), "input": texts, "parameters": body}
 
+
+def _last_segment(url: str) -> str:
+    return urlsplit(url).path.rstrip("/").rpartition("/")[2]
+
+
+# 30,000 tokens in a call, where the query counts once per document, at about 2.7 bytes per token.
+_DASHSCOPE: Mapping[str, Any] = MappingProxyType(
+    {
+        "top_n_field": "top_n",
+        "instruction_field": "instruct",
+        "has_template": True,
+        "max_documents": 500,
+        "max_bytes": 80_000,
+        "counts_pairs": True,
+    }
+)
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType(
     {
@@ -105,9 +139,10 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 results_keys=("pairs", "results"),
                 constant_fields={"return_documents": False, "return_pairs": True},
                 model="named",
-                takes_instruction=True,
+                instruction_field="instruction",
                 returns_details=True,
                 has_template=True,
+                takes_blanks=True,
             ),
             Dialect(name="cohere", path="/v2/rerank", top_n_field="top_n"),
             Dialect(
@@ -117,7 +152,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 constant_fields={"return_documents": False},
             ),
             # No `truncate_prompt_tokens`: it cuts the finished prompt, including the position that is scored.
-            Dialect(name="vllm", path="/rerank", model="named", takes_instruction=True),
+            Dialect(name="vllm", path="/rerank", model="named", instruction_field="instruction"),
             # Raw scores do not saturate. Each text takes one place in the service's queue; 32 is its default limit.
             Dialect(
                 name="tei",
@@ -139,7 +174,35 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 constant_fields={"return_documents": False},
                 truncate_field="truncation",
             ),
+            Dialect(
+                name="dashscope",
+                path="/api/v1/services/rerank/text-rerank/text-rerank",
+                answer_key="output",
+                nests_input=True,
+                constant_fields={"return_documents": False},
+                **_DASHSCOPE,
+            ),
+            # Scores of a Qwen3 GGUF are softmax(yes, no), in both of the server's dialects. Its template is in the file.
+            Dialect(name="llamacpp", path="/v1/rerank", model="named", has_template=True),
+            Dialect(
+                name="sglang",
+                path="/v1/rerank",
+                results_keys=(),
+                score_key="score",
+                constant_fields={"return_documents": False},
+                model="named",
+                instruction_field="instruct",
+                has_template=True,
+            ),
         )
     }
 )
 """Every dialect, by name."""
+
+_DASHSCOPE_COMPATIBLE = Dialect(name="dashscope", path="/compatible-api/v1/reranks", **_DASHSCOPE)
+
+
+def choose_dialect(name: str, base_url: str) -> Dialect:
+    """Return a dialect by its name, in the form that its service understands at an address."""
+    is_compatible = _last_segment(base_url) in _ENDPOINTS - {"text-rerank"} or "/compatible-" in base_url
+    return _DASHSCOPE_COMPATIBLE if name == "dashscope" and is_compatible else DIALECTS[name]

@@ -17,15 +17,17 @@ from qwen_rerank_plugins.remote.retries import parse_retry_after
 
 __all__ = ["connection_error", "protocol_error", "status_error", "timeout_error"]
 
+_ADDRESS_HINT = "set base_url to the root of the service, or to the full address of its rerank endpoint"
 _HINTS = {
     400: "the service rejected the request: check dialect and model",
-    404: "no such address or model: set base_url to the root of the service; the dialect adds the path",
-    405: "the address does not rerank: set base_url to the root of the service; the dialect adds the path",
+    404: f"no such address or model: {_ADDRESS_HINT}",
+    405: f"the address does not rerank: {_ADDRESS_HINT}",
     413: "the request is too large: lower max_batch_documents",
     422: "the service rejected the request: check dialect, model and max_batch_documents",
     429: "the service is busy",
     503: "the service is not ready",
 }
+_CERTIFICATE_HINT = "; set ca_file to the PEM file of the authority that signed the service's certificate"
 _MAX_REASON_CHARS = 200
 
 
@@ -63,7 +65,8 @@ def connection_error(url: str, error: httpx.HTTPError, attempt: int) -> RemoteCo
     """Return the error for an answer that is missing or incomplete."""
     reason = " ".join(str(error).split())[:_MAX_REASON_CHARS]
     cause = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
-    return RemoteConnectionError(f"cannot reach the service: {url!r}; attempt {attempt}: {cause}")
+    hint = _CERTIFICATE_HINT if "CERTIFICATE_VERIFY_FAILED" in reason else ""
+    return RemoteConnectionError(f"cannot reach the service: {url!r}; attempt {attempt}: {cause}{hint}")
 
 
 def timeout_error(url: str, timeout_s: float) -> RemoteConnectionError:

@@ -24,13 +24,14 @@ from qwen_rerank_plugins.remote import failures, prompts
 from qwen_rerank_plugins.remote.answers import AnswerError, ParsedAnswer, parse_answer
 from qwen_rerank_plugins.remote.batching import Batch, make_batches
 from qwen_rerank_plugins.remote.channel import Answer, Channel, ChannelConfig, UnusableAnswerError
-from qwen_rerank_plugins.remote.dialects import DIALECTS, Dialect
+from qwen_rerank_plugins.remote.dialects import DIALECTS, Dialect, choose_dialect
 from qwen_rerank_plugins.remote.loop import LoopThread
 from qwen_rerank_plugins.remote.retries import retrying
 from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest
 
 __all__ = ["RemoteScorer"]
 
+_BLANK = PairScore(0.0, blank=True)
 _KEY = re.compile(r"[\x21-\x7e]+")
 # Limits of an answer, which may echo the texts, escaped, with a few numbers for each.
 _ANSWER_BASE_BYTES = 1_000_000
@@ -63,13 +64,16 @@ class RemoteScorer:
             ConfigurationError: The dialect does not support the settings.
         """
         self._config = config
-        self._dialect = DIALECTS[config.dialect]
+        base_url = _require_base_url(config)
+        self._dialect = choose_dialect(config.dialect, base_url)
         self._key = _validate_key(config.api_key if api_key is None else api_key)
-        self._url = self._dialect.url(_require_base_url(config))
+        self._url = self._dialect.url(base_url)
         _check_template(config, self._dialect)
         self._model: str | None = None
         key = None if self._key is None else SecretStr(self._key)
-        channel = ChannelConfig(self._url, key, config.timeout_s, config.max_concurrency, transport)
+        channel = ChannelConfig(
+            self._url, key, config.timeout_s, config.max_concurrency, config.ca_file, transport
+        )
         self._thread = LoopThread(functools.partial(Channel, channel), name="qwen-rerank-remote")
 
     @classmethod
@@ -162,7 +166,7 @@ class RemoteScorer:
     def _validate(self, requests: tuple[ScoreRequest, ...]) -> None:
         if self._thread.closed:
             raise ClosedError("the scorer is closed")
-        can_carry = self._dialect.takes_instruction or self._config.template == "client"
+        can_carry = self._dialect.instruction_field is not None or self._config.template == "client"
         if not can_carry and any(request.instruction is not None for request in requests):
             raise InputError(_no_instruction(self._dialect))
 
@@ -183,7 +187,13 @@ class RemoteScorer:
         headers: Mapping[str, str],
         channel: Channel,
     ) -> list[PairScore]:
-        batches = make_batches(requests, max_documents=self._max_documents, max_bytes=self._dialect.max_bytes)
+        batches = make_batches(
+            requests,
+            max_documents=self._max_documents,
+            max_bytes=self._dialect.max_bytes,
+            counts_pairs=self._dialect.counts_pairs,
+            with_blanks=self._dialect.takes_blanks,
+        )
         try:
             async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
                 tasks = [
@@ -194,12 +204,13 @@ class RemoteScorer:
             raise DeadlineExceededError(message) from None
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
-        scores: list[PairScore | None] = [None] * len(requests)
+        scores = [_BLANK] * len(requests)
         for batch, task in zip(batches, tasks, strict=True):
-            for position, score in zip(batch.positions, task.result().scores, strict=True):
+            answer = task.result()
+            self._model = answer.model or self._model
+            for position, score in zip(batch.positions, answer.scores, strict=True):
                 scores[position] = score
-        self._model = tasks[-1].result().model or self._model
-        return [score for score in scores if score is not None]
+        return scores
 
     async def _score_batch(
         self, channel: Channel, batch: Batch, until: float | None, headers: Mapping[str, str]
@@ -207,6 +218,9 @@ class RemoteScorer:
         async with channel.slots:
             texts = self._texts(batch)
             answer = await self._send_with_retries(channel, batch, texts, until, headers)
+        if self._dialect.returns_log_odds and answer.headers.get("server") == "llama.cpp":
+            reason = "is llama.cpp's, whose scores are probabilities; set dialect to 'llamacpp'"
+            raise self._protocol_error(reason, b"", texts)
         try:
             return parse_answer(self._dialect, answer.body, batch.documents)
         except AnswerError as error:
@@ -300,7 +314,7 @@ def _validate_key(key: SecretStr | None) -> str | None:
 
 def _check_template(config: RerankConfig, dialect: Dialect) -> None:
     if config.template == "server":
-        if config.instruction is not None and not dialect.takes_instruction:
+        if config.instruction is not None and dialect.instruction_field is None:
             raise ConfigurationError(_no_instruction(dialect))
         return
     if dialect.has_template:
@@ -314,7 +328,7 @@ def _check_template(config: RerankConfig, dialect: Dialect) -> None:
 
 
 def _no_instruction(dialect: Dialect) -> str:
-    able = ", ".join(repr(one.name) for one in DIALECTS.values() if one.takes_instruction)
+    able = ", ".join(repr(one.name) for one in DIALECTS.values() if one.instruction_field is not None)
     return (
         f"instruction cannot be sent: dialect {dialect.name!r} has no field for it; remove it, use one of the "
         f"dialects {able}, or template 'client' if the service applies no template"

@@ -68,6 +68,11 @@ def test_every_setting_has_a_description() -> None:
             {"base_url": "http://host:8501/?key=1"},
             "without credentials (use `api_key`), query or fragment (value hidden)",
         ),
+        (
+            {"ca_file": "ca.pem", "base_url": "http://host:8501"},
+            "`ca_file` is 'ca.pem' while `base_url` is not https; use an https address",
+        ),
+        ({"ca_file": " "}, "`ca_file` must be a non-blank string, got ' '"),
         ({"dialect": "openai"}, "`dialect` must be 'qwen', 'cohere'"),
         ({"template": "none"}, "`template` must be 'server' or 'client', got 'none'"),
         ({"max_batch_documents": 0}, "`max_batch_documents` must be at least 1, got 0"),

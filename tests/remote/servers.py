@@ -11,6 +11,7 @@ import json
 import math
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections import deque
@@ -29,6 +30,9 @@ PATHS = {
     "vllm": {"/rerank", "/v1/rerank", "/v2/rerank"},
     "tei": {"/rerank"},
     "voyage": {"/v1/rerank"},
+    "dashscope": {"/api/v1/services/rerank/text-rerank/text-rerank", "/compatible-api/v1/reranks"},
+    "llamacpp": {"/rerank", "/reranking", "/v1/rerank", "/v1/reranking"},
+    "sglang": {"/v1/rerank"},
 }
 REQUIRED = {
     "qwen": {"query", "documents"},
@@ -37,6 +41,9 @@ REQUIRED = {
     "vllm": {"query", "documents"},
     "tei": {"query", "texts"},
     "voyage": {"model", "query", "documents"},
+    "dashscope": {"model", "query", "documents"},
+    "llamacpp": {"query", "documents"},
+    "sglang": {"query", "documents"},
 }
 ALLOWED = {
     "qwen": {"model", "instruction", "return_documents", "return_pairs"},
@@ -45,8 +52,11 @@ ALLOWED = {
     "vllm": {"model", "top_n", "instruction", "truncate_prompt_tokens", "use_activation"},
     "tei": {"truncate", "truncation_direction", "raw_scores", "return_text"},
     "voyage": {"top_k", "return_documents", "truncation"},
+    "dashscope": {"top_n", "return_documents", "instruct"},
+    "llamacpp": {"model", "top_n"},
+    "sglang": {"model", "top_n", "return_documents", "instruct"},
 }
-MAX_TEI_BATCH = 32
+MAX_BATCH = {"tei": 32, "dashscope": 500}
 
 Fault = Callable[["Handler"], None]
 
@@ -158,9 +168,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(dialect: str) -> Iterator[Service]:
+def serving(dialect: str, *, tls: ssl.SSLContext | None = None) -> Iterator[Service]:
     """Run a double for the time of a block."""
     server = Server(dialect)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        server.service.url = server.service.url.replace("http:", "https:")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -196,11 +209,21 @@ def answer(dialect: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
     """What a service of the dialect answers."""
     if path not in PATHS[dialect]:
         return 404, {"detail": "Not Found"}
+    if "text-rerank" in path:  # DashScope's own form, checked as the flat one
+        if set(body) != {"model", "input", "parameters"}:
+            return 400, {"code": "InvalidParameter", "message": f"got {sorted(body)}"}
+        body = {"model": body["model"], **body["input"], **body["parameters"]}
+        status_code, value = answer(dialect, "/compatible-api/v1/reranks", body)
+        return status_code, {"output": {"results": value.get("results")}, "usage": {}, "request_id": "1"}
     missing = REQUIRED[dialect] - set(body)
     unknown = set(body) - REQUIRED[dialect] - ALLOWED[dialect]
     if missing or unknown:
         return 422, {"detail": f"missing {sorted(missing)}, unknown {sorted(unknown)}"}
     texts = body["texts" if dialect == "tei" else "documents"]
+    if not all(text.strip() for text in texts) and dialect != "qwen":
+        return 400, {"message": "Each document cannot be empty or whitespace only"}
+    if len(texts) > MAX_BATCH.get(dialect, 1000):
+        return 422, {"error": f"batch size {len(texts)} > {MAX_BATCH[dialect]}", "error_type": "Validation"}
     order = sorted(range(len(texts)), key=lambda index: -score_of(texts[index]))
     return ANSWERS[dialect](body, texts, order)
 
@@ -251,8 +274,6 @@ def _vllm(body: dict[str, Any], texts: list[str], order: list[int]) -> tuple[int
 
 
 def _tei(body: dict[str, Any], texts: list[str], order: list[int]) -> tuple[int, Any]:
-    if len(texts) > MAX_TEI_BATCH:
-        return 422, {"error": f"batch size {len(texts)} > {MAX_TEI_BATCH}", "error_type": "Validation"}
     turned = logit if body.get("raw_scores") else float
     return 200, [{"index": index, "score": turned(score_of(texts[index]))} for index in order]
 
@@ -262,7 +283,21 @@ def _voyage(body: dict[str, Any], texts: list[str], order: list[int]) -> tuple[i
     return 200, {"object": "list", "data": data, "model": body["model"], "usage": {"total_tokens": 1}}
 
 
-ANSWERS = {"qwen": _qwen, "cohere": _cohere, "jina": _jina, "vllm": _vllm, "tei": _tei, "voyage": _voyage}
+def _sglang(body: dict[str, Any], texts: list[str], order: list[int]) -> tuple[int, Any]:
+    return 200, [{"score": score_of(texts[index]), "index": index} for index in order]
+
+
+ANSWERS = {
+    "qwen": _qwen,
+    "cohere": _cohere,
+    "jina": _jina,
+    "vllm": _vllm,
+    "tei": _tei,
+    "voyage": _voyage,
+    "dashscope": _vllm,
+    "llamacpp": _vllm,
+    "sglang": _sglang,
+}
 
 
 # Faults.

@@ -28,7 +28,8 @@ def items_of(dialect: str, scores: list[tuple[Any, Any]]) -> Any:
     """An answer in the shape of a dialect, from (index, score)."""
     known = DIALECTS[dialect]
     items = [{"index": index, known.score_key: score} for index, score in scores]
-    return {known.results_keys[0]: items} if known.results_keys else items
+    value = {known.results_keys[0]: items} if known.results_keys else items
+    return value if known.answer_key is None else {known.answer_key: value}
 
 
 def read(dialect: str, value: Any) -> list[PairScore]:
@@ -62,6 +63,12 @@ def test_details_of_our_own_service_are_read() -> None:
     assert (second.span, third.log_odds) == (None, None)
 
 
+def test_dashscope_s_results_may_be_in_the_output_or_in_the_answer_itself() -> None:
+    results = [{"index": index, "relevance_score": 0.5, "document": {"text": "t"}} for index in (2, 0, 1)]
+    assert read("dashscope", {"output": {"results": results}, "usage": {}}) == [PairScore(0.5)] * 3
+    assert read("dashscope", {"results": results, "object": "list"}) == [PairScore(0.5)] * 3
+
+
 def test_without_pairs_the_results_count() -> None:
     scores = read("qwen", {"results": [{"index": index, "relevance_score": 0.5} for index in (2, 0, 1)]})
     assert scores == [PairScore(0.5)] * 3
@@ -88,9 +95,10 @@ def test_a_probability_that_misses_its_bounds_by_rounding_is_put_on_them() -> No
 @pytest.mark.parametrize(
     ("model", "expected"), [("m", "m"), ("", None), (3, None), (None, None), ("x" * 201, None), (["m"], None)]
 )
-def test_the_model_is_returned_if_it_is_a_name(model: Any, expected: str | None) -> None:
-    answer = {**items_of("jina", [(0, 0.1), (1, 0.1), (2, 0.1)]), "model": model}
-    assert parse_answer(DIALECTS["jina"], json.dumps(answer).encode(), DOCUMENTS).model == expected
+@pytest.mark.parametrize("dialect", ["jina", "dashscope"])
+def test_the_model_is_returned_if_it_is_a_name(dialect: str, model: Any, expected: str | None) -> None:
+    answer = {**items_of(dialect, [(0, 0.1), (1, 0.1), (2, 0.1)]), "model": model}
+    assert parse_answer(DIALECTS[dialect], json.dumps(answer).encode(), DOCUMENTS).model == expected
 
 
 # Bad answers.
@@ -159,6 +167,11 @@ def test_what_is_no_answer_is_refused(dialect: str, answer: bytes, message: str)
     [
         ("tei", {"results": []}, "is an object, not a list of scores"),
         ("qwen", [], "is a list, not an object with 'results'"),
+        ("sglang", {"object": "error", "message": "m"}, "is an object, not a list of scores"),
+        ("dashscope", {"code": "Throttling", "message": "m"}, "its keys: 'code', 'message'"),
+        ("dashscope", {"output": {"choices": []}}, "has no list 'results'; its keys: 'choices'"),
+        ("dashscope", {"output": None, "code": "c"}, "its keys: 'output', 'code'"),
+        ("llamacpp", {"error": {"code": 500}}, "its keys: 'error'"),
         ("voyage", {"results": []}, "has no list 'data'; its keys: 'results'"),
         ("cohere", {}, "its keys: none"),
         ("cohere", {"results": None, "message": "x"}, "its keys: 'results', 'message'"),
@@ -199,7 +212,9 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["results", "data", "pairs", "index", "score", "relevance_score", "status"]),
+            st.sampled_from(
+                ["results", "data", "pairs", "output", "index", "score", "relevance_score", "status"]
+            ),
             inner,
         )
     ),

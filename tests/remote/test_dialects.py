@@ -8,9 +8,16 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, ScoreRequest, recipe
+from qwen_rerank_plugins import (
+    ConfigurationError,
+    InputError,
+    RemoteProtocolError,
+    RerankConfig,
+    ScoreRequest,
+    recipe,
+)
 from qwen_rerank_plugins.remote import RemoteScorer
-from qwen_rerank_plugins.remote.dialects import DIALECTS
+from qwen_rerank_plugins.remote.dialects import DIALECTS, choose_dialect
 from tests.remote.servers import answer, logit, mocked, serving
 
 NAMES = sorted(DIALECTS)
@@ -75,10 +82,34 @@ def test_the_configuration_names_every_dialect() -> None:
         ("tei", "http://h:8080", "http://h:8080/rerank"),
         ("tei", "http://[::1]:8080/rerank", "http://[::1]:8080/rerank"),
         ("qwen", "http://rerank", "http://rerank/rerank"),
+        ("qwen", "http://reranks:8501/", "http://reranks:8501/rerank"),
+        ("qwen", "http://h/rerank-service", "http://h/rerank-service/rerank"),
+        ("qwen", "http://h/rerank/v1", "http://h/rerank/v1/rerank"),
+        ("cohere", "https://h/compatible-api/v1/reranks", "https://h/compatible-api/v1/reranks"),
+        ("cohere", "https://h/v1/reranking/", "https://h/v1/reranking"),
+        ("cohere", "https://h/endpoints/mine/invocations", "https://h/endpoints/mine/invocations"),
+        ("jina", "https://h/api/paas/v4", "https://h/api/paas/v4/rerank"),
+        ("jina", "https://h/v1beta1//", "https://h/v1beta1/rerank"),
+        ("jina", "https://h/v1/retrieval/ranking", "https://h/v1/retrieval/ranking"),
+        ("jina", "https://h/vault", "https://h/vault/v1/rerank"),
+        ("vllm", "http://h:8000/v1/score", "http://h:8000/v1/score"),
+        ("llamacpp", "http://h:8080", "http://h:8080/v1/rerank"),
+        ("llamacpp", "http://h:8080/reranking", "http://h:8080/reranking"),
+        ("sglang", "http://h:30000", "http://h:30000/v1/rerank"),
+        ("sglang", "http://h:30000/v1/", "http://h:30000/v1/rerank"),
+        ("dashscope", "https://h", "https://h/api/v1/services/rerank/text-rerank/text-rerank"),
+        ("dashscope", "https://h/api/v1", "https://h/api/v1/services/rerank/text-rerank/text-rerank"),
+        (
+            "dashscope",
+            "https://h/api/v1/services/rerank/text-rerank/text-rerank/",
+            "https://h/api/v1/services/rerank/text-rerank/text-rerank",
+        ),
+        ("dashscope", "https://h/compatible-api/v1", "https://h/compatible-api/v1/reranks"),
+        ("dashscope", "https://h/compatible-api/v1/reranks", "https://h/compatible-api/v1/reranks"),
     ],
 )
 def test_the_path_is_added_unless_the_address_has_it(dialect: str, base_url: str, url: str) -> None:
-    assert DIALECTS[dialect].url(base_url) == url
+    assert choose_dialect(dialect, base_url).url(base_url) == url
 
 
 # Bodies.
@@ -131,19 +162,35 @@ def test_the_path_is_added_unless_the_address_has_it(dialect: str, base_url: str
                 "truncation": True,
             },
         ),
+        (
+            "dashscope",
+            {"model": "qwen3-rerank"},
+            {
+                "model": "qwen3-rerank",
+                "input": {"query": "q", "documents": ["0.1 a", "0.2 b"]},
+                "parameters": {"top_n": 2, "return_documents": False},
+            },
+        ),
+        (
+            "dashscope",
+            {"model": "qwen3-rerank", "base_url": "https://service.test/compatible-api/v1/reranks"},
+            {"model": "qwen3-rerank", "query": "q", "documents": ["0.1 a", "0.2 b"], "top_n": 2},
+        ),
+        ("llamacpp", {}, {"query": "q", "documents": ["0.1 a", "0.2 b"]}),
+        ("sglang", {}, {"query": "q", "documents": ["0.1 a", "0.2 b"], "return_documents": False}),
     ],
 )
 def test_the_body_is_the_vendor_s(dialect: str, settings: dict[str, Any], body: dict[str, Any]) -> None:
     assert body_of(config_of(dialect, **settings)) == body
 
 
-@pytest.mark.parametrize("dialect", ["qwen", "vllm"])
+@pytest.mark.parametrize("dialect", ["qwen", "vllm", "llamacpp", "sglang"])
 def test_a_model_that_was_chosen_is_named_and_the_default_is_not(dialect: str) -> None:
     assert "model" not in body_of(config_of(dialect))
     assert body_of(config_of(dialect, model="mine"))["model"] == "mine"
 
 
-@pytest.mark.parametrize("dialect", ["cohere", "jina", "voyage"])
+@pytest.mark.parametrize("dialect", ["cohere", "jina", "voyage", "dashscope"])
 def test_services_that_require_a_model_get_the_default_too(dialect: str) -> None:
     assert body_of(config_of(dialect))["model"] == "Qwen/Qwen3-Reranker-0.6B"
 
@@ -165,13 +212,34 @@ def test_a_lone_surrogate_is_replaced_because_json_has_no_bytes_for_it() -> None
 # Instructions.
 
 
-@pytest.mark.parametrize("dialect", ["qwen", "vllm"])
-def test_an_instruction_is_sent_where_there_is_a_field(dialect: str) -> None:
-    assert body_of(config_of(dialect), "mine")["instruction"] == "mine"
-    assert "instruction" not in body_of(config_of(dialect))
+@pytest.mark.parametrize(
+    ("dialect", "place"),
+    [
+        ("qwen", ("instruction",)),
+        ("vllm", ("instruction",)),
+        ("sglang", ("instruct",)),
+        ("dashscope", ("parameters", "instruct")),
+    ],
+)
+def test_an_instruction_is_sent_where_there_is_a_field(dialect: str, place: tuple[str, ...]) -> None:
+    body, without = body_of(config_of(dialect), "mine"), body_of(config_of(dialect))
+    for key in place[:-1]:
+        body, without = body[key], without[key]
+    assert body.pop(place[-1]) == "mine"
+    assert body == without
 
 
-@pytest.mark.parametrize("dialect", ["cohere", "jina", "tei", "voyage"])
+def test_dashscope_s_own_form_is_spoken_at_its_full_address() -> None:
+    base_url = "https://service.test/api/v1/services/rerank/text-rerank/text-rerank"
+    assert set(body_of(config_of("dashscope", base_url=base_url))) == {"model", "input", "parameters"}
+
+
+def test_dashscope_s_compatible_mode_takes_an_instruction_too() -> None:
+    base_url = "https://service.test/compatible-api/v1"
+    assert body_of(config_of("dashscope", base_url=base_url), "mine")["instruct"] == "mine"
+
+
+@pytest.mark.parametrize("dialect", ["cohere", "jina", "tei", "voyage", "llamacpp"])
 def test_an_instruction_is_refused_where_there_is_none(dialect: str) -> None:
     message = f"instruction cannot be sent: dialect '{dialect}' has no field for it"
     with pytest.raises(ConfigurationError, match=message):
@@ -201,9 +269,12 @@ def test_with_template_client_the_service_must_not_cut(dialect: str, field: str)
     assert body_of(config_of(dialect, template="client"))[field] is False
 
 
-def test_our_own_service_applies_its_template_itself() -> None:
-    with pytest.raises(ConfigurationError, match="template 'client' cannot be used with dialect 'qwen'"):
-        RemoteScorer(config_of("qwen", template="client"))
+@pytest.mark.parametrize("dialect", ["qwen", "dashscope", "llamacpp", "sglang"])
+def test_a_service_that_applies_its_template_must_not_get_another(dialect: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"template 'client' cannot be used with dialect '{dialect}'"
+    ):
+        RemoteScorer(config_of(dialect, template="client"))
 
 
 def test_only_qwen_s_prompt_can_be_applied_here() -> None:
@@ -242,7 +313,8 @@ def test_more_documents_than_a_service_takes_go_in_several_calls(dialect: str) -
         scorer.close()
     assert [one.relevance_score for one in scores] == pytest.approx([float(text) for text in documents])
     field = "texts" if dialect == "tei" else "documents"
-    assert sorted(len(seen.body[field]) for seen in service.seen) == [10, 30, 30, 30]
+    sizes = [len(seen.body.get("input", seen.body)[field]) for seen in service.seen]
+    assert sorted(sizes) == [10, 30, 30, 30]
 
 
 @pytest.mark.loopback
@@ -253,6 +325,41 @@ def test_without_a_setting_the_limit_is_the_dialect_s() -> None:
         assert len(scorer.score(requests)) == 100
         scorer.close()
     assert sorted(len(seen.body["texts"]) for seen in service.seen) == [4, 32, 32, 32]
+
+
+def test_the_query_counts_once_per_document_where_the_service_counts_it_so() -> None:
+    """DashScope: query tokens × documents + document tokens ≤ 30,000."""
+    requests = [
+        ScoreRequest("a query of two hundred bytes " * 8, f"0.{number:03}1") for number in range(1, 501)
+    ]
+    sizes = [
+        len(json.loads(one.content)["input"]["documents"])
+        for one in sent_by(config_of("dashscope"), requests)
+    ]
+    assert sum(sizes) == 500
+    assert max(sizes) * (len(requests[0].query) + 6) <= 80_000
+    assert len(sizes) == 1 + 500 // max(sizes)
+    assert len(sent_by(config_of("cohere"), requests)) == 1
+
+
+@pytest.mark.parametrize(("dialect", "refused"), [("tei", True), ("llamacpp", False)])
+def test_llama_cpp_behind_the_dialect_of_tei_is_refused_since_a_second_sigmoid_would_be_wrong(
+    dialect: str, refused: bool
+) -> None:
+    """llama-server returns softmax(yes, no) in both of its forms, whatever `raw_scores` says."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        body = answer(dialect, request.url.path, json.loads(request.content))[1]
+        stream = httpx.ByteStream(json.dumps(body).encode())
+        return httpx.Response(200, stream=stream, headers={"Server": "llama.cpp"})
+
+    scorer = RemoteScorer(config_of(dialect), transport=httpx.MockTransport(handle))
+    if refused:
+        with pytest.raises(RemoteProtocolError, match=r"it is llama.cpp's, .* set dialect to 'llamacpp'"):
+            scorer.score(REQUESTS)
+    else:
+        assert [one.relevance_score for one in scorer.score(REQUESTS)] == SCORES
+    scorer.close()
 
 
 def test_the_double_refuses_what_a_real_service_would() -> None:

@@ -24,7 +24,7 @@ from qwen_rerank_plugins import (
     Scorer,
     ScoreRequest,
 )
-from qwen_rerank_plugins.remote import RemoteScorer, channel
+from qwen_rerank_plugins.remote import RemoteScorer
 from qwen_rerank_plugins.scorers import build_scorer
 from tests.laws.sources import run_fresh
 from tests.remote import servers
@@ -129,6 +129,18 @@ def test_the_model_is_the_one_that_the_service_names() -> None:
     scorer.close()
 
 
+def test_an_answer_without_a_name_leaves_the_name_of_an_earlier_one() -> None:
+    def handle(request: httpx.Request) -> tuple[int, Any]:
+        status, value = servers.answer("qwen", "/rerank", json.loads(request.content))
+        return status, value if "0.5" in request.content.decode() else {**value, "model": None}
+
+    scorer = RemoteScorer(config_of(), transport=mocked(handle))
+    for document in ("0.5", "0.6"):
+        scorer.score([ScoreRequest("q", document)])
+        assert scorer.model == "served/model"
+    scorer.close()
+
+
 def test_info_is_plain_json_without_the_key() -> None:
     scorer = RemoteScorer(config_of(api_key="s3cret", dialect="tei", template="client"))
     assert json.loads(json.dumps(scorer.info())) == {
@@ -186,66 +198,6 @@ def test_the_key_is_looked_up_where_the_configuration_says(monkeypatch: pytest.M
 def test_without_an_address_there_is_no_scorer() -> None:
     with pytest.raises(ConfigurationError, match="base_url is missing"):
         RemoteScorer(RerankConfig())
-
-
-# Proxies.
-
-
-@pytest.mark.loopback
-def test_a_service_on_this_machine_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving("qwen") as proxy, serving("qwen") as service:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
-            monkeypatch.setenv(name, proxy.url)
-        scorer = RemoteScorer(config_of(service.url, retries=0))
-        assert len(scorer.score([ScoreRequest("q", "0.5")])) == 1
-        scorer.close()
-        assert (len(proxy.seen), len(service.seen)) == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("host", "here"),
-    [
-        ("localhost", True),
-        ("api.localhost", True),
-        ("127.0.0.1", True),
-        ("127.1.2.3", True),
-        ("::1", True),
-        ("service.test", False),
-        ("localhost.example.test", False),
-        ("10.0.0.1", False),
-        ("::2", False),
-        ("", False),
-    ],
-)
-def test_this_machine_is_known_by_its_names_and_addresses(host: str, here: bool) -> None:
-    assert channel._is_loopback(host) is here
-
-
-@pytest.mark.loopback
-def test_a_service_elsewhere_is_asked_through_the_proxy_of_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    with serving("qwen") as proxy:
-        proxy.always = servers.content(b'{"results": [{"index": 0, "relevance_score": 0.5}]}')
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        monkeypatch.setenv("http_proxy", proxy.url)
-        scorer = RemoteScorer(config_of("http://service.test", retries=0))
-        assert scorer.score([ScoreRequest("q", "0.5")])[0].relevance_score == 0.5
-        scorer.close()
-        assert [seen.path for seen in proxy.seen] == ["http://service.test/rerank"]
-
-
-def test_a_proxy_that_cannot_be_used_is_named_as_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "ftp://user:s3cret@proxy.test")
-    scorer = RemoteScorer(config_of())
-    with pytest.raises(
-        ConfigurationError, match="cannot use the proxy settings of the environment"
-    ) as caught:
-        scorer.score([ScoreRequest("q", "0.5")])
-    scorer.close()
-    assert "s3cret" not in str(caught.value)
 
 
 # A reranker over it.
