@@ -1,4 +1,4 @@
-"""Qwen3-Reranker's prompt as literal strings, and what replaces text that UTF-8 cannot encode.
+"""Qwen3-Reranker's prompt as literal strings, what replaces text that UTF-8 cannot encode, and warnings about texts.
 
 Source of the strings: https://huggingface.co/Qwen/Qwen3-Reranker-0.6B. Knows no tokenizer and no model.
 """
@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["DEFAULT_INSTRUCTION", "PREFIX", "SUFFIX", "replace_surrogates"]
+__all__ = [
+    "DEFAULT_INSTRUCTION",
+    "PREFIX",
+    "REMOVED_TEMPLATE",
+    "REPAIRED_TEXT",
+    "SUFFIX",
+    "TEMPLATE_IN_TEXT",
+    "TEXT_WARNINGS",
+    "replace_surrogates",
+]
 
 PREFIX = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
@@ -15,6 +24,18 @@ PREFIX = (
 )
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 DEFAULT_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+REPAIRED_TEXT = "a text had lone surrogates, which were replaced by U+FFFD"
+"""A warning of a score: UTF-8 cannot encode the query, the instruction or the document."""
+
+TEMPLATE_IN_TEXT = "a text already has a prompt template around it; set `unwrap` to 'strip' to remove it"
+"""A warning of a score: the prompt has the template twice."""
+
+REMOVED_TEMPLATE = "a prompt template around a text was removed"
+"""A warning of a score: the text inside the template was scored."""
+
+TEXT_WARNINGS = (REPAIRED_TEXT, TEMPLATE_IN_TEXT, REMOVED_TEMPLATE)
+"""All warnings that a local score can have."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 

@@ -15,12 +15,7 @@ from typing import Any, Self, TypedDict, Unpack
 from qwen_rerank_plugins import ranking, validation
 from qwen_rerank_plugins.closing import CloseMixin
 from qwen_rerank_plugins.config import RerankConfig, load_config
-from qwen_rerank_plugins.errors import (
-    ClosedError,
-    ConfigurationError,
-    InputError,
-    RerankError,
-)
+from qwen_rerank_plugins.errors import ClosedError, ConfigurationError, InputError, RerankError
 from qwen_rerank_plugins.ranking import RankInput
 from qwen_rerank_plugins.scorers import LoadBackoff, build_scorer
 from qwen_rerank_plugins.types import Document, PairScore, Priority, RerankResult, Scorer, ScoreRequest
@@ -44,7 +39,7 @@ class RankOptions(TypedDict, total=False):
 class Reranker(CloseMixin):
     """Rank documents by their relevance to a query.
 
-    The scorer is built once, on first use. All methods are safe from several threads, and the asynchronous ones do
+    The scorer is built once, on first use or by `warm_up`. All methods are safe from several threads, and the asynchronous ones do
     not block the event loop. After a failure to build the scorer, calls fail with the same error until a pause is
     over, which doubles from 1 to 60 seconds; then the next call tries again. A reranker is a context manager, for
     `with` and `async with`.
@@ -244,6 +239,24 @@ class Reranker(CloseMixin):
         """Score pairs as `score_pairs` does, without blocking the event loop."""
         return _probabilities(await self._ascore(self._pairs(pairs, instruction), self._config.deadline_s))
 
+    def warm_up(self) -> None:
+        """Build the scorer and let it compute once, so that the first call is as fast as later ones.
+
+        The local backend imports torch, loads the model and computes a probe, whose score is not cached; the others
+        build their scorer only. Does nothing if `enabled` is False.
+
+        Raises:
+            ClosedError: The reranker was closed.
+            RerankError: The scorer cannot be built, or the probe failed.
+        """
+        self._check_open()
+        if self._config.enabled:
+            getattr(self._get_scorer(), "warm_up", lambda: None)()
+
+    async def awarm_up(self) -> None:
+        """Warm up in a thread; importing torch holds the interpreter, and thus the event loop, all the same."""
+        await asyncio.to_thread(self.warm_up)
+
     def info(self) -> dict[str, Any]:
         """What is loaded, as plain JSON types; builds the scorer if it is not built yet."""
         return {"backend": self._config.backend, **self._get_scorer().info()}
@@ -273,11 +286,12 @@ class Reranker(CloseMixin):
         deadline_s: float | None = None,
         priority: Priority = "interactive",
     ) -> RankInput:
-        chosen_top_n = self._config.top_n if isinstance(top_n, Unset) else top_n
-        chosen_min_score = self._config.min_score if isinstance(min_score, Unset) else min_score
-        validation.check_top_n(chosen_top_n)
-        validation.check_min_score(chosen_min_score)
-        validation.check_deadline(deadline_s)
+        config = self._config
+        chosen_top_n = config.top_n if isinstance(top_n, Unset) else validation.check_top_n(top_n)
+        threshold = (
+            config.min_score if isinstance(min_score, Unset) else validation.check_min_score(min_score)
+        )
+        deadline_s = validation.check_deadline(deadline_s)
         validation.check_priority(priority)
         chosen = self._chosen_instruction(instruction)
         lists = validation.check_lists(queries, documents_per_query)
@@ -288,8 +302,8 @@ class Reranker(CloseMixin):
                 request for query, docs in lists for request in validation.list_requests(query, docs, chosen)
             ],
             top_n=chosen_top_n,
-            min_score=chosen_min_score,
-            deadline_s=self._config.deadline_s if deadline_s is None else deadline_s,
+            min_score=threshold,
+            deadline_s=config.deadline_s if deadline_s is None else deadline_s,
             priority=priority,
         )
 

@@ -61,6 +61,8 @@ class PairScore:
         num_tokens: Tokens of the pair's whole prompt, prefixes that were reused included; 0 if unknown.
         cached: The score came from the score cache.
         blank: The document is blank and was not sent to the service, which might refuse it. It is ranked last.
+        warnings: What was wrong with the pair's texts; fixed sentences, without any text of the
+            caller.
     """
 
     relevance_score: float
@@ -71,6 +73,7 @@ class PairScore:
     num_tokens: int = 0
     cached: bool = False
     blank: bool = False
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def from_log_odds(cls, log_odds: float, **details: Any) -> PairScore:
@@ -123,6 +126,11 @@ class RankedDocument:
         """The best chunk of a document that was scored in chunks, else None."""
         return None if self.score is None else self.score.span
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was wrong with the query, the instruction or the document's text."""
+        return () if self.score is None else self.score.warnings
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -163,13 +171,19 @@ class RerankResult:
     status: Literal["ranked", "disabled", "failed"] = "ranked"
     error: str | None = None
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The warnings of all scores, each once, in input order."""
+        return tuple(dict.fromkeys(warning for score in self.scores for warning in score.warnings))
+
 
 @runtime_checkable
 class Scorer(Protocol):
     """Anything that scores pairs: the local model, a remote service, word overlap.
 
     A scorer returns one score per request in the same order, does not modify its input, is safe to call from
-    several threads, and raises `RerankError` for every failure that its users can expect.
+    several threads, and raises `RerankError` for every failure that its users can expect. It may have a method
+    `warm_up()`, which computes once without caching a score.
     """
 
     @property

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, get_args
 
+from qwen_rerank_plugins.config.validators import plain_number
 from qwen_rerank_plugins.errors import InputError, InputTypeError
 from qwen_rerank_plugins.types import Document, Priority, ScoreRequest
 
@@ -95,49 +96,55 @@ def check_instruction(instruction: object) -> None:
         raise _wrong_type("instruction", "a string or None", instruction)
 
 
-def check_top_n(top_n: object) -> None:
-    """Refuse anything but None and integers of at least 1.
+def check_top_n(top_n: object) -> int | None:
+    """Return None, or an integer of at least 1; other libraries' integers are converted.
 
     Raises:
         InputTypeError: It is not an integer.
         InputError: It is less than 1.
     """
-    if top_n is None:
-        return
-    if isinstance(top_n, bool) or not isinstance(top_n, int):
+    number = plain_number(top_n)
+    if number is None:
+        return None
+    if isinstance(number, bool) or not isinstance(number, int):
         raise InputTypeError(f"`top_n` must be an integer or None, got {top_n!r}")
-    if top_n < 1:
+    if number < 1:
         raise InputError(f"`top_n` must be at least 1, got {top_n!r}")
+    return number
 
 
-def check_min_score(min_score: object) -> None:
-    """Refuse anything but None and numbers from 0 to 1.
+def check_min_score(min_score: object) -> float | None:
+    """Return None, or a number from 0 to 1; other libraries' numbers are converted.
 
     Raises:
         InputTypeError: It is not a number.
         InputError: It is NaN or out of range.
     """
-    if min_score is None:
-        return
-    if isinstance(min_score, bool) or not isinstance(min_score, int | float):
+    number = plain_number(min_score)
+    if number is None:
+        return None
+    if isinstance(number, bool) or not isinstance(number, int | float):
         raise InputTypeError(f"`min_score` must be a number or None, got {min_score!r}")
-    if not 0.0 <= min_score <= 1.0:  # false for NaN as well
+    if not 0.0 <= number <= 1.0:  # false for NaN as well
         raise InputError(f"`min_score` must be from 0 to 1, got {min_score!r}")
+    return number
 
 
-def check_deadline(deadline_s: object) -> None:
-    """Refuse anything but None and positive numbers of seconds.
+def check_deadline(deadline_s: object) -> float | None:
+    """Return None, or a positive number of seconds; other libraries' numbers are converted.
 
     Raises:
         InputTypeError: It is not a number.
         InputError: It is NaN, zero or negative.
     """
-    if deadline_s is None:
-        return
-    if isinstance(deadline_s, bool) or not isinstance(deadline_s, int | float):
+    number = plain_number(deadline_s)
+    if number is None:
+        return None
+    if isinstance(number, bool) or not isinstance(number, int | float):
         raise InputTypeError(f"`deadline_s` must be a number of seconds or None, got {deadline_s!r}")
-    if not deadline_s > 0:  # false for NaN as well
+    if not number > 0:  # false for NaN as well
         raise InputError(f"`deadline_s` must be greater than 0, got {deadline_s!r}")
+    return number
 
 
 def check_priority(priority: object) -> None:

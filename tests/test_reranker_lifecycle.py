@@ -56,6 +56,40 @@ def test_nothing_is_built_before_it_is_needed(built: list[FakeScorer]) -> None:
     assert (reranker.model, len(built)) == ("fake", 1)
 
 
+def test_warming_up_builds_the_scorer_and_lets_it_compute_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    warmed: list[str] = []
+
+    class WarmScorer(FakeScorer):
+        def warm_up(self) -> None:
+            warmed.append(threading.current_thread().name)
+
+    built: list[WarmScorer] = []
+
+    def build(config: RerankConfig, *, shared: bool = False) -> FakeScorer:
+        built.append(WarmScorer())
+        return built[-1]
+
+    monkeypatch.setattr(reranker_module, "build_scorer", build)
+    reranker = Reranker()
+    reranker.warm_up()
+    asyncio.run(reranker.awarm_up())
+    assert (len(built), built[0].calls) == (1, [])
+    assert warmed[0] == threading.current_thread().name != warmed[1]
+
+
+def test_warming_up_needs_no_method_of_the_scorer_and_nothing_of_a_disabled_reranker(
+    built: list[FakeScorer],
+) -> None:
+    Reranker(enabled=False).warm_up()
+    assert built == []
+    reranker = Reranker()
+    reranker.warm_up()
+    assert (len(built), built[0].calls) == (1, [])
+    reranker.close()
+    with pytest.raises(ClosedError):
+        reranker.warm_up()
+
+
 def test_many_threads_build_one_scorer(built: list[FakeScorer]) -> None:
     reranker = Reranker()
     start = threading.Barrier(8)

@@ -11,7 +11,10 @@ __all__ = ["reranked_metadata"]
 
 _CALL_KEYS = frozenset(
     f"rerank_{name}"
-    for name in ("log_odds", "truncated", "query_truncated", "passage", "passage_span", "status", "error")
+    for name in (
+        *("log_odds", "truncated", "query_truncated", "warnings", "passage", "passage_span"),
+        *("status", "error"),
+    )
 )
 """The keys of one call; `first_stage_score` outlives them."""
 
@@ -51,6 +54,8 @@ def reranked_metadata(
         updated["rerank_truncated"] = True
     if ranked.query_truncated:
         updated["rerank_query_truncated"] = True
+    if ranked.warnings:
+        updated["rerank_warnings"] = list(ranked.warnings)
     if ranked.span is not None:
         updated |= _passage(content, ranked.span, offset)
     return updated

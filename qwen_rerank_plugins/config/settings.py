@@ -29,9 +29,10 @@ DEMO_MODEL = "demo"
 
 Text = Annotated[str, AfterValidator(validators.not_blank)]
 PathText = Annotated[str, BeforeValidator(validators.path_to_text), AfterValidator(validators.not_blank)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0)]
+PlainNumber = BeforeValidator(validators.plain_number)
+Count = Annotated[int, Field(ge=1), PlainNumber]
+CountOrZero = Annotated[int, Field(ge=0), PlainNumber]
+Seconds = Annotated[float, Field(gt=0), PlainNumber]
 
 
 class RerankConfig(BaseModel):
@@ -95,11 +96,16 @@ class RerankConfig(BaseModel):
     chunk_overlap: CountOrZero = Field(
         default=64, description="Tokens that a chunk shares with the previous one."
     )
+    unwrap: Literal["warn", "strip", "off"] = Field(
+        default="warn",
+        description="What the local model does with a text that already has a prompt template around it: score it as it is, "
+        "with or without a warning, or score the text inside.",
+    )
 
     top_n: Count | None = Field(
         default=None, description="Maximum number of documents in a ranking; None for all."
     )
-    min_score: Annotated[float, Field(ge=0, le=1)] | None = Field(
+    min_score: Annotated[float, Field(ge=0, le=1), PlainNumber] | None = Field(
         default=None,
         description="Documents with a lower `relevance_score` are dropped; None for no threshold.",
     )

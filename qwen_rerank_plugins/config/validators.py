@@ -5,10 +5,13 @@ A validator's `ValueError` completes the sentence "`setting` must be …".
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -40,6 +43,18 @@ def not_blank(text: str) -> str:
 def path_to_text(value: object) -> object:
     """Convert a path to a string; return any other value for the type check that follows."""
     return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def plain_number(value: object) -> object:
+    """Convert another library's number, such as NumPy's, to an `int` or `float`; return any other value as it is."""
+    if isinstance(value, bool):
+        return value
+    try:
+        if hasattr(value, "__index__"):
+            return operator.index(value)
+        return float(value) if isinstance(value, Real | Decimal) else value
+    except (TypeError, ValueError, OverflowError):  # an array, a signalling NaN, a fraction beyond all floats
+        return value
 
 
 def device_list(value: object) -> object:

@@ -53,13 +53,13 @@ class LocalScorer:
     def __init__(self, config: RerankConfig, runtime: Runtime) -> None:
         self._runtime = runtime
         self._limits = _limits(config, runtime)
-        self._encoder = PromptEncoder(runtime.tokenizer, runtime.family, self._limits)
+        self._encoder = PromptEncoder(runtime.tokenizer, runtime.family, self._limits, config.unwrap)
         self._cache = ScoreCache(
             config.cache_entries,
             path=config.cache_path,
             max_disk_entries=config.cache_disk_entries,
         )
-        self._key_hasher = _key_hasher(runtime, self._limits)
+        self._key_hasher = _key_hasher(runtime, self._limits, config.unwrap)
         self._encode_s = 0.0
         self._closed = threading.Event()
         self._finalizer = weakref.finalize(self, _release, runtime, self._cache)
@@ -142,6 +142,15 @@ class LocalScorer:
             return await asyncio.to_thread(self._collect, pending, log_odds)
         return self._collect(pending, log_odds)
 
+    def warm_up(self) -> None:
+        """Compute the score of a probe, without the score cache.
+
+        Raises:
+            RerankError: As `score`.
+        """
+        (pair,) = self._encoder.encode([ScoreRequest("probe", "probe")])
+        self._runtime.scheduler.submit(pair.prompts).result()
+
     def info(self) -> dict[str, Any]:
         """Return the loaded model, the token limits, and the state of cache and queue as plain JSON types."""
         stats = self._cache.stats()
@@ -213,15 +222,15 @@ def _limits(config: RerankConfig, runtime: Runtime) -> TokenLimits:
     )
 
 
-def _key_hasher(runtime: Runtime, limits: TokenLimits) -> KeyHasher:
-    """Return a hasher over everything that changes a score."""
+def _key_hasher(runtime: Runtime, limits: TokenLimits, unwrap: str) -> KeyHasher:
+    """Return a hasher over everything that changes a score or its warnings."""
     engine = runtime.engines[0]
     return KeyHasher(
         __version__,
         runtime.fingerprint,
         runtime.family.model_dump_json(),
         *(limits.max_length, limits.max_query_tokens, limits.long_documents),
-        *(limits.chunk_tokens, limits.chunk_overlap),
+        *(limits.chunk_tokens, limits.chunk_overlap, unwrap),
         *(
             str(engine.decoder.device.type),
             str(engine.decoder.dtype),
@@ -241,6 +250,7 @@ def _best_chunk_score(pair: EncodedPair, log_odds: Iterator[float]) -> PairScore
         query_truncated=pair.query_truncated,
         span=pair.spans[best],
         num_tokens=sum(prompt.end for prompt in pair.prompts),
+        warnings=pair.warnings,
     )
 
 

@@ -11,6 +11,7 @@ EARLIER = {
     "rerank_log_odds": 9.0,
     "rerank_truncated": True,
     "rerank_query_truncated": True,
+    "rerank_warnings": ["x"],
     "rerank_passage": "x",
     "rerank_passage_span": [0, 1],
     "rerank_status": "failed",
@@ -35,12 +36,14 @@ def written(
 
 def test_only_what_applies_is_written() -> None:
     assert written({"page": 3}, RankedDocument(0, "", PairScore(0.5))) == {"page": 3}
-    everything = RankedDocument(0, "", PairScore(0.5, 0.0, truncated=True, query_truncated=True, span=(4, 8)))
+    score = PairScore(0.5, 0.0, truncated=True, query_truncated=True, span=(4, 8), warnings=("a", "b"))
+    everything = RankedDocument(0, "", score)
     assert written({}, everything, first=0.0) == {
         "first_stage_score": 0.0,
         "rerank_log_odds": 0.0,
         "rerank_truncated": True,
         "rerank_query_truncated": True,
+        "rerank_warnings": ["a", "b"],
         "rerank_passage": "best",
         "rerank_passage_span": [4, 8],
     }

@@ -26,7 +26,13 @@ from qwen_rerank_plugins.errors import (
     InstructionTooLongError,
     NonFiniteScoreError,
 )
-from qwen_rerank_plugins.types import PairScore, Priority, Scorer, ScoreRequest
+from qwen_rerank_plugins.recipe import REMOVED_TEMPLATE, TEMPLATE_IN_TEXT
+from qwen_rerank_plugins.types import (
+    PairScore,
+    Priority,
+    Scorer,
+    ScoreRequest,
+)
 from tests.core.checkpoints import Shape, with_demo_tokenizer, write_checkpoint
 from tests.core.texts import NASTY
 from tests.core.tolerances import assert_close, sigmoid
@@ -115,6 +121,33 @@ def test_an_instruction_changes_the_score(demo: LocalScorer) -> None:
     assert default.log_odds != other.log_odds
 
 
+def test_a_wrapped_pair_is_scored_as_its_plain_texts_where_the_setting_says_so(
+    demo_settings: RerankConfig,
+) -> None:
+    wrapped = ScoreRequest(f"<Query>: {QUERY}\n", f"<Document>: {DOCUMENTS[0]}<|im_end|>\n")
+    found = {}
+    for unwrap in ("warn", "strip", "off"):
+        scorer = shared(demo_settings, unwrap=unwrap)
+        scorer.score([wrapped])
+        found[unwrap], plain = scorer.score([wrapped, REQUESTS[0]])
+        scorer.close()
+        assert (found[unwrap].cached, plain.warnings) == (True, ())
+    assert found["strip"].log_odds == pytest.approx(plain.log_odds, abs=1e-5)
+    assert found["warn"].log_odds == found["off"].log_odds != plain.log_odds
+    warnings = [found[unwrap].warnings for unwrap in ("warn", "strip", "off")]
+    assert warnings == [(TEMPLATE_IN_TEXT,), (REMOVED_TEMPLATE,), ()]
+
+
+def test_warming_up_computes_once_and_caches_no_score(
+    own: LocalScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(own, monkeypatch)
+    gate.opened.set()
+    own.warm_up()
+    assert gate.sequences == 1
+    assert own.info()["cache"]["entries"] == 0
+
+
 def test_nothing_gives_nothing(demo: LocalScorer) -> None:
     assert demo.score([]) == []
     assert asyncio.run(demo.ascore([])) == []
@@ -197,6 +230,8 @@ def test_a_cached_score_is_not_computed_again(own: LocalScorer, monkeypatch: pyt
         ({"long_documents": "chunk", "chunk_tokens": 100}, False),
         ({"dtype": "bfloat16"}, False),
         ({"quantization": "int8"}, False),
+        ({"unwrap": "strip"}, False),
+        ({"unwrap": "off"}, False),
     ],
 )
 def test_the_cache_never_mixes_settings(

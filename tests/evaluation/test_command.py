@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from qwen_rerank_plugins import RerankConfig
 from qwen_rerank_plugins.cli.app import app
-from qwen_rerank_plugins.evaluation import read_run
+from qwen_rerank_plugins.evaluation import Query, read_run
 from tests.evaluation.collections import tiny, write_beir, write_jsonl
 from tests.service.servers import running_service
 
@@ -158,3 +159,16 @@ def test_a_missing_extra_is_reported_with_the_line_that_installs_it(monkeypatch:
     result = run("--backend", "lexical")
     assert result.exit_code == 1
     assert "evaluation needs 'bm25s': pip install 'qwen-rerank-plugins[eval]'" in result.stderr
+
+
+@pytest.mark.parametrize("broken", ["\ud83d", "\x00", "\ufeff"])
+def test_broken_text_neither_stops_the_evaluation_nor_its_report(tmp_path: Path, broken: str) -> None:
+    whole = tiny()
+    dataset = replace(
+        whole,
+        corpus={**whole.corpus, "d1": f"{broken}blue whale{broken}"},
+        queries={**whole.queries, "q1": Query(f"{broken}blue whale", f"{broken}English")},
+    )
+    folder, report = write_beir(tmp_path / "broken", dataset), tmp_path / "report.html"
+    assert figures("--dataset", folder, "--model", "demo", "--report", report)["dataset"]["judgements"] == 4
+    assert "blue whale" in report.read_text(encoding="utf-8")

@@ -42,6 +42,7 @@ class QwenRerank(OwnsRerankerModel, BaseDocumentCompressor):
     - `first_stage_score`: the `relevance_score` before the first reranking, if any
     - `rerank_log_odds`: the logit of `relevance_score`, if the service reports it
     - `rerank_truncated`, `rerank_query_truncated`: true if a text was cut to fit
+    - `rerank_warnings`: only if a text was repaired or has a prompt template around it
     - `rerank_passage`, `rerank_passage_span`: the best passage of a document that was read in chunks, and its
       `[start, end]` in `page_content`
     - `rerank_status`, `rerank_error`: only if nothing was scored: "disabled", or "failed" and the reason

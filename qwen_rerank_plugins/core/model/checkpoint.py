@@ -6,10 +6,11 @@ no remote code; what the decoder does not compute is rejected here.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,23 @@ DEMO = "demo"
 _HUB_FILES = [
     *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "rerank_recipe.json"),
+    *("adapter_config.json", "modules.json"),  # what tells an adapter or an embedding model from a reranker
 ]
+_HUB_IDS = tuple(f"Qwen/Qwen3-Reranker-{size}" for size in ("0.6B", "4B", "8B"))
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_GGUF = "a GGUF file, which is not supported yet; use the safetensors checkpoint that it was converted from"
+_PICKLE = "a pickle, which can run code and is rejected; convert it to safetensors"
+_FOREIGN_STARTS = {
+    b"": "empty; download it again",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder",
+    b"<!doctype": "a web page, not the file itself; download it again",
+    b"<html": "a web page, not the file itself; download it again",
+    b"gguf": _GGUF,
+    b"pk\x03\x04": _PICKLE,
+    b"\x80": _PICKLE,
+}
+"""First bytes of a file, in lower case → what the file is instead of a part of a checkpoint."""
+
 _MODEL_TYPES = {"qwen2": "qwen2", "qwen3": "qwen3", "zeroentropy": "qwen3"}
 
 
@@ -78,6 +94,10 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         ConfigurationError: A revision was given for a folder.
     """
     folder, commit = _locate(model, revision)
+    _reject_other_models(model, folder)
+    tokenizer = ("tokenizer.json",) if (folder / "tokenizer.json").is_file() else ("vocab.json", "merges.txt")
+    index = "model.safetensors.index.json"
+    _reject_foreign_files(folder / name for name in ("config.json", *tokenizer, index))
     config = _read_json(folder / "config.json")
     model_type = str(config.get("model_type"))
     if model_type not in _MODEL_TYPES:
@@ -86,6 +106,8 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
             f"{', '.join(sorted(_MODEL_TYPES))}"
         )
     has_classifier = _has_classifier(model, config)
+    files = _weight_files(model, folder)
+    _reject_foreign_files(files)
     return Checkpoint(
         name=model,
         folder=folder,
@@ -95,7 +117,7 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         model_type=model_type,
         has_classifier=has_classifier,
         is_tied=bool(config.get("tie_word_embeddings", False)),
-        files=_weight_files(model, folder),
+        files=files,
     )
 
 
@@ -112,10 +134,13 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
                 f"revision {revision!r} was given, but {model!r} is a folder, which has none; leave it out"
             )
         return folder, None
+    if folder.is_file():
+        problem = _foreign_kind(folder) or "a file"
+        raise CheckpointFormatError(f"{model!r} is {problem}. Give the folder of a checkpoint")
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise CheckpointNotFoundError(
             f"no such folder: {model!r}; give a folder, a hub id such as 'Qwen/Qwen3-Reranker-0.6B', "
-            f"or 'demo'"
+            f"or 'demo'{_suggestion(model)}"
         )
     return _download(model, revision)
 
@@ -129,9 +154,52 @@ def _download(model: str, revision: str | None) -> tuple[Path, str]:
         raise CheckpointNotFoundError(
             f"{model!r}{f' at revision {revision!r}' if revision else ''} was not found: no such folder, "
             f"and the download from the hub failed ({type(error).__name__}: {_first_line(error)}). Without a "
-            f"network, give a local folder, or 'demo' for the small checkpoint that ships with the package"
+            f"network, give a local folder, or 'demo' for the small checkpoint that ships with the package{_suggestion(model)}"
         ) from error
     return folder, folder.name
+
+
+def _suggestion(model: str) -> str:
+    """Return a question with the hub id that a name most likely means, or nothing."""
+    known = {name.casefold().rpartition("/")[2]: name for name in _HUB_IDS}
+    near = difflib.get_close_matches(model.casefold().rstrip("/").rpartition("/")[2], known, 1, 0.75)
+    return f". Did you mean {known[near[0]]!r}?" if near and known[near[0]] != model else ""
+
+
+def _reject_other_models(model: str, folder: Path) -> None:
+    """Reject what looks like a checkpoint of a reranker and is none."""
+    has_weights = any(folder.glob("model*.safetensors*"))
+    if not has_weights and (folder / "adapter_config.json").is_file():
+        base = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        raise CheckpointFormatError(
+            f"{model!r} is an adapter of {base!r}, which is not supported yet; merge it into that model (PEFT: "
+            f"merge_and_unload), save the result as safetensors, and give that folder"
+        )
+    if not has_weights and (any(folder.glob("*.gguf")) or model.casefold().endswith("-gguf")):
+        raise CheckpointFormatError(f"{model!r} holds {_GGUF}")
+    modules = folder / "modules.json"
+    if (folder / "1_Pooling").is_dir() or (modules.is_file() and b"Pooling" in modules.read_bytes()):
+        raise CheckpointFormatError(
+            f"{model!r} is an embedding model, with a pooling layer, and its scores would be noise; use a reranker "
+            f"such as 'Qwen/Qwen3-Reranker-0.6B'"
+        )
+
+
+def _reject_foreign_files(paths: Iterable[Path]) -> None:
+    for path in paths:
+        kind = _foreign_kind(path) if path.is_file() else None
+        if kind is not None:
+            raise CheckpointFormatError(f"{str(path)!r} is {kind}")
+
+
+def _foreign_kind(path: Path) -> str | None:
+    """Return what a file is, if its first bytes are not those of a part of a checkpoint."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if start[8:9] == b"{":  # safetensors: the length of the header may begin with any bytes
+        return None
+    kinds = (kind for magic, kind in _FOREIGN_STARTS.items() if magic and start.lower().startswith(magic))
+    return next(kinds, None) if start else _FOREIGN_STARTS[b""]
 
 
 def _first_line(error: Exception) -> str:

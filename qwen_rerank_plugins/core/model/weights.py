@@ -132,7 +132,21 @@ def _load_layer(reader: _TensorReader, shape: Architecture, number: int, dtype: 
 
 
 def _head(reader: _TensorReader, checkpoint: Checkpoint, answer_ids: tuple[int, int | None]) -> Tensor:
-    """Return the row whose product with the final hidden state is the log-odds, in fp32."""
+    """Return the row whose product with the final hidden state is the log-odds, in fp32.
+
+    Raises:
+        TensorMismatchError: The row is zero.
+    """
+    head = _stored_head(reader, checkpoint, answer_ids)
+    if not head.any():
+        name = "score.weight" if checkpoint.has_classifier else "the difference of the answers' rows"
+        raise TensorMismatchError(
+            f"{name} is zero, so every score would be 0.5; convert the checkpoint again"
+        )
+    return head
+
+
+def _stored_head(reader: _TensorReader, checkpoint: Checkpoint, answer_ids: tuple[int, int | None]) -> Tensor:
     if checkpoint.has_classifier:
         return reader.tensor("score.weight", torch.float32)[0]
     matrix = "model.embed_tokens.weight" if checkpoint.is_tied else "lm_head.weight"

@@ -2,21 +2,21 @@
 
 This module knows families and a tokenizer, and no model. A prompt is a path of shared token segments. When it
 is too long, only the document is truncated; the query has its own limit; the template's suffix always stands.
-Lone surrogates become U+FFFD, one for one, so that spans stay character offsets of the caller's string.
+Texts are cleaned first; spans are character offsets of the caller's string all the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qwen_rerank_plugins.core.prompts.chunking import chunk_spans, clip_at_token_boundary
+from qwen_rerank_plugins.core.prompts.cleaning import TextCleaner, Unwrap
 from qwen_rerank_plugins.core.prompts.families import Piece, PromptFamily
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from qwen_rerank_plugins.core.sequences import Segment, TokenIds
 from qwen_rerank_plugins.errors import InputError, InstructionTooLongError
-from qwen_rerank_plugins.recipe import replace_surrogates
 from qwen_rerank_plugins.types import ScoreRequest, Span
 
 __all__ = ["EncodedPair", "PromptEncoder", "TokenLimits"]
@@ -57,12 +57,14 @@ class EncodedPair:
             chunks.
         truncated: Whether the document was truncated.
         query_truncated: Whether the query was truncated.
+        warnings: What was wrong with the texts, each warning once.
     """
 
     prompts: tuple[Segment, ...]
     spans: tuple[Span | None, ...]
     truncated: bool
     query_truncated: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,17 @@ class _QueryPrefix:
     values: Mapping[str, str]
     query_truncated: bool
     budget: int
+    warnings: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class _DocumentTail:
-    """A text in the document's place, and its token ids once it is tokenised."""
+    """A text in the document's place, where the document begins in the caller's string, and the text's token ids."""
 
     prefix: _QueryPrefix
     text: str
+    offset: int
+    warnings: tuple[str, ...]
     span: Span | None = None
     ids: TokenIds = ()
     truncated: bool = False
@@ -95,12 +100,20 @@ class PromptEncoder:
         tokenizer: The checkpoint's tokenizer.
         family: The prompt family.
         limits: Limits in tokens.
+        unwrap: What happens to a text that already has a prompt template around it.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer, family: PromptFamily, limits: TokenLimits) -> None:
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        family: PromptFamily,
+        limits: TokenLimits,
+        unwrap: Unwrap = "warn",
+    ) -> None:
         self.family = family
         self.limits = limits
         self._tokenizer = tokenizer
+        self._cleaner = TextCleaner(family, unwrap)
         self._document_piece = next(piece for piece in family.document if "document" in piece.placeholders)
         self._fixed_ids = {  # of the pieces without placeholders
             piece: tokenizer.control_ids(piece.text) if piece.control else tokenizer.encode([piece.text])[0]
@@ -123,13 +136,12 @@ class PromptEncoder:
             key = (request.query, request.instruction)
             if key not in prefixes:
                 prefixes[key] = self._prefix(*key)
-        tails = [
-            _DocumentTail(prefixes[request.query, request.instruction], replace_surrogates(request.document))
-            for request in requests
-        ]
-        if self.family.strip:
-            for tail in tails:
-                tail.text = tail.text.strip()
+        tails = []
+        for request in requests:
+            document = self._cleaner.clean(request.document, "document")
+            prefix = prefixes[request.query, request.instruction]
+            warnings = tuple(dict.fromkeys(prefix.warnings + document.warnings))
+            tails.append(_DocumentTail(prefix, document.text, document.offset, warnings))
         self._tokenize_tails(tails)
         if self.limits.long_documents == "truncate":
             return [self._pair([tail]) for tail in tails]
@@ -142,13 +154,16 @@ class PromptEncoder:
                 f"the prompt family {self.family.name!r} takes no instruction, but one of {length} characters "
                 f"was given; leave it out"
             )
-        query = replace_surrogates(query).strip() if self.family.strip else replace_surrogates(query)
-        query, query_truncated = self._truncate_query(query)
+        cleaned = self._cleaner.clean(query, "query")
+        warnings = cleaned.warnings
+        query, query_truncated = self._truncate_query(cleaned.text)
         values = {"query": query}
-        if instruction is None:
-            instruction = self.family.default_instruction
+        choices = (cleaned.instruction, instruction, self.family.default_instruction)
+        instruction = next((choice for choice in choices if choice is not None), None)
         if instruction is not None:
-            values["instruction"] = replace_surrogates(instruction)
+            cleaned = self._cleaner.clean(instruction, "instruction")
+            values["instruction"] = cleaned.text
+            warnings += cleaned.warnings
         root = self._segment_ids(self.family.root, values)
         prefix = self._segment_ids(self.family.query, values)
         budget = self.limits.max_length - len(root) - len(prefix) - self._num_fixed_tokens
@@ -160,7 +175,7 @@ class PromptEncoder:
                 f"instruction or raise max_length"
             )
         head = Segment.after(None, root, prefix) if root or prefix else None
-        return _QueryPrefix(head, values, query_truncated, budget)
+        return _QueryPrefix(head, values, query_truncated, budget, warnings)
 
     def _truncate_query(self, query: str) -> tuple[str, bool]:
         """Return the query, truncated to its limit, and whether it was truncated."""
@@ -226,6 +241,7 @@ class PromptEncoder:
             spans=tuple(tail.span for tail in tails),
             truncated=any(tail.truncated or len(tail.ids) > tail.prefix.budget for tail in tails),
             query_truncated=tails[0].prefix.query_truncated,
+            warnings=tails[0].warnings,
         )
 
     def _encode_chunks(self, tails: Sequence[_DocumentTail]) -> list[EncodedPair]:
@@ -239,6 +255,7 @@ class PromptEncoder:
         if len(tail.ids) <= limit and not tail.truncated:
             return [tail]
         spans = chunk_spans(tail.text, self._tokenizer, limit, min(self.limits.chunk_overlap, limit // 2))
-        return [_DocumentTail(tail.prefix, tail.text[start:end], (start, end)) for start, end in spans] or [
-            tail
-        ]
+        return [
+            replace(tail, text=tail.text[start:end], span=(start + tail.offset, end + tail.offset))
+            for start, end in spans
+        ] or [tail]

@@ -25,12 +25,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qwen_rerank_plugins import recipe
 from qwen_rerank_plugins.errors import ConfigurationError
 
-__all__ = ["FAMILIES", "FamilyName", "Piece", "PromptFamily", "get_family", "load_family"]
+__all__ = [
+    "FAMILIES",
+    "PLACEHOLDER",
+    "FamilyName",
+    "Piece",
+    "Placeholder",
+    "PromptFamily",
+    "get_family",
+    "load_family",
+]
 
 Placeholder = Literal["instruction", "query", "document"]
 FamilyName = Literal["qwen3", "qwen3-eval", "zerank", "mxbai"]
 
-_PLACEHOLDER = re.compile(r"\{(instruction|query|document)\}")
+PLACEHOLDER = re.compile(r"\{(instruction|query|document)\}")
+"""A placeholder in the text of a piece; its group is the name."""
 
 
 class Piece(BaseModel):
@@ -60,11 +70,11 @@ class Piece(BaseModel):
     @cached_property
     def placeholders(self) -> list[str]:
         """Names of the placeholders, from left to right."""
-        return _PLACEHOLDER.findall(self.text)
+        return PLACEHOLDER.findall(self.text)
 
     def render(self, values: Mapping[str, str]) -> str:
         """Return the text with its placeholders substituted; braces in the values have no meaning."""
-        return _PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
+        return PLACEHOLDER.sub(lambda match: values[match[1]], self.text)
 
     @model_validator(mode="after")
     def _check(self) -> Piece:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from qwen_rerank_plugins.core.score_cache.disk import DiskCache
 from qwen_rerank_plugins.errors import ConfigurationError, InputTypeError
+from qwen_rerank_plugins.recipe import TEXT_WARNINGS
 from qwen_rerank_plugins.types import PairScore
 
 __all__ = ["CacheStats", "KeyHasher", "Part", "ScoreCache"]
@@ -29,6 +30,7 @@ Part = str | bytes | int | float | bool | None
 
 _DIGEST_SIZE = 32
 _SPAN, _TRUNCATED, _QUERY_TRUNCATED = 1, 2, 4
+_WARNINGS = {warning: 8 << number for number, warning in enumerate(TEXT_WARNINGS)}
 _FORMAT = 2
 _VALUE = struct.Struct("<BBdQQQ")  # format, flags, log-odds, tokens, span's start and end
 
@@ -250,7 +252,7 @@ def _tag_and_payload(part: Part) -> tuple[bytes, bytes]:
 def _to_bytes(score: PairScore) -> bytes:
     """Return the form of a score on disk, which begins with its format number."""
     flags = _SPAN * (score.span is not None) + _TRUNCATED * score.truncated
-    flags += _QUERY_TRUNCATED * score.query_truncated
+    flags += _QUERY_TRUNCATED * score.query_truncated + sum(_WARNINGS[warning] for warning in score.warnings)
     return _VALUE.pack(_FORMAT, flags, score.log_odds, score.num_tokens, *(score.span or (0, 0)))
 
 
@@ -268,6 +270,7 @@ def _from_bytes(value: object) -> PairScore | None:
         span=(start, end) if flags & _SPAN else None,
         num_tokens=num_tokens,
         cached=True,
+        warnings=tuple(warning for warning, flag in _WARNINGS.items() if flags & flag),
     )
 
 

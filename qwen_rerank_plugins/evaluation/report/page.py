@@ -17,6 +17,7 @@ from qwen_rerank_plugins.evaluation.evaluator import Evaluation
 from qwen_rerank_plugins.evaluation.report.plots import Plot, draw_plots, library_source
 from qwen_rerank_plugins.evaluation.report.summary import summarize
 from qwen_rerank_plugins.evaluation.report.tables import render_tables
+from qwen_rerank_plugins.recipe import replace_surrogates
 
 __all__ = ["render_report", "write_report"]
 
@@ -31,7 +32,7 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
     """
     text = render_report(evaluation)
     try:
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_text(replace_surrogates(text), encoding="utf-8", newline="\n")
     except OSError as error:
         raise InputError(f"file cannot be written: {str(path)!r}: {error.strerror}") from error
 

@@ -12,6 +12,7 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from qwen_rerank_plugins.evaluation.evaluator import Evaluation
+from qwen_rerank_plugins.recipe import replace_surrogates
 
 __all__ = ["Plot", "draw_plots", "library_source"]
 
@@ -82,7 +83,7 @@ def _depths(summary: dict[str, Any]) -> Plot:
 
 def _groups(summary: dict[str, Any]) -> Plot:
     measure = summary["measures"][0]
-    labels = [f"{group['group'] or 'none'} ({group['queries']})" for group in summary["groups"]]
+    labels = [_label(f"{group['group'] or 'none'} ({group['queries']})") for group in summary["groups"]]
     figure = go.Figure()
     for at in range(len(summary["groups"][0]["rows"])):
         rows = [group["rows"][at] for group in summary["groups"]]
@@ -144,7 +145,7 @@ def _query_text(evaluation: Evaluation, query_id: str) -> str:
 def _label(text: str) -> str:
     """Escape a label: plotly interprets labels as HTML, and %{...} as a template."""
     short = text if len(text) <= _LABEL_CHARS else f"{text[: _LABEL_CHARS - 1]}…"
-    return escape(" ".join(short.split())).replace("%{", "% {")
+    return escape(replace_surrogates(" ".join(short.split()))).replace("%{", "% {")
 
 
 def _plot(name: str, title: str, description: str, figure: Any) -> Plot:

@@ -182,6 +182,141 @@ def test_a_garbled_index_is_refused(tmp_path: Path, weight_map: Any) -> None:
         open_checkpoint(str(tmp_path))
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1192\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (LFS, r"a Git LFS pointer, not the file itself; run 'git lfs pull'"),
+        (b"", "empty; download it again"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "a web page, not the file itself; download it again"),
+        (b"<html><body>404</body></html>", "a web page, not the file itself"),
+        (
+            b"GGUF\x03\x00\x00\x00\x10\x00\x00\x00",
+            "a GGUF file, which is not supported yet; use the safetensors",
+        ),
+        (pickle.dumps({"a": 1}), "a pickle, which can run code and is rejected; convert it to safetensors"),
+        (b"PK\x03\x04\x00\x00\x08\x08\x00\x00", "a pickle, which can run code"),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "vocab.json", "merges.txt", "model-00002-of-00003.safetensors"]
+)
+def test_another_kind_of_file_in_the_place_of_a_file_is_named(
+    tmp_path: Path, name: str, content: bytes, kind: str
+) -> None:
+    write_sharded(tmp_path, SHAPE.config, SHAPE.tensors())
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointFormatError, match=rf"{name}' is {kind}"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_files_that_are_not_read_may_be_anything(tmp_path: Path) -> None:
+    make(tmp_path, SHAPE)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    for name in ("vocab.json", "generation_config.json", "model-00001-of-00002.safetensors", "x.gguf"):
+        (tmp_path / name).write_bytes(LFS)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert open_checkpoint(str(tmp_path)).files == (tmp_path / "model.safetensors",)
+
+
+def test_a_header_may_have_the_length_that_a_pickle_begins_with(tmp_path: Path) -> None:
+    path = make(tmp_path, SHAPE) / "model.safetensors"
+    content = path.read_bytes()
+    old = int.from_bytes(content[:8], "little")
+    new = (old // 256 + 1) * 256 + 0x80
+    padded = new.to_bytes(8, "little") + content[8 : 8 + old] + b" " * (new - old) + content[8 + old :]
+    path.write_bytes(padded)
+    assert padded[0] == 0x80
+    assert open_checkpoint(str(tmp_path)).files == (path,)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "model.Q8_0.gguf",
+            b"GGUF\x03",
+            r"gguf' is a GGUF file, which is not supported yet; use the safetensors",
+        ),
+        ("model.bin", pickle.dumps({}), r"bin' is a pickle, which can run code and is rejected"),
+        ("model.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", r"' is a file\. Give the folder"),
+    ],
+)
+def test_a_file_is_no_checkpoint(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointFormatError, match=message):
+        open_checkpoint(str(tmp_path / name))
+
+
+def test_a_folder_of_gguf_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.Q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointFormatError, match="holds a GGUF file, which is not supported yet"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_an_adapter_is_named_with_its_base_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen3-Reranker-4B"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
+    with pytest.raises(
+        CheckpointFormatError,
+        match=r"is an adapter of 'Qwen/Qwen3-Reranker-4B', which is not supported yet; merge it",
+    ):
+        open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("by", ["folder", "modules"])
+def test_an_embedding_model_is_named(tmp_path: Path, by: str) -> None:
+    make(tmp_path, SHAPE)
+    if by == "folder":
+        (tmp_path / "1_Pooling").mkdir()
+    else:
+        (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling"}]')
+    with pytest.raises(CheckpointFormatError, match="is an embedding model, with a pooling layer"):
+        open_checkpoint(str(tmp_path))
+
+
+def test_a_rerankers_own_modules_are_no_embedding_model(tmp_path: Path) -> None:
+    make(tmp_path, SHAPE)
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.cross_encoder.LogitScore"}]')
+    assert open_checkpoint(str(tmp_path)).files
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(
+            "Qwen/Qwen3-Rerankr-0.6B",
+            "qwen/qwen3-reranker-0.6b",
+            "Qwen3-Reranker-0.6B",
+            "Qwen/Qwen3-Reranker-0.6",
+        ),
+        *("https://huggingface.co/Qwen/Qwen3-Reranker-0.6B/", "Qwen/Qwen3-Reranker-06B"),
+    ],
+)
+def test_a_name_that_is_almost_a_hub_id_gets_a_suggestion(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot_download(model: str, **_: Any) -> str:
+        raise OSError(f"404 Client Error: {model}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(CheckpointNotFoundError, match=r"\. Did you mean 'Qwen/Qwen3-Reranker-0\.6B'\?$"):
+        open_checkpoint(model)
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-Reranker-0.6B", "nobody/nothing", "./none", "a/b/c"])
+def test_another_name_gets_no_suggestion(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(model: str, **_: Any) -> str:
+        raise OSError(f"404 Client Error: {model}")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(CheckpointNotFoundError) as caught:
+        open_checkpoint(model)
+    assert "Did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize("model", ["./none", "/none/there", "~/none", "none", "a/b/c", ""])
 def test_a_missing_folder_is_named(model: str) -> None:
     with pytest.raises(CheckpointNotFoundError, match="no such folder"):

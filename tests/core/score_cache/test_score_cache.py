@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from qwen_rerank_plugins.core.score_cache.disk import DiskCache
 from qwen_rerank_plugins.core.score_cache.memory import KeyHasher, ScoreCache, _from_bytes, _to_bytes
 from qwen_rerank_plugins.errors import ConfigurationError, InputTypeError
+from qwen_rerank_plugins.recipe import TEXT_WARNINGS
 from qwen_rerank_plugins.types import PairScore
 from tests.laws.sources import plain_environment
 
@@ -101,12 +102,25 @@ def test_a_part_of_a_foreign_type_is_refused() -> None:
     st.booleans(),
     st.none() | st.tuples(st.integers(0, 2**40), st.integers(0, 2**40)),
     st.integers(0, 2**40),
+    st.lists(st.sampled_from(TEXT_WARNINGS), unique=True).map(
+        lambda some: sorted(some, key=TEXT_WARNINGS.index)
+    ),
 )
 def test_a_score_survives_its_form_on_disk(
-    log_odds: float, truncated: bool, query_truncated: bool, span: tuple[int, int] | None, tokens: int
+    log_odds: float,
+    truncated: bool,
+    query_truncated: bool,
+    span: tuple[int, int] | None,
+    tokens: int,
+    warnings: list[str],
 ) -> None:
     value = score(
-        log_odds, truncated=truncated, query_truncated=query_truncated, span=span, num_tokens=tokens
+        log_odds,
+        truncated=truncated,
+        query_truncated=query_truncated,
+        span=span,
+        num_tokens=tokens,
+        warnings=tuple(warnings),
     )
     assert _from_bytes(_to_bytes(value)) == value
 
@@ -341,6 +355,7 @@ WRITER = """
 import sys
 from qwen_rerank_plugins.core.score_cache import disk
 from qwen_rerank_plugins.core.score_cache.memory import KeyHasher, ScoreCache
+from qwen_rerank_plugins.recipe import TEXT_WARNINGS
 from qwen_rerank_plugins.types import PairScore
 disk._BUSY_TIMEOUT_S = 30.0  # nothing is passed over
 cache = ScoreCache(0, path=sys.argv[1])
@@ -366,6 +381,7 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
 FORK = """
 import os, sys, threading
 from qwen_rerank_plugins.core.score_cache.memory import KeyHasher, ScoreCache
+from qwen_rerank_plugins.recipe import TEXT_WARNINGS
 from qwen_rerank_plugins.types import PairScore
 cache = ScoreCache(10, path=sys.argv[1])
 cache.put_many([(KeyHasher("before").key(), PairScore.from_log_odds(1.0, cached=True))])

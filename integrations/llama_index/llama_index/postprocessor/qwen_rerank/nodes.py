@@ -28,6 +28,7 @@ class RerankedNode(NodeWithScore):
         rerank_log_odds: The logit of `score`; None if the service does not report it.
         rerank_truncated: The text was cut to fit.
         rerank_query_truncated: The query was cut to fit.
+        rerank_warnings: Sentences that say if a text was repaired, or has a prompt template around it.
         rerank_passage: The best passage of a text that was read in chunks, else None.
         rerank_passage_span: The passage's start and end (exclusive), in characters of the node's own content; None
             if it lies in the metadata.
@@ -40,6 +41,7 @@ class RerankedNode(NodeWithScore):
     rerank_log_odds: float | None = None
     rerank_truncated: bool = False
     rerank_query_truncated: bool = False
+    rerank_warnings: tuple[str, ...] = ()
     rerank_passage: str | None = None
     rerank_passage_span: tuple[int, int] | None = None
     rerank_status: Literal["ranked", "disabled", "failed"] = "ranked"
@@ -93,6 +95,7 @@ def _reranked(came: NodeWithScore, text: str, ranked: RankedDocument, result: Re
         "rerank_log_odds": ranked.log_odds,
         "rerank_truncated": ranked.truncated,
         "rerank_query_truncated": ranked.query_truncated,
+        "rerank_warnings": ranked.warnings,
         "rerank_passage": None if span is None else text[slice(*span)],
         "rerank_passage_span": None if span is None else _span_in_content(came.node, text, span),
         "rerank_status": result.status,
