@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen_rerank_plugins.cli.console import Config, Debug, make_console
+from qwen_rerank_plugins.cli.firewall import active_firewall
 from qwen_rerank_plugins.cli.options import (
     Backend,
     Device,
@@ -40,17 +41,47 @@ DEMO_READY = (
 )
 WILDCARDS = {"0.0.0.0", "::"}  # noqa: S104 (compared with, not bound to)
 
+Host = Annotated[str | None, typer.Option(help="Address to listen on, 0.0.0.0 for all. [127.0.0.1]")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on, 0 for any free one. [8501]")]
+ApiKeysFile = Annotated[
+    str | None, typer.Option(help="File with the keys that clients may use, one per line.", metavar="FILE")
+]
+AllowedHosts = Annotated[
+    str | None,
+    typer.Option(help="Host names that clients may use, comma-separated; * for any.", metavar="NAMES"),
+]
+RootPath = Annotated[
+    str | None, typer.Option(help="Prefix of every address that a proxy keeps.", metavar="PATH")
+]
+TlsCert = Annotated[
+    str | None, typer.Option(help="PEM file with the certificate chain, for HTTPS.", metavar="FILE")
+]
+TlsKey = Annotated[str | None, typer.Option(help="PEM file with the private key.", metavar="FILE")]
+ReturnDocuments = Annotated[
+    bool | None,
+    typer.Option(
+        "--return-documents/--no-return-documents", help="Echo documents if a request does not say."
+    ),
+]
+OpenFirewall = Annotated[
+    bool, typer.Option("--open-firewall", help="With a public host, open the port in ufw or firewalld.")
+]
+LogFormat = Annotated[str | None, typer.Option(help="json or text.")]
+Instruction = Annotated[str | None, typer.Option(help="What relevance means, if a request does not say.")]
+MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens of a prompt with its document.")]
+
 
 def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on, 0.0.0.0 for all. [127.0.0.1]")
-    ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for any free one. [8501]")] = None,
-    api_keys_file: Annotated[
-        str | None,
-        typer.Option(help="File with the keys that clients may use, one per line.", metavar="FILE"),
-    ] = None,
-    log_format: Annotated[str | None, typer.Option(help="json or text.")] = None,
+    host: Host = None,
+    port: Port = None,
+    api_keys_file: ApiKeysFile = None,
+    allowed_hosts: AllowedHosts = None,
+    root_path: RootPath = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    return_documents: ReturnDocuments = None,
+    open_firewall: OpenFirewall = False,
+    log_format: LogFormat = None,
     backend: Backend = None,
     model: Model = None,
     revision: Revision = None,
@@ -58,6 +89,8 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    instruction: Instruction = None,
+    max_length: MaxLength = None,
     config: Config = None,
     debug: Debug = False,
 ) -> None:
@@ -81,15 +114,26 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "device": device,
         "dtype": dtype,
         "quantization": quantization,
+        "instruction": instruction,
+        "max_length": max_length,
     }
-    own = {"host": host, "port": port, "api_keys_file": api_keys_file, "log_format": log_format}
+    own = {
+        "host": host,
+        "port": port,
+        "api_keys_file": api_keys_file,
+        "allowed_hosts": allowed_hosts,
+        "root_path": root_path,
+        "tls_cert": tls_cert,
+        "tls_key": tls_key,
+        "return_documents": return_documents,
+        "log_format": log_format,
+    }
     with report_errors(debug=debug):
-        loaded = load(config, overrides)
-        status = _serve(loaded.config, {name: value for name, value in own.items() if value is not None})
+        status = _serve(load(config, overrides).config, own, open_firewall=open_firewall)
     raise typer.Exit(status)
 
 
-def _serve(config: RerankConfig, own: dict[str, Any]) -> int:
+def _serve(config: RerankConfig, own: dict[str, Any], *, open_firewall: bool) -> int:
     try:
         from qwen_rerank_plugins.service.server.server import serve
     except ModuleNotFoundError as error:
@@ -99,10 +143,14 @@ def _serve(config: RerankConfig, own: dict[str, Any]) -> int:
         raise MissingDependencyError(message) from error
     from qwen_rerank_plugins.service.settings import ServiceSettings
 
-    settings = ServiceSettings.from_config(config, **own)
+    given = {name: value for name, value in own.items() if value is not None}
+    settings = ServiceSettings.from_config(config, **given)
     console = make_console(stderr=True)
     printer = EventPrinter(
-        config, settings, lambda text, style: console.print(text, style=style, soft_wrap=True)
+        config,
+        settings,
+        lambda text, style: console.print(text, style=style, soft_wrap=True),
+        open_firewall=open_firewall,
     )
     return serve(config, settings, announce=printer)
 
@@ -114,9 +162,18 @@ class EventPrinter:
         config: The reranker's settings.
         settings: The service's settings.
         print_line: Prints a line.
+        open_firewall: Open the port in this machine's firewall if the host is public.
     """
 
-    def __init__(self, config: RerankConfig, settings: ServiceSettings, print_line: PrintLine) -> None:
+    def __init__(
+        self,
+        config: RerankConfig,
+        settings: ServiceSettings,
+        print_line: PrintLine,
+        *,
+        open_firewall: bool = False,
+    ) -> None:
+        self._open_firewall = open_firewall
         self._config = config
         self._settings = settings
         self._print_line = print_line
@@ -128,6 +185,26 @@ class EventPrinter:
             self._address = event.address
         for text, style in self._lines(event):
             self._print_line(text, style)
+        if event.kind == "listening" and self._settings.is_public:
+            self._show_firewall(self._address[1])
+
+    def _show_firewall(self, port: int) -> None:
+        """Open the port in an active firewall if that was requested, or print the command."""
+        firewall = active_firewall(port)
+        if firewall is None:
+            if self._open_firewall:
+                self._print_line(
+                    "no active firewall was found (ufw requires root); nothing was changed", "bold"
+                )
+            return
+        opening, closing = " ".join(firewall.opening), " ".join(firewall.closing)
+        if not self._open_firewall:
+            text = f"{firewall.name} is active; to let other machines in: {opening}; to undo it: {closing}"
+            self._print_line(text, "")
+            return
+        self._print_line(f"opening port {port} in {firewall.name}: {opening}; to undo it: {closing}", "bold")
+        if error := firewall.open():
+            self._print_line(f"{firewall.name} did not open the port: {error}", "bold red")
 
     def _lines(self, event: Event) -> list[tuple[str, str]]:
         name = type(event.error).__name__
@@ -158,10 +235,18 @@ class EventPrinter:
         lines = [(f"ready after {event.seconds or 0.0:.1f} s: {' · '.join(what)}", "bold green")]
         if self._config.is_demo:
             lines.append((DEMO_READY, "bold yellow"))
-        lines += [(f"  {label:<9}{url}", "bold") for label, url in browser_urls(*self._address)]
+        lines += [(f"  {label:<9}{url}", "bold") for label, url in self._urls()]
         if not self._settings.is_public:
             lines.append(("  only this machine can reach it; --host 0.0.0.0 opens it to the network", ""))
         return [*lines, ("  Ctrl-C stops it", "")]
+
+    def _urls(self) -> list[tuple[str, str]]:
+        scheme = "https" if self._settings.tls_cert else "http"
+        path = f"{self._settings.root_path}/"
+        return [
+            (label, f"{scheme}{url.removeprefix('http').removesuffix('/')}{path}")
+            for label, url in browser_urls(*self._address)
+        ]
 
     def _warnings(self) -> list[tuple[str, str]]:
         if self._settings.is_public and not (self._settings.api_keys_file or self._settings.api_keys_env):

@@ -128,7 +128,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _middleware(state: AppState) -> list[Middleware]:
     settings = state.settings
     hosts = AllowedHosts(settings, has_keys=bool(state.keys))
-    outer = [Middleware(RequestContextMiddleware, on_done=state.record_request)]
+    outer = [
+        Middleware(
+            RequestContextMiddleware,
+            on_done=state.record_request,
+            root_path=settings.root_path,
+            logs_clients=bool(settings.trusted_proxies),
+        )
+    ]
     if settings.cors_origins:
         cors = Middleware(
             CORSMiddleware,

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.service.admission import AdmissionController
+from qwen_rerank_plugins.service.errors import Problem, ProblemError
 from qwen_rerank_plugins.service.jobs.manager import JobManager
 from qwen_rerank_plugins.service.lifecycle import Lifecycle
 from qwen_rerank_plugins.service.metrics import Metrics
@@ -75,6 +76,16 @@ class AppState:
         name = self.lifecycle.reranker.model
         return Path(name).name or name if Path(name).is_absolute() or name.startswith((".", "~")) else name
 
+    def check_model(self, name: str | None) -> None:
+        """Reject another model's name with `strict_model`; None is accepted.
+
+        Raises:
+            ProblemError: With status 404.
+        """
+        if self.settings.strict_model and name not in {None, self.model}:
+            message = f"not found: no such model; use {self.model!r} or omit model"
+            raise ProblemError(Problem(404, message, reason="model"))
+
     @property
     def is_ready(self) -> bool:
         """Whether requests are served."""
@@ -96,6 +107,10 @@ class AppState:
         metrics.duration.labels(context.route).observe(context.seconds)
         for name, seconds in context.stages.items():
             metrics.stages.labels(name).observe(seconds)
+        if context.key_id:
+            metrics.key_requests.labels(context.key_id).inc()
+            metrics.key_documents.labels(context.key_id).inc(context.num_documents)
+            metrics.key_tokens.labels(context.key_id).inc(context.num_tokens)
         if context.reason and not context.is_probe:  # an unsuccessful health check is not a rejected request
             metrics.rejected.labels(context.reason).inc()
 

@@ -109,7 +109,9 @@ class Problem:
 
     def body(self, request_id: str) -> dict[str, str]:
         """Return the body."""
-        code, kind, _ = STATUSES.get(self.status, STATUSES[SERVER_ERRORS])
+        code, kind, _ = STATUSES.get(
+            self.status, STATUSES[400 if self.status < SERVER_ERRORS else SERVER_ERRORS]
+        )
         return {
             "id": request_id,
             "request_id": request_id,

@@ -1,6 +1,6 @@
 """Prometheus metrics, one registry per app.
 
-No label value comes from a client: routes are templates, dialects a fixed set.
+No label value comes from a client: routes are templates, dialects a fixed set, keys those that are configured.
 """
 
 from __future__ import annotations
@@ -165,6 +165,15 @@ class Metrics:
             "rerank_cached_pairs", "Scored pairs whose score was cached.", registry=registry
         )
         self.truncated = Counter("rerank_truncated_documents", "Truncated documents.", registry=registry)
+        self.key_requests = Counter(
+            "rerank_key_requests", "Answers, by id of the API key.", ["key"], registry=registry
+        )
+        self.key_documents = Counter(
+            "rerank_key_documents", "Documents in requests, by id of the API key.", ["key"], registry=registry
+        )
+        self.key_tokens = Counter(
+            "rerank_key_tokens", "Tokens of scored pairs, by id of the API key.", ["key"], registry=registry
+        )
         registry.register(_LiveCollector(admission, stats, state))
         ProcessCollector(registry=registry)
 

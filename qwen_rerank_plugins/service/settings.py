@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from qwen_rerank_plugins.config import RerankConfig, validators
 from qwen_rerank_plugins.errors import ConfigurationError
@@ -30,6 +38,13 @@ def _not_bool(value: object) -> object:
 def _list_of_texts(value: object) -> object:
     """Split a comma-separated string; other values are returned unchanged."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _path_prefix(value: str) -> str:
+    """Return a path without slashes at its end."""
+    if value and not value.startswith("/"):
+        raise ValueError("a path that starts with `/`")
+    return value.rstrip("/")
 
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(_not_bool)]
@@ -59,6 +74,20 @@ class ServiceSettings(BaseModel):
     )
     cors_origins: Texts = Field(
         default=(), description="Origins of web pages that may call the service from a browser (CORS)."
+    )
+    root_path: Annotated[str, AfterValidator(_path_prefix)] = Field(
+        default="",
+        description="Prefix of every address, as `/rerank-service`; a proxy may keep or remove it.",
+    )
+    trusted_proxies: Texts = Field(
+        default=(),
+        description="Addresses or networks of proxies whose `X-Forwarded-For` is logged as the client's address.",
+    )
+    tls_cert: PathText | None = Field(
+        default=None, description="PEM file with the certificate chain; none: no TLS."
+    )
+    tls_key: PathText | None = Field(
+        default=None, description="PEM file with the private key; none: it is in `tls_cert`."
     )
 
     api_keys_file: PathText | None = Field(
@@ -132,6 +161,10 @@ class ServiceSettings(BaseModel):
     model_name: Text | None = Field(
         default=None, description="Name of the model in answers; none: its hub id, or the name of its folder."
     )
+    return_documents: bool = Field(
+        default=False,
+        description="Echo documents in answers if a request does not say (a request with several queries always does).",
+    )
     strict_model: bool = Field(
         default=False,
         description="Answer a request that names another model with 404 instead of ignoring the name.",
@@ -156,6 +189,12 @@ class ServiceSettings(BaseModel):
                 super().__init__(**settings)
             except ValidationError as error:
                 raise _as_service_error(error) from None
+
+    @model_validator(mode="after")
+    def _has_certificate(self) -> Self:
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("`tls_key` needs `tls_cert`")
+        return self
 
     @classmethod
     def from_config(cls, config: RerankConfig, **overrides: Any) -> Self:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +16,12 @@ import httpx
 import pytest
 import yaml
 
-from qwen_rerank_plugins import __version__
+from qwen_rerank_plugins import RerankConfig, __version__
 from qwen_rerank_plugins.config import load_config
 from qwen_rerank_plugins.ray.scaling import read_arguments
 from qwen_rerank_plugins.service.api.routes import endpoints
+from qwen_rerank_plugins.service.app import create_app
+from qwen_rerank_plugins.service.app_state import AppState
 from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.ray.clusters import free_port, load_on, wait_for
 from tests.service.servers import RunningProcess, running_process
@@ -94,6 +98,9 @@ def test_the_objects_of_kubernetes_mean_each_other() -> None:
     assert by_kind["Service"]["metadata"]["name"] != "qwen-rerank"  # would inject variables with our prefix
     assert by_kind["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
     target = by_kind["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    (metric,) = by_kind["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    service: AppState = create_app(RerankConfig(backend="lexical")).state.service
+    assert metric["pods"]["metric"]["name"] in service.metrics.render().decode()
     assert target == {"apiVersion": deployment["apiVersion"], "kind": "Deployment", "name": name}
     pod = deployment["spec"]["template"]["spec"]
     assert {one["name"] for one in pod["volumes"]} == {
@@ -127,6 +134,34 @@ def test_kuberay_serves_the_same_application_with_the_pinned_ray_and_enough_for_
     assert group["maxReplicas"] == scaling.max_replicas
     assert int(requests["nvidia.com/gpu"]) == scaling.num_gpus
     assert int(requests["cpu"]) >= scaling.num_cpus + scaling.gateway_num_cpus * scaling.num_gateways
+
+
+def test_a_container_is_built_from_the_package_alone(tmp_path: Path) -> None:
+    """A wheel is built from the files that `.dockerignore` lets through, and nothing else is let through."""
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if not line.startswith("#")]
+    let_through = [line.removeprefix("!") for line in rules if line.startswith("!")]
+    assert rules == ["*", *(f"!{name}" for name in let_through), "**/__pycache__"]
+    for name in let_through:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    assert "COPY . .\nRUN pip install --no-cache-dir -c constraints.txt" in dockerfile
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel"], cwd=tmp_path, check=True)
+    assert [one.name for one in (tmp_path / "dist").iterdir()] == [
+        f"qwen_rerank_plugins-{__version__}-py3-none-any.whl"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("nginx.conf", r"location /v1/jobs \{[^}]*proxy_next_upstream off;"),
+        ("haproxy.cfg", r"disable-l7-retry if \{ path_beg /v1/jobs \}"),
+    ],
+)
+def test_a_balancer_never_sends_an_upload_twice(name: str, pattern: str) -> None:
+    assert re.search(pattern, (DEPLOY / name).read_text(encoding="utf-8"))
 
 
 def test_images_are_those_that_the_dockerfile_makes() -> None:

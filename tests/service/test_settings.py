@@ -45,6 +45,8 @@ def test_variables_of_the_environment_arrive_as_text_and_are_read() -> None:
         ({"max_wait_s": "nan"}, "`max_wait_s` must be a finite number"),
         ({"host": " "}, "`host` must be a non-blank string"),
         ({"log_format": "xml"}, "`log_format` must be 'json' or 'text', got 'xml'"),
+        ({"root_path": "rerank"}, "`root_path` must be a path that starts with `/`, got 'rerank'"),
+        ({"tls_key": "key.pem"}, "`tls_key` .*`tls_cert`"),
         ({"on_engine_failure": "pray"}, "on_engine_failure"),
     ],
 )

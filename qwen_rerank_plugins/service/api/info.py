@@ -14,7 +14,7 @@ from qwen_rerank_plugins.service.jobs.spec import formats
 from qwen_rerank_plugins.service.metrics import MEDIA_TYPE
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
 
-__all__ = ["health", "info", "live", "meta", "metrics", "models", "ready", "ready_bare"]
+__all__ = ["health", "info", "live", "meta", "metrics", "model", "models", "ready", "ready_bare"]
 
 STARTED_S = int(time.time())
 
@@ -64,8 +64,18 @@ async def meta(request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """List the model in the format of OpenAI's API."""
-    model = {"id": app_state_of(request).model, "object": "model", "created": STARTED_S}
-    return _json({"object": "list", "data": [{**model, "owned_by": "qwen-rerank-plugins"}]})
+    return _json({"object": "list", "data": [_model(app_state_of(request))]})
+
+
+async def model(request: Request) -> Response:
+    """Return the model in the format of OpenAI's API; any name is accepted unless `strict_model` is set."""
+    state = app_state_of(request)
+    state.check_model(request.path_params["id"])
+    return _json(_model(state))
+
+
+def _model(state: AppState) -> dict[str, Any]:
+    return {"id": state.model, "object": "model", "created": STARTED_S, "owned_by": "qwen-rerank-plugins"}
 
 
 async def info(request: Request) -> Response:

@@ -21,6 +21,13 @@ _RANKING_STATUSES = (400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503, 504)
 _ALWAYS = (400, 401, 405, 500)
 _WITH_RETRY_AFTER = (429, 503)
 
+_MODEL_ID = {
+    "name": "id",
+    "in": "path",
+    "required": True,
+    "description": "Any name; with `strict_model`, the served model's.",
+    "schema": {"type": "string", "minLength": 1},
+}
 _REQUEST_ID = {
     "description": "The request id: the client's if it matches [A-Za-z0-9._-]{1,128}, a new one otherwise.",
     "schema": {"type": "string"},
@@ -41,7 +48,7 @@ def openapi_document(
     for one in endpoints:
         if one.summary:
             operation = _operation(one, settings.max_body_bytes)
-            paths.setdefault(one.path, {})[one.method.lower()] = operation
+            paths.setdefault(one.path.replace(":path", ""), {})[one.method.lower()] = operation
     has_jobs = settings.jobs_folder is not None
     statuses = [status for status in STATUSES if has_jobs or status not in JOB_STATUSES]
     return {
@@ -85,7 +92,7 @@ def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
         {*statuses, *endpoint.statuses} - set(good) - ({401} if is_open(endpoint.path) else set())
     )
     operation: dict[str, Any] = {
-        "operationId": f"{endpoint.method.lower()}{re.sub('[.{}]', '', endpoint.path).replace('/', '_')}",
+        "operationId": f"{endpoint.method.lower()}{re.sub('[.{}]|:path', '', endpoint.path).replace('/', '_')}",
         "summary": endpoint.summary,
         "tags": ["ranking" if endpoint.ranking else "jobs" if described else "service"],
         "responses": {str(status): _answer(endpoint, status) for status in good}
@@ -95,6 +102,8 @@ def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
         operation["security"] = []
     if described:
         operation |= described.operation
+    elif "{id:path}" in endpoint.path:
+        operation["parameters"] = [_MODEL_ID]
     if endpoint.ranking:
         schema = {"$ref": f"#/components/schemas/{endpoint.ranking.value}_request"}
         operation["requestBody"] = {

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from qwen_rerank_plugins.service.admission import check_limits
 from qwen_rerank_plugins.service.api.body import check_declared_size, read_body, run_until_disconnect
 from qwen_rerank_plugins.service.app_state import AppState, app_state_of
-from qwen_rerank_plugins.service.errors import BodyError, ClientGoneError, Problem, ProblemError
+from qwen_rerank_plugins.service.errors import BodyError, ClientGoneError
 from qwen_rerank_plugins.service.metrics import Metrics
 from qwen_rerank_plugins.service.middleware.request_context import RequestContext, context_of
 from qwen_rerank_plugins.service.schemas import read_request
@@ -70,15 +70,13 @@ async def _rank(
         dialect, request = await state.if_large(len(body), parse)
         context.dialect, context.num_documents = dialect.name, request.num_pairs
         check_limits(request, state.settings)
-        if state.settings.strict_model and request.model not in {None, state.model}:
-            message = f"not found: no such model; use {state.model!r} or omit model"
-            raise ProblemError(Problem(404, message, reason="model"))
+        state.check_model(request.model)
     with context.stage("score"):
         results = await state.lifecycle.reranker.arank_many(
             request.queries,
             request.documents,
             top_n=request.top_n,
-            min_score=None,  # the configured threshold must not hide documents from clients
+            min_score=request.min_score,  # the configured threshold must not hide documents from clients
             instruction=request.instruction,
             deadline_s=state.settings.request_timeout_s,
             priority=priority,
@@ -87,8 +85,13 @@ async def _rank(
     _record_usage(state.metrics, results)
     if not request.allow_truncation:
         _reject_truncated(results)
+    _check_token_limits(
+        request, results, state.lifecycle.loaded_info.get("max_length") or state.config.max_length
+    )
     with context.stage("write"):
-        outcome = Outcome(results, state.model, context.request_id, int(time.time()))
+        outcome = Outcome(
+            results, state.model, context.request_id, int(time.time()), state.settings.return_documents
+        )
         size = len(body) + BYTES_PER_PAIR * request.num_pairs
         return await state.if_large(size, lambda: dump_json(dialect.from_result(outcome)))
 
@@ -108,3 +111,21 @@ def _reject_truncated(results: list[RerankResult]) -> None:
                 raise BodyError(
                     f"{place} {index} is too long and would be truncated; shorten it or permit truncation"
                 )
+
+
+def _check_token_limits(request: RankingRequest, results: list[RerankResult], max_length: int) -> None:
+    """Reject a request with a token limit that would have truncated something; the core has no such limit per request.
+
+    A token has at least one byte and is counted in its pair, so both numbers are upper bounds.
+    """
+    for name, limit in request.token_limits.items():
+        if limit >= max_length:
+            continue
+        for query, documents, result in zip(request.queries, request.documents, results, strict=True):
+            for index, (document, score) in enumerate(zip(documents, result.scores, strict=True)):
+                text = {"max_tokens_per_doc": document, "max_tokens_per_query": query}.get(name)
+                bounds = [] if text is None else [len(text.encode("utf-8", "surrogatepass"))]
+                if min([*bounds, score.num_tokens or limit + 1]) > limit:
+                    raise BodyError(
+                        f"{name} is not supported: {limit!r} tokens may truncate document {index} or its query; omit it"
+                    )

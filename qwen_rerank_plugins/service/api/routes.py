@@ -27,6 +27,8 @@ RANKING_PATHS: dict[Route, tuple[str, ...]] = {
         "/rerank",
         "/v1/rerank",
         "/v2/rerank",
+        "/reranking",
+        "/v1/reranking",
         "/api/rerank",
         "/api/v1/rerank",
         "/api/v2/rerank",
@@ -86,7 +88,9 @@ def endpoints(settings: ServiceSettings) -> tuple[Endpoint, ...]:
     """Return every endpoint that answers with data; pages and files are added by the app."""
     about = (
         Endpoint("/info", info.info, "Model and limits of the service"),
+        Endpoint("/models", info.models, "List the model, in OpenAI's format"),
         Endpoint("/v1/models", info.models, "List the model, in OpenAI's format"),
+        Endpoint("/v1/models/{id:path}", info.model, "The model, in OpenAI's format"),
         Endpoint("/api/v1/models", info.models, "List the model, in OpenAI's format"),
         Endpoint("/meta", info.meta, "The model, in Weaviate's format"),
         Endpoint("/health", info.health, "Liveness check", is_probe=True),

@@ -9,12 +9,14 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import re
 from collections.abc import Iterable, Sequence
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qwen_rerank_plugins.service.errors import Problem, ProblemError
+from qwen_rerank_plugins.service.middleware.request_context import context_of
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = ["AllowedHosts", "AuthMiddleware", "KeyRing", "is_open"]
@@ -32,6 +34,12 @@ PAGES = (
 OPEN_PATHS = frozenset([*PROBES, *PAGES])
 OPEN_FOLDER = "/static/"
 LOOPBACK_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
+LOCAL_SUFFIXES = (".localhost", ".internal", ".local")  # nobody can register such names on the internet
+
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]*?)\.?)(?::\d*)?", re.ASCII)
+_UNSAFE = re.compile(r"[^\w.:\[\]@-]", re.ASCII)
+SHOWN_CHARS = 100
+KEY_ID_DIGITS = 8
 
 
 def is_open(path: str) -> bool:
@@ -54,9 +62,7 @@ class KeyRing:
 
     def accepts(self, headers: Headers) -> bool:
         """Return whether a request has a valid key: `Authorization: Bearer KEY`, `Authorization: KEY`, or `X-API-Key: KEY`."""
-        if not self._digests:
-            return True
-        return any([self._matches(key) for key in _keys_in(headers)])  # noqa: C419 (constant time: no early exit)
+        return not self._digests or self._found(headers) is not None
 
     def owner(self, headers: Headers) -> str:
         """Return an id of the key of a request, from which the key cannot be derived.
@@ -65,12 +71,20 @@ class KeyRing:
         """
         if not self._digests:
             return ""
-        known = next((key for key in _keys_in(headers) if self._matches(key)), "")
-        return hashlib.sha256(b"owner of jobs\0" + _digest(known)).hexdigest()
+        return hashlib.sha256(b"owner of jobs\0" + (self._found(headers) or _digest(""))).hexdigest()
 
-    def _matches(self, key: str) -> bool:
+    def key_id(self, headers: Headers) -> str:
+        """Return the start of the SHA-256 of the key of a request, for logs and metrics; empty without a valid key."""
+        return (self._found(headers) or b"").hex()[:KEY_ID_DIGITS]
+
+    def _found(self, headers: Headers) -> bytes | None:
+        """Return the digest of the first valid key of a request."""
+        digests = [_digest(key) for key in _keys_in(headers)]
+        matching = [digest for digest in digests if self._matches(digest)]  # constant time: no early exit
+        return matching[0] if matching else None
+
+    def _matches(self, digest: bytes) -> bool:
         """Compare with every key, in constant time."""
-        digest = _digest(key)
         found = False
         for known in self._digests:
             found |= hmac.compare_digest(known, digest)
@@ -93,8 +107,9 @@ def _keys_in(headers: Headers) -> list[str]:
 class AllowedHosts:
     """The accepted host names, as protection against DNS rebinding.
 
-    A rebinding page cannot use an IP address or a name without a dot, so these are accepted if the service listens on
-    a public address. Such a page has no API key either, so with keys every name is accepted.
+    A rebinding page cannot use an IP address, a name without a dot or a name that nobody can register, so these are
+    accepted unless `allowed_hosts` is set; addresses only if the service listens on a public one. Such a page has no
+    API key either, so with keys every name is accepted.
 
     Args:
         settings: `allowed_hosts`, and the host to listen on.
@@ -103,26 +118,30 @@ class AllowedHosts:
 
     def __init__(self, settings: ServiceSettings, *, has_keys: bool) -> None:
         given = settings.allowed_hosts
-        self._names = {name.lower() for name in given or ()} | LOOPBACK_NAMES | {settings.host.lower()}
+        names = (*(given or ()), settings.host, *LOOPBACK_NAMES)
+        self._names = {_host_name(name) or name.lower() for name in names}
         self._any = "*" in self._names or (given is None and has_keys)
-        self._local_network = given is None and settings.is_public
+        self._local = given is None
+        self._addresses = given is None and settings.is_public
 
     def accepts(self, host: str | None) -> bool:
         """Return whether a `Host` header, with or without a port, is accepted. HTTP/1.0 has none."""
         if self._any or host is None:
             return True
-        name = _without_port(host.strip().lower())
-        return (
-            name in self._names
-            or name.endswith(".localhost")
-            or (self._local_network and bool(name) and ("." not in name or _is_address(name)))
-        )
+        name = _host_name(host)
+        if name in self._names or name.endswith(".localhost"):
+            return True
+        if _is_address(name):
+            return self._addresses
+        return self._local and bool(name) and ("." not in name or name.endswith(LOCAL_SUFFIXES))
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].rstrip(".")
+def _host_name(host: str) -> str:
+    """Return the lower-case name or address in a `Host` header; empty if the header is malformed."""
+    match = _HOST.fullmatch(host.strip().lower())
+    if match is None or (match[1] and not _is_address(match[1])):
+        return ""
+    return match[1] or match[2]
 
 
 def _is_address(name: str) -> bool:
@@ -154,6 +173,7 @@ class AuthMiddleware:
             hosts = headers.getlist("host")
             if len(hosts) > 1 or not self._hosts.accepts(hosts[0] if hosts else None):
                 raise _unknown_host(hosts)
+            context_of(scope).key_id = self._keys.key_id(headers)
             if not is_open(scope["path"]) and not self._keys.accepts(headers):
                 message = "Missing or invalid API key. Send `Authorization: Bearer <key>`."
                 raise ProblemError(Problem(401, message, {"WWW-Authenticate": "Bearer"}, "unauthorized"))
@@ -161,6 +181,7 @@ class AuthMiddleware:
 
 
 def _unknown_host(hosts: Sequence[str]) -> ProblemError:
-    logger.warning("rejected a request to the host %r; see allowed_hosts", ", ".join(hosts)[:100])
-    message = "the Host header is not accepted; add the name to allowed_hosts"
+    shown = _UNSAFE.sub("?", ", ".join(hosts))[:SHOWN_CHARS]
+    logger.warning("rejected a request to the host %r; see allowed_hosts", shown)
+    message = f"the host {shown!r} is not accepted; add it to allowed_hosts (serve --allowed-hosts)"
     return ProblemError(Problem(400, message, reason="host"))

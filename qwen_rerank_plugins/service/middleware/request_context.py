@@ -9,12 +9,13 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from qwen_rerank_plugins.service.errors import SERVER_ERRORS, problem_of
@@ -46,6 +47,8 @@ class RequestContext:
         started: Start time on the performance counter, in seconds.
         route: Path template, from a fixed set.
         dialect: Name of the dialect, from a fixed set; empty if unknown.
+        key_id: Start of the digest of the request's API key; empty without a valid key.
+        client: The client's address behind a trusted proxy; empty without one.
         is_probe: Whether the route is a health check.
         status: Status of the answer; 0 before it.
         reason: Reason of an error, one word from a fixed set.
@@ -60,6 +63,8 @@ class RequestContext:
     started: float = field(default_factory=time.perf_counter)
     route: str = "other"
     dialect: str = ""
+    key_id: str = ""
+    client: str = ""
     is_probe: bool = False
     status: int = 0
     reason: str = ""
@@ -91,7 +96,8 @@ class RequestContext:
             "status": self.status,
             "ms": round(1000 * self.seconds, 3),
         }
-        fields |= {"reason": self.reason} if self.reason else {}
+        optional = {"reason": self.reason, "key": self.key_id, "client": self.client}
+        fields |= {name: value for name, value in optional.items() if value}
         if self.dialect:
             fields |= {"dialect": self.dialect, "documents": self.num_documents, "tokens": self.num_tokens}
         if self.num_bytes:
@@ -111,22 +117,38 @@ class RequestContextMiddleware:
     Args:
         app: The inner app.
         on_done: Called with the context of every finished request.
+        root_path: Prefix of every address, which a proxy may keep or remove.
+        logs_clients: Whether the server has determined clients' addresses, for the log.
     """
 
-    def __init__(self, app: ASGIApp, *, on_done: Callable[[RequestContext], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        on_done: Callable[[RequestContext], None],
+        root_path: str = "",
+        logs_clients: bool = False,
+    ) -> None:
         self._app = app
         self._on_done = on_done
+        self._root_path = root_path
+        self._logs_clients = logs_clients
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Repeated slashes result from base URLs with a trailing slash.
-        scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"
+        app = self._app
+        if scope["path"] == self._root_path and scope["method"] in {"GET", "HEAD"}:
+            app = RedirectResponse(f"{self._root_path}/")  # the page's addresses are relative to the slash
+        scope["path"] = self._route_path(scope["path"])
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
         context = RequestContext(request_id, method=scope["method"])
+        if self._logs_clients and scope["client"]:
+            with suppress(ValueError):  # a proxy may report anything
+                context.client = str(ip_address(scope["client"][0]))
         scope.setdefault("state", {})["context"] = context
 
         async def send_with_headers(message: Message) -> None:
@@ -141,10 +163,17 @@ class RequestContextMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            await app(scope, receive, send_with_headers)
         finally:
             log_access(context.log_fields(), quiet=context.is_probe and context.status in _QUIET_STATUSES)
             self._on_done(context)
+
+    def _route_path(self, path: str) -> str:
+        # Repeated slashes result from base URLs with a trailing slash.
+        path = _SLASHES.sub("/", path).rstrip("/") or "/"
+        if self._root_path and f"{path}/".startswith(f"{self._root_path}/"):
+            return path.removeprefix(self._root_path) or "/"
+        return path
 
 
 class ErrorMiddleware:

@@ -13,9 +13,10 @@ not null.
 | `top_k` or `truncation` | Voyage |
 | none of them | Cohere, Jina, vLLM, Infinity |
 
-Keys that a dialect does not define are ignored. The schemas describe exactly what is accepted, except for one rule
+Keys that a dialect does not define are ignored. The schemas describe exactly what is accepted, except for three rules
 that JSON Schema cannot express: several queries require as many lists of documents, or on the score route as many
-documents. Nothing here knows HTTP, limits or the model.
+documents; a token limit must not truncate anything; a document with images needs a text. Nothing here knows HTTP,
+limits or the model.
 """
 
 from __future__ import annotations

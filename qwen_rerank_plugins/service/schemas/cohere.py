@@ -28,7 +28,7 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class CohereRequest(dialect.SingleQuery, dialect.RawScores):
+class CohereRequest(dialect.SingleQuery, dialect.RawScores, dialect.TokenLimits):
     """Cohere, Jina, vLLM, Infinity, DashScope compatible."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
@@ -42,7 +42,6 @@ class CohereRequest(dialect.SingleQuery, dialect.RawScores):
         default=None, description="Whether to add `pairs` to the answer; false by default."
     )
     max_chunks_per_doc: dialect.Ignored = None
-    max_tokens_per_doc: dialect.Ignored = None
     priority: dialect.Ignored = None
 
     def _texts(self) -> tuple[str, ...]:
@@ -55,7 +54,7 @@ class CohereRequest(dialect.SingleQuery, dialect.RawScores):
         entries: list[answers.Detailed[dict[str, Any]]] = [
             answers.detailed(one, scores) for one in result.results
         ]
-        if self.return_documents:
+        if outcome.echoes(self.return_documents):
             for entry, one in zip(entries, result.results, strict=True):
                 entry["document"] = echo(self.documents[one.index], one)
         answer: CohereAnswer = {

@@ -32,7 +32,7 @@ class DashScopeInput(dialect.Fields):
     documents: dialect.Documents
 
 
-class DashScopeParameters(dialect.Instructed):
+class DashScopeParameters(dialect.Instructed, dialect.ScoreLimit):
     """How to rank."""
 
     top_n: dialect.Count = None
@@ -60,12 +60,13 @@ class DashScopeRequest(dialect.Dialect):
             top_n=parameters.top_n,
             instruction=parameters.effective_instruction,
             model=self.model,
+            min_score=parameters.effective_min_score,
         )
 
     def from_result(self, outcome: dialect.Outcome) -> DashScopeAnswer:
         """Return the answer."""
         (result,) = outcome.results
-        echoes = self.parameters is not None and self.parameters.return_documents
+        echoes = outcome.echoes(self.parameters.return_documents if self.parameters else None)
         return {
             "output": {
                 "results": answers.ranked(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import enum
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import (
@@ -50,8 +50,10 @@ __all__ = [
     "RankingRequest",
     "RawScores",
     "Route",
+    "ScoreLimit",
     "SingleQuery",
     "Text",
+    "TokenLimits",
     "validated",
 ]
 
@@ -75,12 +77,18 @@ class Outcome:
         model: Name of the model.
         request_id: The request id, as in the answer's header.
         created_s: Unix time in whole seconds.
+        return_documents: Whether documents are echoed if the request does not say.
     """
 
     results: Sequence[RerankResult]
     model: str
     request_id: str
     created_s: int
+    return_documents: bool = False
+
+    def echoes(self, requested: bool | None) -> bool:  # noqa: FBT001 (a field of a request)
+        """Return whether documents are echoed: as requested, or else as configured."""
+        return self.return_documents if requested is None else requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,8 @@ class RankingRequest:
         instruction: Definition of relevance; None for the default.
         model: Name of the requested model, or None.
         allow_truncation: Whether documents may be truncated; if False, a truncated document is an error.
+        min_score: Lowest probability in the ranked lists; None for no threshold.
+        token_limits: Field of `TokenLimits` → its value.
     """
 
     queries: tuple[str, ...]
@@ -102,6 +112,8 @@ class RankingRequest:
     instruction: str | None = None
     model: str | None = None
     allow_truncation: bool = True
+    min_score: float | None = None
+    token_limits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def num_pairs(self) -> int:
@@ -113,6 +125,7 @@ class RankingRequest:
 
 _WORDS: Final = {"true": True, "True": True, "false": False, "False": False}
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
+_DECIMAL: Final = re.compile(r"0(?:\.[0-9]{1,18})?|1(?:\.0{1,18})?")
 # Contains a character other than those that str.strip() removes; the meaning of \S differs between engines.
 _VISIBLE: Final = r"[^\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 
@@ -129,8 +142,7 @@ def _read_flag(value: Any) -> bool | None:
     raise _invalid(value, "a boolean, 'true', 'false' or null")
 
 
-def _read_count(value: Any) -> int | None:
-    expected = "an integer; 0 or null returns all"
+def _read_count(value: Any, *, expected: str = "an integer; 0 or null returns all") -> int | None:
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         value = int(value)
     if value is None:
@@ -144,9 +156,30 @@ def _read_count(value: Any) -> int | None:
     return int(value) or None
 
 
+def _read_score(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _invalid(value, "a number from 0 to 1, or null")
+    if not 0 <= value <= 1:
+        raise PydanticCustomError("invalid", "is out of range; pass a number from 0 to 1, or null")
+    return float(value)
+
+
+def _read_token_limit(value: Any) -> int | None:
+    return None if value == -1 else _read_count(value, expected="an integer; 0, -1 or null for no limit")
+
+
 TRUNCATE: Final = (
     "Whether documents may be truncated; if false, a truncated document is an error. True by default."
 )
+
+
+def _number_schema(kind: str, digits: str, **limits: int) -> WithJsonSchema:
+    number = {"type": [kind, "null"], **limits}
+    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": f"^(?:{digits})$"}]})
 
 
 def _none_if_blank(value: str | None) -> str | None:
@@ -170,15 +203,19 @@ Flag = Annotated[
 Count = Annotated[
     int | None,
     PlainValidator(_read_count),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": ["integer", "null"], "minimum": 0},
-                {"type": "string", "pattern": "^[0-9]{1,18}$"},
-            ]
-        }
-    ),
+    _number_schema("integer", "[0-9]{1,18}", minimum=0),
     Field(description="Number of results per query; all if absent, null or 0."),
+]
+_ScoreValue = Annotated[
+    float | None,
+    PlainValidator(_read_score),
+    _number_schema("number", _DECIMAL.pattern, minimum=0, maximum=1),
+]
+_TokenLimit = Annotated[
+    int | None,
+    PlainValidator(_read_token_limit),
+    _number_schema("integer", "[0-9]{1,18}", minimum=-1),
+    Field(description="An error if it would truncate anything; no limit if null, 0 or -1."),
 ]
 Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
 
@@ -235,6 +272,36 @@ class RawScores(Fields):
         return bool(self.raw_scores) or self.use_activation is False
 
 
+class ScoreLimit(Fields):
+    """The fields of the threshold, for every dialect with a ranked list."""
+
+    min_score: _ScoreValue = Field(
+        default=None, description="Lowest probability in the ranked list; null for no threshold."
+    )
+    score_threshold: _ScoreValue = Field(
+        default=None, description="Alias of `min_score`, which takes precedence."
+    )
+
+    @property
+    def effective_min_score(self) -> float | None:
+        """`min_score`, or else `score_threshold`."""
+        return self.score_threshold if self.min_score is None else self.min_score
+
+
+class TokenLimits(Fields):
+    """The token limits of Cohere's and vLLM's requests, which the service checks instead of truncating."""
+
+    max_tokens_per_doc: _TokenLimit = None
+    max_tokens_per_query: _TokenLimit = None
+    truncate_prompt_tokens: _TokenLimit = None
+
+    @property
+    def token_limits(self) -> Mapping[str, int]:
+        """The limits that are set."""
+        values = {name: getattr(self, name) for name in TokenLimits.model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+
 class Dialect(Fields, ABC):
     """A request in one dialect.
 
@@ -261,7 +328,7 @@ class Dialect(Fields, ABC):
         """
 
 
-class SingleQuery(Instructed, Dialect):
+class SingleQuery(Instructed, ScoreLimit, Dialect):
     """One query with its documents. Dialects that spell a field differently declare it again with an alias."""
 
     query: Query
@@ -279,6 +346,8 @@ class SingleQuery(Instructed, Dialect):
             instruction=self.effective_instruction,
             model=self.model,
             allow_truncation=self.truncate is not False,
+            min_score=self.effective_min_score,
+            token_limits=self.token_limits if isinstance(self, TokenLimits) else {},
         )
 
     def _texts(self) -> tuple[str, ...]:

@@ -13,6 +13,9 @@ object is the first of these that applies:
 3. Its `text`.
 4. All its fields as `name: value` lines. Nested fields are indented as in YAML, empty ones are omitted.
 
+An object or a list without a text, but with an image, a video or audio, is rejected. Beside a text such a field is
+ordinary metadata.
+
 Values other than strings are written as JSON, so that no part of a document is silently missing.
 """
 
@@ -25,7 +28,7 @@ from typing import Any, Final
 from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.types import RankedDocument
 
-__all__ = ["DOCUMENT_SCHEMA", "echo", "json_type", "text_of", "texts_of"]
+__all__ = ["DOCUMENT_SCHEMA", "MEDIA_FIELDS", "echo", "json_type", "text_of", "texts_of"]
 
 _NON_TEXT_PARTS: Final = (
     "audio",
@@ -39,6 +42,21 @@ _NON_TEXT_PARTS: Final = (
     "video",
     "video_url",
 )
+MEDIA_FIELDS: Final = (
+    *(name for name in _NON_TEXT_PARTS if name != "file"),
+    "images",
+    "multi_images",
+    "videos",
+)
+_LABELS: Final = (
+    "_id",
+    "detail",
+    "format",
+    "id",
+    "media_type",
+    "mime_type",
+    "type",
+)  # say nothing about relevance
 _JSON_TYPES: Final[tuple[tuple[type, str], ...]] = (
     (bool, "boolean"),  # before int, its base class
     (int, "number"),
@@ -51,8 +69,15 @@ _JSON_TYPES: Final[tuple[tuple[type, str], ...]] = (
 DOCUMENT_SCHEMA: Final[dict[str, Any]] = {
     "description": (
         "A string; or an object, ranked by `text` or by all its fields as `name: value` lines; "
-        "or a list of fields, one per line. Content parts in vLLM's format must be texts."
+        "or a list of fields, one per line. Content parts in vLLM's format must be texts. An image, a video or audio "
+        "without a text is rejected."
     ),
+    "not": {
+        "type": "object",
+        "minProperties": 1,
+        "propertyNames": {"enum": list(MEDIA_FIELDS)},
+        "additionalProperties": {"type": "string", "pattern": "[!-~]"},
+    },
     "type": ["string", "object", "array"],
     "properties": {
         "content": {
@@ -83,10 +108,13 @@ def text_of(document: Any, place: str, rank_fields: Sequence[str] = ()) -> str:
         rank_fields: Fields of an object to rank; empty for the default.
 
     Raises:
-        BodyError: The document is a number, a boolean or null, or has content parts other than text.
+        BodyError: The document is a number, a boolean or null, has content parts other than text, or has no text but
+            an image, a video or audio.
     """
     if isinstance(document, str):
         return document
+    if _is_media(document):
+        raise BodyError(f"{place} has no text but an image, a video or audio; this model only reads text")
     if isinstance(document, list):
         return _value_text(document)
     if isinstance(document, dict):
@@ -121,6 +149,21 @@ def _object_text(document: Mapping[str, Any], place: str, rank_fields: Sequence[
         return "\n".join(part for part in parts if part)
     text = document.get("text")
     return _value_text(document if text is None else text)
+
+
+def _is_media(value: Any) -> bool:
+    """Return whether an object or a list has an image, a video or audio and nothing else to read."""
+    if isinstance(value, list):
+        items = [item for item in value if not _is_blank(item)]
+        return bool(items) and all(map(_is_media, items))
+    if not isinstance(value, dict):
+        return False
+    fields = {name: item for name, item in value.items() if name not in _LABELS and not _is_blank(item)}
+    return bool(fields) and all(name in MEDIA_FIELDS or _is_media(item) for name, item in fields.items())
+
+
+def _is_blank(value: Any) -> bool:
+    return not value.strip() if isinstance(value, str) else value is None or value in ([], {})
 
 
 def _field(value: Any, name: str) -> Any:

@@ -22,7 +22,8 @@ MAX_DEPTH = 32
 MAX_DIGITS = 300  # of an integer, so that it fits a float
 MAX_CONTAINERS = 300_000  # lists and objects; building more blocks the process for seconds
 
-_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_UTF8_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)  # also an unterminated one, in linear time
 _JSON_TYPE = re.compile(r"application/(?:json|[\w.+-]+\+json)\Z", re.IGNORECASE)
@@ -52,11 +53,12 @@ def _unsupported(message: str) -> NoReturn:
 
 
 def parse_json(raw: bytes | bytearray) -> Any:
-    """Parse a JSON value.
+    """Parse a JSON value; a byte order mark before it is ignored, as RFC 8259 permits.
 
     Raises:
         BodyError: With status 400; the message contains the reason and, if known, the position.
     """
+    raw = raw.removeprefix(_UTF8_MARK)
     text = _decode(raw)
     _check_containers(raw)
     try:
@@ -68,7 +70,9 @@ def parse_json(raw: bytes | bytearray) -> Any:
             parse_int=_small_int,
         )
     except json.JSONDecodeError as error:
-        raise _invalid(f"{error.msg.lower()} at line {error.lineno}, column {error.colno}") from None
+        raise _invalid(
+            f"{error.msg.lower().removesuffix(' at')} at line {error.lineno}, column {error.colno}"
+        ) from None
     except RecursionError:
         raise _too_deep() from None
     _check_depth(value)
@@ -107,8 +111,8 @@ def _decode(raw: bytes | bytearray) -> str:
     if not raw.strip():
         raise BodyError("the body is empty; send a JSON object", status=400)
     # JSON starts with an ASCII character, so a zero in the first bytes means UTF-16 or UTF-32.
-    if raw.startswith(_BYTE_ORDER_MARKS) or b"\0" in raw[:4]:
-        raise _invalid("it is UTF-16, UTF-32 or starts with a byte order mark; send UTF-8 without one")
+    if raw.startswith(_UTF16_MARKS) or b"\0" in raw[:4]:
+        raise _invalid("it is UTF-16 or UTF-32; send UTF-8")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

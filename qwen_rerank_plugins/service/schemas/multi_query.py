@@ -35,7 +35,9 @@ _ONE_LIST: dict[str, Any] = {
 }
 
 
-class MultiQueryRequest(dialect.Instructed, dialect.RawScores, dialect.Dialect):
+class MultiQueryRequest(
+    dialect.Instructed, dialect.ScoreLimit, dialect.RawScores, dialect.TokenLimits, dialect.Dialect
+):
     """Several queries."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE], "anyOf": [_LISTS, _ONE_LIST]})
@@ -78,6 +80,8 @@ class MultiQueryRequest(dialect.Instructed, dialect.RawScores, dialect.Dialect):
             instruction=self.effective_instruction,
             model=self.model,
             allow_truncation=self.truncate is not False,
+            min_score=self.effective_min_score,
+            token_limits=self.token_limits,
         )
 
     def from_result(self, outcome: dialect.Outcome) -> MultiQueryAnswer:

@@ -54,7 +54,7 @@ _Right = Annotated[
 ]
 
 
-class ScoreRequest(dialect.Instructed, dialect.RawScores, dialect.Dialect):
+class ScoreRequest(dialect.Instructed, dialect.RawScores, dialect.TokenLimits, dialect.Dialect):
     """`text_1` and `text_2`. The other spellings declare the two sides again with other names."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
@@ -79,6 +79,7 @@ class ScoreRequest(dialect.Instructed, dialect.RawScores, dialect.Dialect):
             instruction=self.effective_instruction,
             model=self.model,
             allow_truncation=self.truncate is not False,
+            token_limits=self.token_limits,
         )
 
     def from_result(self, outcome: dialect.Outcome) -> ScoreAnswer:

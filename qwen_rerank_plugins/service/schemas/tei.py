@@ -39,7 +39,7 @@ class TEIRequest(dialect.SingleQuery, dialect.RawScores):
         entries: list[TEIResult] = [
             {"index": one.index, "score": answers.score_of(one, raw=raw)} for one in result.results
         ]
-        if self.return_text:
+        if outcome.echoes(self.return_text):
             for entry, one in zip(entries, result.results, strict=True):
                 entry["text"] = answers.text_of(one)
         return entries

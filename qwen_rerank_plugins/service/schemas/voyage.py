@@ -37,7 +37,9 @@ class VoyageRequest(dialect.SingleQuery):
         (result,) = outcome.results
         return {
             "object": "list",
-            "data": answers.ranked(result, answers.text_of if self.return_documents else None),
+            "data": answers.ranked(
+                result, answers.text_of if outcome.echoes(self.return_documents) else None
+            ),
             "model": outcome.model,
             "usage": {"total_tokens": result.usage.num_tokens},
         }

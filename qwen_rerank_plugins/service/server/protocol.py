@@ -1,7 +1,8 @@
-"""HTTP connections with timeouts for heads, bodies and clients that do not read, and a limit for heads.
+"""HTTP connections with timeouts for heads, bodies and clients that do not read, and limits for all but the body.
 
-uvicorn's protocol waits indefinitely for the rest of a request, and the app never sees an incomplete head. The app
-itself answers 408 for a body that it waits for; this protocol closes connections that the app no longer reads.
+uvicorn's protocol waits indefinitely for the rest of a request, and the app never sees an incomplete head, a chunk's
+extensions or a trailer. The app itself answers 408 for a body that it waits for; this protocol closes connections that
+the app no longer reads. Offers to change the protocol (`Upgrade`) are ignored, as RFC 9110 permits.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import sys
 import uuid
 from typing import Any, cast
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from qwen_rerank_plugins.service.api.body import EXTEND_BODY_TIMEOUT
-from qwen_rerank_plugins.service.errors import Problem, unavailable
+from qwen_rerank_plugins.service.errors import Problem, ProblemError, unavailable
 from qwen_rerank_plugins.service.middleware.request_context import SECURITY_HEADERS
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
 
@@ -27,7 +29,8 @@ __all__ = ["DeadlineProtocol", "protocol_class"]
 
 logger = logging.getLogger(__name__)
 
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024  # of a head, and of a body's framing: sizes and extensions of chunks, trailers
+FRAMING_PER_BYTE = 8  # a chunk of one byte has a framing of five
 APP_MARGIN_S = 5.0  # so that the app, which can answer, times out first
 
 LAST_CALL_S = 0.25  # for a request that was sent before its client could notice the shutdown
@@ -63,6 +66,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._send_timer: asyncio.TimerHandle | None = None
         self._in_head = True
         self._head_bytes = 0
+        self._framing_bytes = 0
         self._unsent_bytes = 0
         self._is_shutting_down = False
 
@@ -77,15 +81,54 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._start_receive_timer(self.receive_timeout_s)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, and reject a head that is too large."""
+        """Feed the parser, and reject what is invalid or too large."""
+        self._unset_keepalive_if_required()
         if self._in_head:
             if self._receive_timer is None:  # first bytes of a later request on this connection
                 self._start_receive_timer(self.receive_timeout_s)
             self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        else:
+            self._framing_bytes += len(data)  # of which `on_body` subtracts the body
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = self._feed(rest)
+            self._check_sizes()
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            invalid = Problem(400, "Invalid HTTP request received", reason="http")
+            self._reject(cause.problem if isinstance(cause, ProblemError) else invalid)
+        except ProblemError as error:
+            self._reject(error.problem)
+
+    def _feed(self, data: memoryview) -> memoryview:
+        """Parse data up to the end of a head that offers another protocol, and return the rest.
+
+        The parser ends such a request at its head, so the head is parsed again without the offer.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+            if method == b"CONNECT":
+                raise ProblemError(Problem(400, "CONNECT is not supported", reason="http")) from None
+            lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+            lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+            return data[offer.args[0] :]
+        return data[len(data) :]
+
+    def _check_sizes(self) -> None:
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             message = f"the request's head is too large; send at most {MAX_HEAD_BYTES} bytes"
-            self._reject(Problem(431, message, reason="head"))
+            raise ProblemError(Problem(431, message, reason="head"))
+        if not self._in_head and self._framing_bytes > MAX_HEAD_BYTES:
+            message = (
+                f"the body's chunk extensions or trailers are too large; send at most {MAX_HEAD_BYTES} bytes"
+            )
+            raise ProblemError(Problem(431, message, reason="head"))
 
     def on_message_begin(self) -> None:
         """Start the timeout for a head, which may begin in the packet that ends the previous request."""
@@ -94,17 +137,39 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self._receive_timer is None:
             self._start_receive_timer(self.receive_timeout_s)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect a header, and drop a trailer, which would otherwise become a header."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Start the timeout for the body."""
-        self._in_head, self._head_bytes = False, 0
+        """Reject a head that is too large or ambiguous, and start the timeout for the body."""
+        if self.parser.should_upgrade():
+            return
+        self._head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        self._check_sizes()
+        if [value.lower() for name, value in self.headers if name == b"transfer-encoding"] not in (
+            [],
+            [b"chunked"],
+        ):
+            message = "Transfer-Encoding is not supported; use chunked alone"
+            raise ProblemError(Problem(400, message, reason="http"))
+        self._in_head, self._head_bytes, self._framing_bytes = False, 0, 0
         self._start_receive_timer(self.receive_timeout_s + APP_MARGIN_S)
         self._offer_extension()
         super().on_headers_complete()
         if self._is_shutting_down and self.cycle is not None:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """Pass on a part of the body, which permits some framing."""
+        self._framing_bytes = max(0, self._framing_bytes - (1 + FRAMING_PER_BYTE) * len(body))
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Stop the timeout until the next request."""
+        if self.parser.should_upgrade():
+            return
         self._in_head, self._head_bytes = True, 0
         self._stop_receive_timer()
         super().on_message_complete()
@@ -206,19 +271,15 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._stop_send_timer()
         super().connection_lost(exc)
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer invalid HTTP with the usual error body."""
-        self._reject(Problem(400, msg.rstrip("."), reason="http"))
-
     @property
     def _is_answering(self) -> bool:
         """Whether the answer to an earlier request on this connection is incomplete."""
         return not getattr(self.cycle, "response_complete", True)  # no cycle before the first request
 
     def _reject(self, problem: Problem) -> None:
-        """Answer without the app and close the connection; during another answer, only close it."""
+        """Answer without the app and close the connection; if an answer has begun, only close it."""
         self._stop_receive_timer()
-        if self._is_answering:
+        if self._is_answering if self._in_head else self.pipeline or self.cycle.response_started:
             self.transport.abort()
             return
         request_id = uuid.uuid4().hex

@@ -164,12 +164,20 @@ def make_server(
         lifespan="on",
         log_config=log_config(settings.log_format) if configure_logging else None,
         access_log=False,
-        proxy_headers=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=math.ceil(settings.keep_alive_s),
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + ABORT_MARGIN_S,
     )
+    try:
+        server_config.load()
+    except OSError as error:  # ssl.SSLError is one
+        message = f"cannot read the certificate in tls_cert, or its key in tls_key: {error.strerror or error}"
+        raise ConfigurationError(message) from error
     return Server(server_config, state.lifecycle, settings)
 
 

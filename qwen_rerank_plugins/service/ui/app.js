@@ -2,7 +2,7 @@
  * The page put together: each part is created here and reaches the others through functions, so that no part knows another.
  */
 
-import { ServiceProblem } from "./api.js";
+import { fetchInfo, ServiceProblem } from "./api.js";
 import { byId, debounced } from "./dom.js";
 import { setUpFiles } from "./files.js";
 import { language, onLanguage, preferredLanguage, setLanguage, t } from "./i18n.js";
@@ -37,7 +37,7 @@ const run = setUpRun({
     bringIntoView();
   },
   onProblem: (reason) => {
-    if (reason.kind === "unauthorized" || reason.kind === "badKey") askForKey(true);
+    if (isAboutKey(reason)) askForKey(true);
     problem.show(reason);
     bringIntoView();
   },
@@ -81,23 +81,36 @@ function tellOffline() {
 function bringIntoView() {
   if (!NARROW.matches) return;
   const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  byId("results").scrollIntoView({ behavior: isCalm ? "auto" : "smooth", block: "start" });
+  // In the next frame, when the progress bar above the results is gone.
+  const scroll = () => byId("results").scrollIntoView({ behavior: isCalm ? "auto" : "smooth", block: "start" });
+  requestAnimationFrame(scroll);
 }
 
 function setUpKey() {
   const field = byId("key");
   field.value = loadKey();
   byId("key-form").hidden = field.value === "";
-  byId("key-form").addEventListener("submit", (/** @type {Event} */ event) => {
+  byId("key-form").addEventListener("submit", async (/** @type {Event} */ event) => {
     event.preventDefault();
-    saveKey(field.value.trim());
+    const key = field.value.trim();
+    saveKey(key);
     status.check();
+    /** @type {unknown} */
+    const failure = await fetchInfo(key).then(() => null, (error) => error);
+    if (key !== field.value.trim()) return;
+    if (failure instanceof ServiceProblem && isAboutKey(failure)) problem.show(failure);
+    else if (isAboutKey(problem.current())) problem.close();
   });
   byId("key-forget").addEventListener("click", () => {
     field.value = "";
     saveKey("");
     status.check();
   });
+}
+
+/** @param {ServiceProblem | null} reason */
+function isAboutKey(reason) {
+  return reason?.kind === "unauthorized" || reason?.kind === "badKey";
 }
 
 /** @param {boolean} focus whether somebody is waiting for it */

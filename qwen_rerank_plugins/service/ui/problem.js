@@ -45,6 +45,7 @@ export function setUpProblem(onRetry) {
   };
   return {
     close,
+    current: () => current,
     refresh,
     /** @param {ServiceProblem} problem */
     show(problem) {

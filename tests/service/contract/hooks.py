@@ -1,6 +1,6 @@
-"""The rule that the JSON schemas cannot express: corresponding lists have the same length.
+"""The rules that the JSON schemas cannot express: lists of the same length, limits that truncate, texts beside images.
 
-Loaded by Schemathesis itself (SCHEMATHESIS_HOOKS). Bodies that break this rule alone are answered with status 422, which
+Loaded by Schemathesis itself (SCHEMATHESIS_HOOKS). Bodies that break these rules alone are answered with status 422, which
 `tests/service/schemas` shows; here they would count as valid ones that were refused.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import schemathesis
+
+from qwen_rerank_plugins.service.schemas.documents import MEDIA_FIELDS
 
 
 def belongs_together(body: Any) -> bool:
@@ -37,13 +39,32 @@ def _pairs(left: Any, right: Any) -> bool:
     return len(left) == (len(right) if isinstance(right, list) else 1)
 
 
+def truncates_nothing(body: Any) -> bool:
+    """Whether no token limit of a body can matter; a limit that would truncate a text is an error."""
+    names = ("max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens")
+    values = [str(body.get(name)) for name in names] if isinstance(body, dict) else []
+    return not any(value.isdigit() and 0 < int(value) < 10_000 for value in values)
+
+
+def has_no_media(value: Any) -> bool:
+    """Whether no field at any depth is an image, a video or audio; the schema describes only the plainest of them."""
+    if isinstance(value, dict):
+        return not value.keys() & set(MEDIA_FIELDS) and all(map(has_no_media, value.values()))
+    return all(map(has_no_media, value)) if isinstance(value, list) else True
+
+
+def is_judged(body: Any) -> bool:
+    """Whether the schema says exactly if a body is accepted."""
+    return belongs_together(body) and truncates_nothing(body) and has_no_media(body)
+
+
 @schemathesis.hook
 def filter_body(context: Any, body: Any) -> bool:
     """Keep what the schema can judge."""
-    return belongs_together(body)
+    return is_judged(body)
 
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
     """The same for cases that are not drawn but enumerated."""
-    return belongs_together(case.body)
+    return is_judged(case.body)

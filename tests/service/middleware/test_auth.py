@@ -192,6 +192,30 @@ PUBLIC = ServiceSettings(host="0.0.0.0")  # noqa: S104 (nothing is bound)
         (PUBLIC, False, "reranker:8501", True),
         (PUBLIC, False, "evil.example", False),
         (PUBLIC, False, "", False),
+        (LOCAL, False, "host.docker.internal:8501", True),
+        (LOCAL, False, "Rerank.Default.SVC.Cluster.Local.:8501", True),
+        (LOCAL, False, "laptop.local", True),
+        (LOCAL, False, "my_reranker:8501", True),
+        (LOCAL, False, "LOCALHOST.:8501", True),
+        (LOCAL, False, "localhost:", True),
+        (LOCAL, False, "[::1].evil.example", False),
+        (LOCAL, False, "[::1]evil.example", False),
+        (LOCAL, False, "127.0.0.1:80:evil.example", False),
+        (LOCAL, False, "localhost@evil.example", False),
+        (LOCAL, False, "evil.example@localhost", False),
+        (LOCAL, False, "localhost/evil.example", False),
+        (LOCAL, False, "localhost:80 evil.example", False),
+        (LOCAL, False, "localhost..", False),
+        (LOCAL, False, "[localhost]", False),
+        (LOCAL, False, "evil.example.", False),
+        (LOCAL, False, "evil.internal.example", False),
+        (LOCAL, False, "notlocal", True),
+        (LOCAL, False, "evil.notlocal", False),
+        (LOCAL, False, "evil.localdomain", False),
+        (PUBLIC, False, "[::ffff:192.0.2.7]:8501", True),
+        (PUBLIC, False, "192.0.2.7.evil.example", False),
+        (ServiceSettings(allowed_hosts=("Rank.Example.",)), False, "rank.example", True),
+        (ServiceSettings(allowed_hosts=("rank.example",)), False, "host.docker.internal", False),
         (ServiceSettings(allowed_hosts=("rank.example",)), False, "rank.example:443", True),
         (ServiceSettings(allowed_hosts=("rank.example",)), True, "evil.example", False),
         (ServiceSettings(host="0.0.0.0", allowed_hosts=("rank.example",)), False, "192.0.2.7", False),  # noqa: S104
@@ -208,7 +232,40 @@ def test_a_host_name_is_accepted_if_no_stranger_s_page_can_have_it(
 def test_a_page_that_rebinds_its_name_to_this_machine_gets_nothing() -> None:
     with running_service() as running, running.client(headers={"Host": "evil.example"}) as client:
         for path in ("/", "/health", "/info"):
-            assert_problem(client.get(path), 400)
+            problem = assert_problem(client.get(path), 400)
+            message = (
+                "the host 'evil.example' is not accepted; add it to allowed_hosts (serve --allowed-hosts)"
+            )
+            assert problem["message"] == message
+
+
+@pytest.mark.loopback
+def test_the_message_has_of_a_host_only_harmless_characters_and_not_too_many() -> None:
+    with running_service() as running, running.client(headers={"Host": "<b>'\"" + "e" * 500}) as client:
+        message = assert_problem(client.get("/"), 400)["message"]
+    assert message.startswith("the host '?b???" + "e" * 90)
+    assert len(message) < 200
+
+
+@pytest.mark.loopback
+def test_a_prefix_that_a_proxy_keeps_is_removed_and_goes_round_no_key(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("first-key\n", encoding="utf-8")
+    key = {"Authorization": "Bearer first-key"}
+    with (
+        running_service(root_path="/rerank-service/", api_keys_file=str(file)) as running,
+        running.client() as client,
+    ):
+        for prefix in ("", "/rerank-service", "//rerank-service/"):
+            assert client.get(f"{prefix}/ready").status_code == 200
+            assert client.get(f"{prefix}/info").status_code == 401
+            assert client.get(f"{prefix}/info", headers=key).status_code == 200
+        assert client.get("/rerank-service").headers["location"] == "/rerank-service/"
+        assert client.get("/rerank-service/").headers["content-type"].startswith("text/html")
+        assert client.get("/rerank-services/ready", headers=key).status_code == 404
+        assert client.get("/rerank-service/rerank-service/ready", headers=key).status_code == 404
 
 
 def test_the_open_list_is_no_pattern() -> None:

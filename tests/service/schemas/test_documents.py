@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -84,6 +85,45 @@ def test_a_part_that_is_no_text_is_refused_by_its_place(kind: str) -> None:
     with pytest.raises(BodyError, match=r"documents\[3\]\.content\[1\] is not text") as caught:
         text_of({"content": parts}, "documents[3]")
     assert "secret" not in str(caught.value)
+
+
+MEDIA: list[Any] = [
+    {"image": "https://example.org/bread.jpg"},
+    {"image_url": {"url": "https://example.org/bread.jpg"}, "id": "7"},
+    {"type": "image_url", "image_url": {"url": "https://example.org/bread.jpg"}},
+    {"text": " ", "image": "https://example.org/bread.jpg"},
+    {"text": None, "video": "https://example.org/bread.mp4"},
+    {"input_audio": {"data": "UklGRg==", "format": "wav"}},
+    {"content": [{"image": "https://example.org/bread.jpg"}]},
+    [{"image": "https://example.org/bread.jpg"}, ""],
+    {"metadata": {"image": "https://example.org/bread.jpg"}},
+]
+
+
+@pytest.mark.parametrize("document", MEDIA)
+@pytest.mark.parametrize("rank_fields", [[], ["image"]])
+def test_a_document_without_a_text_is_refused_by_its_place(document: Any, rank_fields: list[str]) -> None:
+    with pytest.raises(BodyError, match=re.escape("documents[1] has no text but an image")) as caught:
+        texts_of(["bread", document], "documents", rank_fields)
+    assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(
+    ("document", "text"),
+    [
+        ({"text": "bread", "image": "https://example.org/bread.jpg"}, "bread"),
+        ({"title": "bread", "image": "b.jpg"}, "title: bread\nimage: b.jpg"),
+        ({"metadata": {"image": "b.jpg", "title": "bread"}}, "metadata:\n  image: b.jpg\n  title: bread"),
+        ({"price": 5, "image": "b.jpg"}, "price: 5\nimage: b.jpg"),
+        ({"image": None}, ""),
+        ({"file": "bread.txt"}, "file: bread.txt"),
+        ({}, ""),
+        ([], ""),
+        ({"id": "bread"}, "id: bread"),
+    ],
+)
+def test_an_image_beside_a_text_is_metadata(document: Any, text: str) -> None:
+    assert texts_of([document], "documents") == (text,)
 
 
 def test_an_object_is_echoed_whole_and_anything_else_as_its_text() -> None:

@@ -47,7 +47,17 @@ BAD_JSON: dict[str, tuple[bytes, int, str]] = {
     "UTF-16": (f'{{"query":"{SECRET}","documents":["a"]}}'.encode("utf-16"), 400, "UTF-16"),
     "UTF-16 without a mark": (f'{{"query":"{SECRET}"}}'.encode("utf-16-le"), 400, "UTF-16"),
     "UTF-32": (f'{{"query":"{SECRET}"}}'.encode("utf-32"), 400, "UTF-32"),
-    "a byte order mark": (b'\xef\xbb\xbf{"query":"q","documents":["a"]}', 400, "byte order mark"),
+    "two byte order marks": (
+        b'\xef\xbb\xbf\xef\xbb\xbf{"query":"q","documents":["a"]}',
+        400,
+        "not valid JSON",
+    ),
+    "a byte order mark alone": (b"\xef\xbb\xbf", 400, "empty"),
+    "a control character": (
+        b'{"query":"a\n","documents":["a"]}',
+        400,
+        "invalid control character at line 1, column 12",
+    ),
     "Latin-1": (f'{{"query":"caf\u00e9 {SECRET}","documents":["a"]}}'.encode("latin-1"), 400, "UTF-8"),
     "a key twice": (f'{{"query":"{SECRET}","query":"b","documents":["a"]}}'.encode(), 400, "duplicate key"),
     "a key twice, deep inside": (
@@ -83,6 +93,11 @@ BAD_BODIES = BAD_JSON | BAD_VALUES
 def service() -> Iterator[RunningService]:
     with running_service(max_document_chars=1000, max_query_chars=500) as running:
         yield running
+
+
+def test_a_byte_order_mark_before_the_body_is_ignored() -> None:
+    body = '{"query": "caf\u00e9 \\ud83d\\ude00"}'
+    assert parse_json(b"\xef\xbb\xbf" + body.encode()) == parse_json(body.encode()) == json.loads(body)
 
 
 @pytest.mark.parametrize("name", BAD_JSON)

@@ -119,7 +119,123 @@ def test_a_head_without_end_is_answered_431(service: RunningService) -> None:
         client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 70_000)
         answer = read_all(client)
     assert status_of(answer) == 431
-    assert "too large" in problem_in(answer)["message"]
+    problem = problem_in(answer)
+    assert "too large" in problem["message"]
+    assert (problem["code"], problem["error_type"]) == ("bad_request", "Validation")
+
+
+@pytest.mark.parametrize("head", ["X: " + "y" * 70_000, "\r\n".join(["X: y"] * 17_000)], ids=["one", "many"])
+def test_a_complete_head_that_is_too_large_is_answered_431(service: RunningService, head: str) -> None:
+    """It may arrive in one packet, with its end."""
+    with connect(service) as client:
+        client.sendall(f"GET /health HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
+        assert status_of(read_all(client)) == 431
+
+
+CHUNKED = b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+
+
+def chunks(body: bytes, size: int, extension: bytes = b"") -> bytes:
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x%b\r\n%b\r\n" % (len(piece), extension, piece) for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("framing", "endless"),
+    [
+        (b"0\r\nX: ", b"y" * 1000),
+        (b"0\r\n", b"X: y\r\n" * 200),
+        (b"0\r\n", b"y" * 1000),
+        (b"2;", b"y" * 1000),
+        (b"", chunks(b"x" * 10, 1, b";y=" + b"z" * 300)),
+    ],
+    ids=["value", "trailers", "name", "extension", "extensions"],
+)
+def test_an_endless_framing_of_a_body_is_cut_off(
+    service: RunningService, framing: bytes, endless: bytes
+) -> None:
+    """The app reads the body in vain: neither extensions nor trailers reach it."""
+    with connect(service) as client:
+        client.sendall(CHUNKED + b"\r\n" + framing)
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 8_000_000:
+                client.sendall(endless)
+                sent += len(endless)
+        assert sent < 8_000_000
+    assert service.service.admission.pending_bytes == 0
+
+
+def test_a_body_in_the_smallest_chunks_with_a_trailer_is_ranked(service: RunningService) -> None:
+    body = json.dumps({"query": "word", "documents": ["word " * 40_000]}).encode()
+    with connect(service) as client:
+        client.sendall(CHUNKED + b"\r\n" + chunks(body, 1) + b"0\r\nX-Checksum: 5\r\n\r\n")
+        assert status_of(client.recv(65536)) == 200
+
+
+def test_a_trailer_never_becomes_a_header(service: RunningService) -> None:
+    with connect(service) as client:
+        client.sendall(
+            b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + chunks(BODY, 50)
+            + b"0\r\nContent-Type: application/json\r\nHost: localhost\r\n\r\n"
+        )
+        assert status_of(client.recv(65536)) == 415
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        "gzip, chunked",
+        "chunked, chunked",
+        "identity",
+        "gzip",
+        "chunked;q=1",
+        "chunked\r\nTransfer-Encoding: chunked",
+    ],
+)
+def test_a_transfer_coding_other_than_chunked_is_refused(service: RunningService, coding: str) -> None:
+    head = CHUNKED.replace(b"chunked", coding.encode())
+    with connect(service) as client:
+        client.sendall(head + b"\r\n" + chunks(BODY, 50) + b"0\r\n\r\n")
+        answer = read_all(client)
+    assert status_of(answer) == 400
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.2", "h2c, websocket", "foo/9"])
+def test_an_offer_of_another_protocol_is_ignored(service: RunningService, protocol: str) -> None:
+    """Java's HttpClient and `curl --http2` offer h2c with every first request, its body included."""
+    offer = f"HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAMAAABk\r\n"
+    request = raw_request(BODY).replace(b"HTTP/1.1\r\n", offer.encode(), 1)
+    with connect(service) as client:
+        for at in (len(request), len(request) - len(BODY), len(request) - 5, 30):
+            client.sendall(request[:at])
+            time.sleep(0.02)
+            client.sendall(request[at:])
+            answer = client.recv(65536)
+            assert status_of(answer) == 200
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["results"]
+
+
+def test_many_offers_in_one_packet_are_answered_in_their_order(service: RunningService) -> None:
+    offer = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with connect(service) as client:
+        client.sendall(offer * 1200 + b"GET /he")
+        answer = read_all(client)
+    assert answer.count(b"HTTP/1.1 200") == 1200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"CONNECT evil.example:443 HTTP/1.1\r\nHost: localhost\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+)
+def test_a_tunnel_or_a_bare_http_2_connection_is_refused(service: RunningService, head: bytes) -> None:
+    with connect(service) as client:
+        client.sendall(head)
+        answer = read_all(client)
+    assert status_of(answer) == 400
+    assert problem_in(answer)["code"] == "bad_request"
 
 
 def test_what_is_no_http_is_answered_in_the_usual_shape(service: RunningService) -> None:

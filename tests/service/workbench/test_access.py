@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.service.servers import wait_for
 from tests.service.workbench.conftest import Watch
 from tests.service.workbench.pages import Workbench, answer_of, hold
 
@@ -281,11 +282,14 @@ def test_in_a_narrow_window_there_is_one_column_and_nothing_sticks_out(
     assert faults(workbench.page) == []
 
 
-def test_after_a_run_in_a_narrow_window_the_results_are_in_view(workbench: Workbench) -> None:
-    workbench.page.emulate_media(reduced_motion="reduce")
+@pytest.mark.parametrize("number", [2, 60])
+def test_after_a_run_in_a_narrow_window_the_results_are_in_view(workbench: Workbench, number: int) -> None:
+    """Few results are less than a screen, and many are drawn after the page has begun to scroll."""
     workbench.page.set_viewport_size({"width": 390, "height": 700})
-    show_everything(workbench)
+    workbench.rank("red apples", [f"document {index}" for index in range(number)])
     expect(workbench.page.locator("#tab-cards")).to_be_in_viewport()
+    top = "document.getElementById('results').getBoundingClientRect().top"
+    wait_for(lambda: 0 <= workbench.page.evaluate(top) < 20, timeout_s=5)
 
 
 def test_the_theme_follows_the_machine_until_one_is_chosen(workbench: Workbench) -> None:

@@ -251,8 +251,17 @@ def test_a_key_is_asked_for_sent_and_kept_in_this_tab_only(
     page.locator("#key").fill(KEY)
     page.locator("#key-form button[type=submit]").click()
     expect(page.locator("#status-line")).to_have_text("引擎就绪 · lexical · cpu")
-    page.locator("#retry").click()
+    expect(bench.problem).to_be_hidden()
+    bench.run_button.click()
     bench.wait_done()
+
+    for wrong, words in (("wrong-key", "需要有效的密钥"), ("密钥 key", "密钥无法发送")):
+        page.locator("#key").fill(wrong)
+        page.locator("#key-form button[type=submit]").click()
+        expect(bench.problem).to_contain_text(words)
+    page.locator("#key").fill(KEY)
+    page.locator("#key-form button[type=submit]").click()
+    expect(bench.problem).to_be_hidden()
 
     page.reload()
     expect(page.locator("#status-line")).to_have_text("引擎就绪 · lexical · cpu")
