@@ -20,6 +20,7 @@ SUFFIXES: dict[str, FileFormat] = {
     ".tsv": "csv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
 }
@@ -66,7 +67,7 @@ def open_source(path: Path, options: BatchOptions) -> Source:
     """
     file_format = detect_format(path, options.input_format, "--input-format")
     if file_format == "csv":
-        return CsvSource(path, options, delimiter=_delimiter(path, options))
+        return CsvSource(path, options, delimiter=_default_delimiter(path))
     if file_format == "jsonl":
         return JsonLinesSource(path, options)
     from qwen_rerank_plugins.batch.parquet import ParquetSource
@@ -108,7 +109,7 @@ def open_writer(
         _open_text(path, target, bom=options.bom),
         [name for name in kinds if name not in layout.removed],
         layout.added,
-        delimiter=_delimiter(target, options),
+        delimiter=options.delimiter or _default_delimiter(target),
         escape_formulas=options.escape_formulas,
     )
 
@@ -117,8 +118,8 @@ def _suffixes(path: Path) -> list[str]:
     return [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
 
 
-def _delimiter(path: Path, options: BatchOptions) -> str:
-    return options.delimiter or ("\t" if ".tsv" in _suffixes(path) else ",")
+def _default_delimiter(path: Path) -> str:
+    return "\t" if ".tsv" in _suffixes(path) else ","
 
 
 def _open_text(path: Path, target: Path, *, bom: bool = False) -> TextOutput:

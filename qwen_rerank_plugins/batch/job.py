@@ -15,7 +15,7 @@ from qwen_rerank_plugins.batch.formats import detect_format, open_source, open_w
 from qwen_rerank_plugins.batch.journal import Journal
 from qwen_rerank_plugins.batch.options import BatchOptions, FileFormat
 from qwen_rerank_plugins.batch.output import OutputSummary, write_rows
-from qwen_rerank_plugins.batch.progress import BatchProgress, BatchReport, ProgressMeter
+from qwen_rerank_plugins.batch.progress import BatchProgress, BatchReport, Guess, ProgressMeter
 from qwen_rerank_plugins.batch.protocols import Source
 from qwen_rerank_plugins.batch.scoring import ScoringPass
 from qwen_rerank_plugins.batch.streams import file_digest, read_errors_as_input_errors
@@ -42,7 +42,7 @@ _FINGERPRINT_FIELDS = (
 )
 
 
-def run_batch(
+def run_batch(  # noqa: PLR0913 (keyword-only options of a contract)
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
@@ -51,6 +51,7 @@ def run_batch(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[BatchProgress], None] | None = None,
+    on_guess: Callable[[Guess], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> BatchReport:
     """Score and rank the pairs or the lists of a file, and write its rows with scores and ranks to another file.
@@ -66,6 +67,7 @@ def run_batch(
         resume: Continue an unfinished job, if there is one.
         overwrite: Replace an existing output; without `resume`, discard an unfinished job.
         on_progress: Called with the progress several times a second, in the calling thread.
+        on_guess: Called before the scoring if the encoding or the delimiter of the input is a guess.
         stop: Called several times a second; the job stops when it returns True, and can be resumed.
 
     Raises:
@@ -75,7 +77,7 @@ def run_batch(
     """
     chosen = BatchOptions.from_config(reranker.config) if options is None else options
     job = _Job(Path(source), Path(target), reranker, chosen, on_progress, stop or (lambda: False))
-    return job.run(resume=resume, overwrite=overwrite)
+    return job.run(resume=resume, overwrite=overwrite, on_guess=on_guess)
 
 
 class _Job:
@@ -100,12 +102,17 @@ class _Job:
         self._pairs_per_s: float | None = None
         self._num_resumed = 0
 
-    def run(self, *, resume: bool, overwrite: bool) -> BatchReport:
+    def run(
+        self, *, resume: bool, overwrite: bool, on_guess: Callable[[Guess], None] | None = None
+    ) -> BatchReport:
         output_format = self._check_output()
         input_stat = self._stat_input()
         source = open_source(self._path, self._options)
         if self._options.explode and source.layout.form == "pairs":
             raise InputError("explode is for lists, and the rows of this file are pairs; remove --explode")
+        guess = Guess.of(source)
+        if guess is not None and on_guess is not None:
+            on_guess(guess)
         with self._files.open_journal(self._path, resume=resume, overwrite=overwrite) as journal:
             published = journal.metadata("published")
             if published is not None and self._files.is_published(published["identity"]):
@@ -154,7 +161,8 @@ class _Job:
             "input": file_digest(self._path),
             "form": source.layout.form,
             "columns": list(source.layout.needed),
-            "delimiter": options.delimiter,
+            "encoding": source.text_format and source.text_format.encoding,
+            "delimiter": source.text_format and source.text_format.delimiter,
             "unescape_formulas": options.unescape_formulas,
             "input_format": detect_format(self._path, options.input_format, "--input-format"),
             "backend": config.backend,

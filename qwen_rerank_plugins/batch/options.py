@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+from encodings.aliases import aliases
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -16,6 +18,18 @@ FileFormat = Literal["csv", "jsonl", "parquet"]
 Form = Literal["pairs", "lists"]
 
 MEBI = 1 << 20
+_SUPERSETS = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "iso8859-1": "cp1252",
+}
+_CODECS = (
+    frozenset(aliases.values())
+    - {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13"}
+    - {"uu_codec", "zlib_codec"}
+)
 
 
 def _not_bool(value: object) -> object:
@@ -29,6 +43,18 @@ def _delimiter(text: str) -> str:
     if len(text) != 1 or text in '"\r\n':
         raise ValueError("one character other than a double quote or a line break")
     return text
+
+
+def _encoding(name: str) -> str:
+    """Return the codec of a name; what the web platform reads as a superset is read so here (WHATWG, Encoding)."""
+    try:
+        codec = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        codec = ""
+    found = _SUPERSETS.get(codec, codec)
+    if found.replace("-", "_") not in _CODECS:
+        raise ValueError("the name of a text encoding, such as gb18030, cp1252 or utf-16")
+    return found
 
 
 Text = Annotated[str, AfterValidator(validators.not_blank)]
@@ -69,6 +95,9 @@ class BatchOptions(BaseModel):
     )
     results_column: Text = Field(default="results", description="Added column of a ranked list.")
     explode: bool = Field(default=False, description="Write one row per document of a list.")
+    replace_columns: bool = Field(
+        default=False, description="Drop columns of the input that the output adds, as an earlier run did."
+    )
     details: bool = Field(default=False, description="Add `log_odds`, `truncated` and `query_truncated`.")
 
     instruction: str | None = Field(default=None, description="The instruction; None for the reranker's.")
@@ -83,8 +112,13 @@ class BatchOptions(BaseModel):
         default="stop",
         description="`stop` ends the job at a row that cannot be ranked; `reject` writes such rows to another file.",
     )
+    encoding: Annotated[str, AfterValidator(_encoding)] | None = Field(
+        default=None, description="Encoding of the input, such as `gb18030`; None to detect it."
+    )
     delimiter: Annotated[str, AfterValidator(_delimiter)] | None = Field(
-        default=None, description="Delimiter of CSV; None for a comma, or a tab in `.tsv`."
+        default=None,
+        description="Delimiter of CSV; None to detect it in the input, and for a comma, or a tab in `.tsv`, in the "
+        "output.",
     )
     escape_formulas: bool = Field(
         default=True, description="Prefix CSV cells that a spreadsheet would compute with an apostrophe."
@@ -99,6 +133,9 @@ class BatchOptions(BaseModel):
 
     max_row_chars: Count = Field(
         default=16 * MEBI, description="Maximum characters of a row, which is held in memory."
+    )
+    max_document_chars: Count | None = Field(
+        default=None, description="Maximum characters of a document; None for no limit but `max_row_chars`."
     )
     window_rows: Count = Field(default=2000, description="Rows that are read ahead and grouped by query.")
     call_pairs: Count = Field(

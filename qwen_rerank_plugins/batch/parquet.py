@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from qwen_rerank_plugins.errors import InputError, MissingDependencyError
 
 try:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
     message = "Parquet needs 'pyarrow': pip install 'qwen-rerank-plugins[batch]'"
@@ -24,6 +27,15 @@ __all__ = ["ParquetSource", "ParquetWriter"]
 
 ROW_GROUP_ROWS = 16_384
 READ_BUFFER_BYTES = 1 << 20
+CHUNK_CHARS = 8 << 20
+MAX_FOOTER_BYTES = 16 << 20
+MAX_FOOTER_ITEMS = 100_000
+"""Maximum columns, and maximum row groups, of a file."""
+MAX_VALUES = 1 << 26
+"""Maximum values of a column in a row group, which a few bytes of the file can repeat."""
+
+_MAGIC = b"PAR1"
+_ELEMENT_CHARS = 4  # quotes and a comma: an element takes memory, even if it is empty
 
 _ADDED_TYPES = {
     "log_odds": pa.float64(),
@@ -47,21 +59,61 @@ class ParquetSource:
     """
 
     num_blank_lines = 0
+    text_format = None
 
     def __init__(self, path: Path, options: BatchOptions) -> None:
         self._path = path
         self._options = options
-        with self._open() as file:
+        self._check_footer()
+        with self._open(()) as file:
             self.schema = file.schema_arrow
+            self._text_paths = self._check_metadata(file)
         self.columns: Sequence[str] = self.schema.names
         self.layout = Layout(options, detect_form(self.columns, options, str(path)))
         self.layout.check_columns(self.columns, str(path))
         self._check_types()
 
-    def _open(self) -> Any:
+    def _open(self, text_paths: Sequence[str]) -> Any:
         with read_errors_as_input_errors(self._path):
-            # Without a buffer, a column of a whole row group is held in memory.
-            return pq.ParquetFile(self._path, pre_buffer=False, buffer_size=READ_BUFFER_BYTES)
+            # Without a buffer, a column of a whole row group is held in memory. A string that the file contains once
+            # is held once: the size of the rows is known before they are decoded.
+            return pq.ParquetFile(
+                self._path,
+                read_dictionary=list(text_paths),
+                pre_buffer=False,
+                buffer_size=READ_BUFFER_BYTES,
+                thrift_container_size_limit=MAX_FOOTER_ITEMS,
+            )
+
+    def _check_footer(self) -> None:
+        with read_errors_as_input_errors(self._path), self._path.open("rb") as file:
+            file.seek(-min(8, self._path.stat().st_size), io.SEEK_END)
+            tail = file.read()
+        num_bytes = int.from_bytes(tail[:4], "little")
+        if tail[4:] == _MAGIC and num_bytes > MAX_FOOTER_BYTES:
+            raise InputError(
+                f"{self._path} has a footer of {num_bytes} bytes; at most {MAX_FOOTER_BYTES} are read: "
+                "write fewer columns or row groups"
+            )
+
+    def _check_metadata(self, file: Any) -> list[str]:
+        """Check the number of values, and return the paths of the columns that contain text or bytes."""
+        metadata = file.metadata
+        for index in range(metadata.num_row_groups):
+            group = metadata.row_group(index)
+            for number in range(metadata.num_columns):
+                column = group.column(number)
+                if column.num_values > MAX_VALUES:
+                    raise InputError(
+                        f"{self._path} has {column.num_values} values of {column.path_in_schema!r} in a row group; "
+                        f"at most {MAX_VALUES} are read: write smaller row groups"
+                    )
+        columns = map(file.schema.column, range(metadata.num_columns))
+        return [
+            column.path
+            for column in columns
+            if column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
+        ]
 
     def _check_types(self) -> None:
         for name in (self.layout.query, *self.layout.needed[2:]):
@@ -77,23 +129,112 @@ class ParquetSource:
         raise InputError(f"{self._path}: column {name!r} has type {str(found)!r}; convert it to {expected}")
 
     def chunks(self, *, for_scoring: bool) -> Iterator[Chunk]:
-        """Read the file from its beginning."""
+        """Read the file from its beginning.
+
+        Raises:
+            InputError: The file cannot be read, or a row is too long in a column that scoring does not need.
+        """
         needed = list(dict.fromkeys(self.layout.needed))
         number = 0
-        with self._open() as file, read_errors_as_input_errors(self._path):
+        with self._open(self._text_paths) as file, read_errors_as_input_errors(self._path):
             total = max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(
-                self._options.window_rows, columns=needed if for_scoring else None, use_threads=False
-            ):
-                rows = self._rows(batch.select(needed), number)
-                number += len(rows)
-                yield Chunk(rows, number / total, batch)
+            for batch in self._batches(file, needed if for_scoring else None):
+                for part, is_too_long in self._parts(batch):
+                    if is_too_long and not for_scoring:
+                        self._check_length(part, needed, number)
+                    rows = self._bad_row(number) if is_too_long else self._rows(part, needed, number)
+                    number += len(rows)
+                    yield Chunk(rows, number / total, part)
 
-    def _rows(self, batch: Any, number: int) -> list[Row]:
+    def _batches(self, file: Any, columns: list[str] | None) -> Iterator[Any]:
+        """Yield batches within a row group: nested columns of two dictionaries cannot be read as one batch."""
+        for index in range(file.metadata.num_row_groups):
+            yield from file.iter_batches(
+                self._options.window_rows, row_groups=[index], columns=columns, use_threads=False
+            )
+
+    def _parts(self, batch: Any) -> Iterator[tuple[Any, bool]]:
+        """Split a batch into parts of bounded size, with the types of the schema; a row that is too long is one."""
+        start = num_chars = 0
+        sizes = _row_chars(batch)
+        for end, size in enumerate(sizes):
+            is_too_long = size > self._options.max_row_chars
+            if end > start and (is_too_long or num_chars + size > CHUNK_CHARS):
+                yield self._decoded(batch, start, end), False
+                start, num_chars = end, 0
+            if is_too_long:
+                yield batch.slice(end, 1), True
+                start = end + 1
+            else:
+                num_chars += size
+        if start < len(sizes):
+            yield self._decoded(batch, start, len(sizes)), False
+
+    def _decoded(self, batch: Any, start: int, end: int) -> Any:
+        # A cast of a slice of lists casts all their values.
+        batch = batch.take(pa.array(range(start, end), pa.int64()))
+        fields = [self.schema.field(name) for name in batch.schema.names]
+        columns = [
+            column if column.type == field.type else column.cast(field.type)
+            for column, field in zip(batch.columns, fields, strict=True)
+        ]
+        return pa.record_batch(columns, schema=pa.schema(fields, batch.schema.metadata))
+
+    def _check_length(self, part: Any, needed: list[str], number: int) -> None:
+        limit = self._options.max_row_chars
+        if _row_chars(part.select(needed))[0] <= limit:
+            raise InputError(
+                f"row {number + 1} is longer than {limit} characters in columns that scoring does not need; "
+                "drop them or raise max_row_chars"
+            )
+
+    def _bad_row(self, number: int) -> list[Row]:
+        problem = f"longer than {self._options.max_row_chars} characters"
+        return [Row(number, number + 1, cells={}, problem=problem)]
+
+    def _rows(self, part: Any, needed: list[str], number: int) -> list[Row]:
         return [
             self.layout.read_cells(Row(number + offset, number + offset + 1), cells)
-            for offset, cells in enumerate(batch.to_pylist())
+            for offset, cells in enumerate(part.select(needed).to_pylist())
         ]
+
+
+def _row_chars(batch: Any) -> list[int]:
+    """Return the characters of each row, without decoding a row."""
+    columns = [_num_chars(column) for column in batch.columns]
+    return [sum(sizes) for sizes in zip(*columns, strict=True)]
+
+
+def _num_chars(array: Any) -> list[int]:
+    """Return the characters of each value; bytes count as characters, and other values as one."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        sizes = _num_chars(array.dictionary)
+        return [0 if index is None else sizes[index] for index in array.indices.to_pylist()]
+    if _is_text(kind):
+        return _without_null(pc.utf8_length(array))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return _without_null(pc.binary_length(array))
+    if pa.types.is_struct(kind):
+        return [sum(sizes) for sizes in zip(*map(_num_chars, array.flatten()), strict=True)] or [1] * len(
+            array
+        )
+    if _is_list(kind) or pa.types.is_map(kind):
+        totals = [0, *accumulate(size + _ELEMENT_CHARS for size in _num_chars(array.values))]
+        offsets = _offsets(array)
+        return [totals[end] - totals[start] for start, end in pairwise(offsets)]
+    return [1] * len(array)
+
+
+def _offsets(array: Any) -> list[int]:
+    if not pa.types.is_fixed_size_list(array.type):
+        return array.offsets.to_pylist()  # type: ignore[no-any-return]
+    size = array.type.list_size
+    return [size * (array.offset + index) for index in range(len(array) + 1)]
+
+
+def _without_null(lengths: Any) -> list[int]:
+    return [length or 0 for length in lengths.to_pylist()]
 
 
 class ParquetWriter:

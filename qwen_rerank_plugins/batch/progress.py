@@ -6,11 +6,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-__all__ = ["BatchProgress", "BatchReport", "ProgressMeter"]
+from qwen_rerank_plugins.batch.protocols import Source
+from qwen_rerank_plugins.batch.rows import Chunk
+
+__all__ = ["BatchProgress", "BatchReport", "Guess", "ProgressMeter"]
 
 REPORT_EVERY_S = 0.1
+GUESS_TEXTS = 3
+GUESS_CHARS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,41 @@ class BatchProgress:
     num_rejected: int = 0
     pairs_per_s: float | None = None
     seconds_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """How the text of the input was decoded, where that is a guess.
+
+    Attributes:
+        options: The options that name it instead: `encoding`, `delimiter` or both.
+        encoding: The encoding.
+        delimiter: The delimiter of CSV; None for JSON.
+        texts: The first texts of the rows as they were decoded, those beyond ASCII first.
+    """
+
+    options: tuple[str, ...]
+    encoding: str
+    delimiter: str | None
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: Source) -> Self | None:
+        """Return the guess of a source; None if nothing was guessed."""
+        text_format = source.text_format
+        if text_format is None or not text_format.guessed:
+            return None
+        chunk = next(source.chunks(for_scoring=True), Chunk())
+        texts = list(dict.fromkeys(text for row in chunk.rows for text in (row.query, *row.texts) if text))
+        shown = sorted(texts, key=str.isascii)[:GUESS_TEXTS]
+        return cls(text_format.guessed, text_format.encoding, text_format.delimiter, tuple(shown))
+
+    def __str__(self) -> str:
+        """Return one sentence, with the first texts."""
+        values = " and ".join(f"{name} {getattr(self, name)!r}" for name in self.options)
+        texts = ", ".join(repr(text[:GUESS_CHARS]) for text in self.texts) or "no text"
+        options = " or ".join(f"--{name}" for name in self.options)
+        return f"{values} guessed; the text reads {texts}; correct it with {options}"
 
 
 @dataclass(frozen=True, slots=True)

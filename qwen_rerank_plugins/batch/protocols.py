@@ -1,4 +1,4 @@
-"""The interfaces between reading, scoring and writing: `Source`, `Writer` and `OutputRow`. Contains no implementation."""
+"""The interfaces between reading, scoring and writing: `Source`, `Writer`, `OutputRow`. Contains no implementation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ from typing import Any, NamedTuple, Protocol
 
 from qwen_rerank_plugins.batch.rows import Chunk, Layout
 
-__all__ = ["OutputRow", "Source", "Writer"]
+__all__ = ["OutputRow", "Source", "TextFormat", "Writer"]
+
+
+class TextFormat(NamedTuple):
+    """How the text of a file is decoded and split.
+
+    Attributes:
+        encoding: The name of the codec.
+        delimiter: The character between cells; None for JSON.
+        guessed: The names of the options whose values are guesses.
+    """
+
+    encoding: str
+    delimiter: str | None = None
+    guessed: tuple[str, ...] = ()
 
 
 class OutputRow(NamedTuple):
@@ -32,6 +46,10 @@ class Source(Protocol):
     @property
     def columns(self) -> Sequence[str] | None:
         """The columns in order; None if each row has its own columns."""
+
+    @property
+    def text_format(self) -> TextFormat | None:
+        """The encoding and the delimiter; None if the file is not text."""
 
     @property
     def num_blank_lines(self) -> int:

@@ -101,7 +101,7 @@ class Layout:
         query: Column of the query.
         documents: Column of the document or the documents.
         added: Columns that the output adds.
-        removed: Columns that the output drops: the documents of an exploded list.
+        removed: Columns that the output drops: the documents of an exploded list, and those that are replaced.
     """
 
     def __init__(self, options: BatchOptions, form: Form) -> None:
@@ -109,9 +109,13 @@ class Layout:
         self.query = options.query_column
         self.documents = options.document_column if form == "pairs" else options.documents_column
         self.added = options.added_columns(form)
-        self.removed = frozenset({self.documents} if form == "lists" and options.explode else ())
+        added = frozenset(self.added)
+        exploded = {self.documents} if form == "lists" and options.explode else set()
+        self.removed = frozenset(exploded | added if options.replace_columns else exploded)
         self._instruction = options.instruction_column
-        self._added_set = frozenset(self.added)
+        # A column that scoring needs cannot be replaced.
+        self._reserved = added.intersection(self.needed) if options.replace_columns else added
+        self._max_document_chars = options.max_document_chars
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -135,7 +139,7 @@ class Layout:
             if column not in columns:
                 hint = "name the column with --query-column, --document-column or --documents-column"
                 raise InputError(f"{name} has no column {column!r}, only {_quote_names(columns)}; {hint}")
-        if not self._added_set.isdisjoint(columns):
+        if not self._reserved.isdisjoint(columns):
             raise InputError(f"{name} {self._describe_taken(columns)}")
 
     def read_cells(self, row: Row, cells: Mapping[str, Any]) -> Row:
@@ -147,7 +151,7 @@ class Layout:
         return row
 
     def _read(self, row: Row, cells: Mapping[str, Any]) -> None:
-        if row.cells is not None and not self._added_set.isdisjoint(cells):
+        if row.cells is not None and not self._reserved.isdisjoint(cells):
             raise BadRowError(f"the row {self._describe_taken(cells)}")
         query = _check_text(_cell(cells, self.query), self.query)
         if not query.strip():
@@ -162,26 +166,54 @@ class Layout:
                 _text_of(document, f"{self.documents}[{index}]")
                 for index, document in enumerate(row.documents)
             ]
+        self._check_lengths(row.texts)
         if self._instruction:
             row.instruction = _read_instruction(cells, self._instruction)
 
+    def _check_lengths(self, texts: Sequence[str]) -> None:
+        limit = self._max_document_chars
+        if limit is None or all(len(text) <= limit for text in texts):
+            return
+        index, text = next((index, text) for index, text in enumerate(texts) if len(text) > limit)
+        place = self.documents if self.form == "pairs" else f"{self.documents}[{index}]"
+        raise BadRowError(f"{place!r} has {len(text)} characters; at most {limit} are allowed")
+
     def _describe_taken(self, columns: Iterable[str]) -> str:
-        taken = _quote_names(sorted(self._added_set.intersection(columns)))
-        return f"already has {taken}; choose other names with --score-column, --rank-column and so on"
+        taken = _quote_names(sorted(self._reserved.intersection(columns)))
+        hint = "choose other names with --score-column, --rank-column and so on, or drop them with --replace-columns"
+        return f"already has {taken}; {hint}"
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; NaN, infinities and numbers beyond a float are not accepted.
+    """Parse JSON; NaN, infinities, numbers beyond a float and repeated keys are not accepted.
 
     Raises:
         BadRowError: The text is not valid JSON.
     """
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_parse_float)
+        return json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_float,
+            object_pairs_hook=_refuse_repeated_keys,
+        )
     except json.JSONDecodeError as error:
         raise BadRowError(f"not valid JSON: {error.msg} at column {error.colno}") from None
     except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
         raise BadRowError(f"JSON cannot be parsed: {error}") from None
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for number, (key, _) in enumerate(pairs, start=1):
+            if key in seen:
+                raise BadRowError(
+                    f"key {number} of an object repeats an earlier key; each key may occur once"
+                )
+            seen.add(key)
+    return found
 
 
 def _refuse_constant(name: str) -> Any:

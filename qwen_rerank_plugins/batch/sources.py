@@ -1,4 +1,4 @@
-"""Read rows from CSV and JSON Lines, in chunks. Reading the same file again yields the same rows."""
+"""Read rows from CSV, JSON Lines and JSON arrays, in chunks. Reading the same file again yields the same rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from qwen_rerank_plugins.batch.delimited import (
+    Record,
+    column_names,
+    detect_delimiter,
+    fit_cells,
+    read_records,
+)
+from qwen_rerank_plugins.batch.elements import JsonElements, begins_with
+from qwen_rerank_plugins.batch.encodings import detect_encoding
 from qwen_rerank_plugins.batch.formulas import unescape_formula
 from qwen_rerank_plugins.batch.options import BatchOptions, Form
+from qwen_rerank_plugins.batch.protocols import TextFormat
 from qwen_rerank_plugins.batch.rows import BadRowError, Chunk, Layout, Row, detect_form, parse_json
 from qwen_rerank_plugins.batch.streams import LineTooLongError, TextLines, find_bad_bytes
 from qwen_rerank_plugins.errors import InputError
@@ -34,8 +44,15 @@ def _group_rows(rows: Iterator[tuple[Row, int]], lines: TextLines, window_rows: 
         yield chunk
 
 
+def _encoding(path: Path, options: BatchOptions) -> TextFormat:
+    if options.encoding is not None:
+        return TextFormat(options.encoding)
+    encoding, is_guess = detect_encoding(path)
+    return TextFormat(encoding, None, ("encoding",) if is_guess else ())
+
+
 class JsonLinesSource:
-    """One JSON object per line.
+    """One JSON object per line, or an array of objects. In `.json`, an object may also span lines.
 
     Args:
         path: The file.
@@ -51,6 +68,11 @@ class JsonLinesSource:
         self._path = path
         self._options = options
         self.num_blank_lines = 0
+        self.text_format = _encoding(path, options)
+        with self._open_lines() as lines:
+            self._is_array = begins_with(lines) == "["
+        is_json = path.name.lower().removesuffix(".gz").endswith(".json")
+        self._has_elements = self._is_array or is_json
         self.layout = Layout(options, self._detect_form())
 
     def _detect_form(self) -> Form:
@@ -81,19 +103,25 @@ class JsonLinesSource:
             yield from _group_rows(self._rows(lines, self.layout), lines, self._options.window_rows)
 
     def _open(self) -> TextLines:
-        return TextLines(self._path, max_chars=self._options.max_row_chars)
+        if not self._has_elements:
+            return self._open_lines()
+        encoding, max_chars = self.text_format.encoding, self._options.max_row_chars
+        return JsonElements(self._path, encoding=encoding, max_chars=max_chars, is_array=self._is_array)
+
+    def _open_lines(self) -> TextLines:
+        return TextLines(
+            self._path, encoding=self.text_format.encoding, max_chars=self._options.max_row_chars
+        )
 
     def _rows(self, lines: TextLines, layout: Layout) -> Iterator[tuple[Row, int]]:
         self.num_blank_lines = 0
         number = 0
         while True:
             lines.start_record()
-            row = Row(number, lines.number + 1)
             try:
                 line = next(lines, None)
             except LineTooLongError as error:
-                row.problem = str(error)
-                yield row, 0
+                yield Row(number, lines.number, problem=str(error)), 0
                 number += 1
                 continue
             if line is None:
@@ -101,22 +129,22 @@ class JsonLinesSource:
             if not line.strip():
                 self.num_blank_lines += 1
                 continue
-            yield _read_json_row(row, line, layout), len(line)
+            yield _read_json_row(Row(number, lines.number), line, layout, lines.encoding), len(line)
             number += 1
 
 
-def _read_json_row(row: Row, line: str, layout: Layout) -> Row:
+def _read_json_row(row: Row, line: str, layout: Layout, encoding: str) -> Row:
     row.source = line
     try:
-        row.cells = _parse_object(line)
+        row.cells = _parse_object(line, encoding)
     except BadRowError as error:
         row.problem = str(error)
         return row
     return layout.read_cells(row, row.cells)
 
 
-def _parse_object(line: str) -> dict[str, Any]:
-    problem = find_bad_bytes(line)
+def _parse_object(line: str, encoding: str) -> dict[str, Any]:
+    problem = find_bad_bytes(line, encoding)
     if problem is not None:
         raise BadRowError(problem)
     cells = parse_json(line)
@@ -131,7 +159,7 @@ class CsvSource:
     Args:
         path: The file.
         options: The options of the job.
-        delimiter: The character between cells.
+        delimiter: The delimiter unless the options name one or the file has another.
 
     Raises:
         InputError: The file cannot be read, or a required column is missing.
@@ -140,13 +168,28 @@ class CsvSource:
     def __init__(self, path: Path, options: BatchOptions, *, delimiter: str) -> None:
         self._path = path
         self._options = options
-        self._delimiter = delimiter
         self.num_blank_lines = 0
         # The default refuses long documents. The limit is per process: a higher one that is already set stays.
         csv.field_size_limit(max(csv.field_size_limit(), options.max_row_chars))
-        self.columns: Sequence[str] = self._read_header()
+        self.text_format = _encoding(path, options)
+        self._detect_delimiter(delimiter)
+        self._header = self._read_header()
+        self.columns: Sequence[str] = column_names(self._header)
         self.layout = Layout(options, detect_form(self.columns, options, str(path)))
         self.layout.check_columns(self.columns, str(path))
+
+    def _detect_delimiter(self, default: str) -> None:
+        found, is_guess = self._options.delimiter, False
+        if found is None:
+            found, is_guess = detect_delimiter(self._open, default, self._has_columns)
+        guessed = (*self.text_format.guessed, *(("delimiter",) if is_guess else ()))
+        self.text_format = TextFormat(self.text_format.encoding, found, guessed)
+
+    def _has_columns(self, header: Sequence[str]) -> bool:
+        options, names = self._options, self._unescape([*header])
+        return options.query_column in names and (
+            options.document_column in names or options.documents_column in names
+        )
 
     def _read_header(self) -> list[str]:
         with self._open() as lines:
@@ -162,49 +205,31 @@ class CsvSource:
             yield from _group_rows(self._rows(lines), lines, self._options.window_rows)
 
     def _open(self) -> TextLines:
-        return TextLines(self._path, max_chars=self._options.max_row_chars)
+        return TextLines(
+            self._path, encoding=self.text_format.encoding, max_chars=self._options.max_row_chars
+        )
 
     def _rows(self, lines: TextLines) -> Iterator[tuple[Row, int]]:
         self.num_blank_lines = 0
         records = self._records(lines)
         next(records, None)  # the header
         for number, (line, cells, problem) in enumerate(records):
-            row = Row(number, line, problem=problem)
-            if problem is None:
-                row.cells = dict(zip(self.columns, self._unescape(cells), strict=True))
+            fitted, misfit = fit_cells(cells, self._header)
+            row = Row(number, line, problem=problem or misfit)
+            if row.problem is None:
+                row.cells = dict(zip(self.columns, self._unescape(fitted), strict=True))
                 self.layout.read_cells(row, row.cells)
             else:
                 row.source = "".join(lines.record)
             yield row, sum(map(len, lines.record))
 
-    def _records(self, lines: TextLines) -> Iterator[tuple[int, list[str], str | None]]:
-        """Yield each record's first line, its cells, and its problem or None."""
-        reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
-        num_cells = 0
-        while True:
-            lines.start_record()
-            first = lines.number + 1
-            try:
-                cells = next(reader, None)
-            except (csv.Error, LineTooLongError) as error:
-                last = f" (to line {lines.number})" if lines.number > first else ""
-                yield first, [], f"not valid CSV: {error}{last}"
-                continue
-            if cells is None:
-                return
-            if not cells or (len(cells) == 1 and not cells[0].strip()):
+    def _records(self, lines: TextLines) -> Iterator[Record]:
+        """Yield the records that are not blank, and count the others."""
+        for record in read_records(lines, self.text_format.delimiter or ","):
+            if record[1] or record[2]:
+                yield record
+            else:
                 self.num_blank_lines += 1
-                continue
-            num_cells = num_cells or len(cells)
-            yield first, cells, _find_problem(cells, num_cells, lines.record)
 
     def _unescape(self, cells: list[str]) -> list[str]:
         return [unescape_formula(cell) for cell in cells] if self._options.unescape_formulas else cells
-
-
-def _find_problem(cells: list[str], num_columns: int, lines: Sequence[str]) -> str | None:
-    if len(cells) != num_columns:
-        return f"the row has {len(cells)} cells; the first line has {num_columns}"
-    if all(line.isascii() for line in lines):
-        return None
-    return next(filter(None, map(find_bad_bytes, cells)), None)

@@ -1,11 +1,11 @@
 """Read a text file as lines of bounded length, whatever its encoding and compression. Parses no rows.
 
-Bytes that are not UTF-8 are read as lone surrogates (PEP 383), so that the affected row can be reported.
+Bytes that are not valid in the encoding are read as lone surrogates (PEP 383), so that the affected row can be reported.
+UTF-16 and UTF-32 are the exception: there such bytes are an error.
 """
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import hashlib
 import io
@@ -13,15 +13,24 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Self, TextIO, cast
+from typing import Self, TextIO, cast
 
 from qwen_rerank_plugins.errors import InputError
 
-__all__ = ["LineTooLongError", "TextLines", "file_digest", "find_bad_bytes", "read_errors_as_input_errors"]
+__all__ = [
+    "LineTooLongError",
+    "TextLines",
+    "file_digest",
+    "find_bad_bytes",
+    "open_unpacked",
+    "read_errors_as_input_errors",
+    "read_lines",
+]
 
 GZIP_MAGIC = b"\x1f\x8b"
 READ_BYTES = 1 << 20
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+MAX_LINE_CHARS = 16 << 20
+BYTE_ORDER_MARK = "\ufeff"
 _READ_ERRORS = (OSError, ValueError, EOFError, zlib.error)
 
 
@@ -41,9 +50,6 @@ def read_errors_as_input_errors(path: Path) -> Iterator[None]:
 def _to_input_error(path: Path, error: Exception) -> InputError:
     if isinstance(error, InputError):
         return error
-    if isinstance(error, UnicodeDecodeError):
-        message = f"{path} is not valid {error.encoding.upper()}: offset {error.start} of a block"
-        return InputError(f"{message}; save it as UTF-8, or as UTF-16 with a byte order mark")
     if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
         return InputError(f"{path} is not a complete gzip file: {error}")
     reason = getattr(error, "strerror", None) or error
@@ -61,21 +67,31 @@ def file_digest(path: Path) -> str:
     return f"{size}:{digest.hexdigest()}"
 
 
+def open_unpacked(raw: io.BufferedReader) -> io.BufferedReader:
+    """Return a stream of the content of an open file: plain, or unpacked if it begins like gzip."""
+    if raw.peek(2)[:2] != GZIP_MAGIC:
+        return raw
+    return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw, mode="rb")), READ_BYTES)
+
+
 class TextLines:
     """Iterate over the lines of a file, line ends included; only line feeds end a line.
 
     Args:
-        path: Plain or gzip, detected by its first bytes; UTF-8 with or without a byte order mark, UTF-16 with one.
+        path: Plain or gzip, detected by its first bytes. A byte order mark is not part of the text.
+        encoding: The name of the codec.
         max_chars: Maximum characters of a line, and of the lines since `start_record`.
 
     Attributes:
+        encoding: The name of the codec.
         number: Number of the last line, from 1.
         record: Lines since `start_record`.
     """
 
-    def __init__(self, path: Path, *, max_chars: int) -> None:
+    def __init__(self, path: Path, *, encoding: str = "utf-8", max_chars: int) -> None:
         self._path = path
         self._max_chars = max_chars
+        self.encoding = encoding
         with read_errors_as_input_errors(path):
             self._raw = path.open("rb")
             try:
@@ -89,14 +105,10 @@ class TextLines:
         self.record: list[str] = []
 
     def _open(self) -> TextIO:
-        stream: BinaryIO = self._raw
-        if self._raw.peek(2)[:2] == GZIP_MAGIC:
-            unpacked = gzip.GzipFile(fileobj=self._raw, mode="rb")
-            stream = cast(BinaryIO, io.BufferedReader(unpacked, READ_BYTES))
-        mark = cast(io.BufferedReader, stream).peek(4)[:4]
-        if mark.startswith(_UTF16_MARKS):
-            return io.TextIOWrapper(stream, encoding="utf-16", newline="\n")
-        return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+        stream = open_unpacked(self._raw)
+        # The UTF-16 and UTF-32 codecs cannot represent a bad unit as surrogates.
+        errors = "strict" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+        return io.TextIOWrapper(stream, encoding=self.encoding, errors=errors, newline="\n")
 
     @property
     def fraction(self) -> float:
@@ -112,21 +124,30 @@ class TextLines:
         return self
 
     def __next__(self) -> str:
-        line = self._read(self._max_chars + 1)
+        line = self.read(self._max_chars + 1)
+        if self.number == 0:
+            line = line.removeprefix(BYTE_ORDER_MARK)
         if not line:
             raise StopIteration
         self.number += 1
         self._record_chars += len(line)
         if self._record_chars > self._max_chars:
             while line and not line.endswith("\n"):
-                line = self._read(READ_BYTES)
+                line = self.read(READ_BYTES)
             raise LineTooLongError(f"longer than {self._max_chars} characters")
         self.record.append(line)
         return line
 
-    def _read(self, max_chars: int) -> str:
+    def read(self, max_chars: int) -> str:
+        """Return the rest of the line, at most so many characters; empty at the end of the file."""
         try:  # called once per line: cheaper than the context manager
             return self._text.readline(max_chars)
+        except UnicodeDecodeError as error:
+            place = f"byte {error.object[error.start]:#04x} after line {self.number}"
+            hint = "save the file again, or name its encoding with --encoding"
+            raise InputError(
+                f"{self._path} is not valid {self.encoding.upper()}: {place}: {error.reason}; {hint}"
+            ) from error
         except _READ_ERRORS as error:
             raise _to_input_error(self._path, error) from error
 
@@ -138,12 +159,39 @@ class TextLines:
         self._raw.close()
 
 
-def find_bad_bytes(line: str) -> str | None:
-    """Describe the first byte of a line that is not UTF-8; None if there is none."""
+def find_bad_bytes(line: str, encoding: str) -> str | None:
+    """Describe the first byte of a line that is not valid in the encoding; None if there is none."""
     if line.isascii():
         return None
     try:
         line.encode()
     except UnicodeEncodeError as error:
-        return f"not UTF-8: byte {ord(line[error.start]) & 0xFF:#04x} at character {error.start + 1}"
+        byte = ord(line[error.start]) & 0xFF
+        return f"not {encoding.upper()}: byte {byte:#04x} at character {error.start + 1}"
     return None
+
+
+def read_lines(path: Path, *, encoding: str, name: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file with their numbers, without line ends.
+
+    Args:
+        path: The file.
+        encoding: The name of the codec.
+        name: The file's name in error messages.
+
+    Raises:
+        InputError: The file cannot be read, or a line is too long or not valid in the encoding.
+    """
+    with TextLines(path, encoding=encoding, max_chars=MAX_LINE_CHARS) as lines:
+        while True:
+            lines.start_record()
+            try:
+                line = next(lines, None)
+            except LineTooLongError as error:
+                raise InputError(f"{name}, line {lines.number}: {error}") from None
+            if line is None:
+                return
+            problem = find_bad_bytes(line, encoding)
+            if problem is not None:
+                raise InputError(f"{name}, line {lines.number}: {problem}; name the encoding with --encoding")
+            yield lines.number, line.removesuffix("\n").removesuffix("\r")

@@ -7,7 +7,8 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class JsonLinesWriter:
         removed: Columns of the input that the output drops.
     """
 
-    def __init__(self, output: TextOutput, removed: Collection[str]) -> None:
+    def __init__(self, output: TextOutput, removed: AbstractSet[str]) -> None:
         self._output = output
         self._removed = removed
 
@@ -104,10 +105,10 @@ class JsonLinesWriter:
         """Append rows of a chunk, each with its added columns."""
         for row in rows:
             source = chunk.rows[row.position].source
-            if source is not None and not self._removed:
+            cells = chunk.cells_of(row.position)
+            if source is not None and self._removed.isdisjoint(cells):
                 line = f"{source.rstrip()[:-1].rstrip()}, {_to_json(row.added)[1:]}\n"
             else:
-                cells = chunk.cells_of(row.position)
                 kept = {name: value for name, value in cells.items() if name not in self._removed}
                 line = f"{_to_json({**kept, **row.added})}\n"
             self._output.text.write(line)

@@ -38,7 +38,8 @@ MEMORY: dict[str, Any] = {"cache_entries": 10_000, "prefix_cache_mb": 32}
 larger caches would use memory without saving time."""
 
 In = Annotated[
-    str, typer.Argument(help="CSV, JSONL or Parquet, optionally .gz; - for standard input.", metavar="IN")
+    str,
+    typer.Argument(help="CSV, JSONL, JSON or Parquet, optionally .gz; - for standard input.", metavar="IN"),
 ]
 Out = Annotated[str, typer.Argument(help="Output file.", metavar="OUT")]
 InputFormat = Annotated[str | None, typer.Option(help="csv, jsonl or parquet (default: by the suffix).")]
@@ -57,6 +58,9 @@ RankColumn = Annotated[str | None, typer.Option(help="Added column of the rank (
 IndexColumn = Annotated[str | None, typer.Option(help="Added column with --explode (default: index).")]
 ResultsColumn = Annotated[str | None, typer.Option(help="Added column of a ranked list (default: results).")]
 Explode = Annotated[bool | None, typer.Option("--explode", help="Write one row per document of a list.")]
+ReplaceColumns = Annotated[
+    bool | None, typer.Option("--replace-columns", help="Drop columns of IN that OUT adds.")
+]
 Details = Annotated[
     bool | None, typer.Option("--details", help="Add log_odds, truncated and query_truncated.")
 ]
@@ -66,7 +70,13 @@ MinScore = Annotated[float | None, typer.Option(help="Lowest score to keep, from
 OnBadRow = Annotated[
     str | None, typer.Option(help="stop, or reject: write them to OUT.rejected.jsonl (default: stop).")
 ]
-Delimiter = Annotated[str | None, typer.Option(help="CSV delimiter (default: a comma, or a tab in .tsv).")]
+Encoding = Annotated[
+    str | None, typer.Option(help="Encoding of IN, such as gb18030 or cp1252 (default: detected).")
+]
+Delimiter = Annotated[
+    str | None,
+    typer.Option(help="CSV delimiter (default: detected in IN; in OUT a comma, or a tab in .tsv)."),
+]
 Escape = Annotated[
     bool | None,
     typer.Option("--escape-formulas/--no-escape-formulas", help="Make CSV formulas inert (default: on)."),
@@ -99,11 +109,13 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter per option)
     index_column: IndexColumn = None,
     results_column: ResultsColumn = None,
     explode: Explode = None,
+    replace_columns: ReplaceColumns = None,
     details: Details = None,
     instruction: Instruction = None,
     top_n: TopN = None,
     min_score: MinScore = None,
     on_bad_row: OnBadRow = None,
+    encoding: Encoding = None,
     delimiter: Delimiter = None,
     escape_formulas: Escape = None,
     unescape_formulas: Unescape = None,
@@ -188,6 +200,7 @@ def _rank_file(
             resume=given["resume"],
             overwrite=given["overwrite"],
             on_progress=on_progress,
+            on_guess=lambda guess: typer.echo(str(guess), err=True),
             stop=stop,
         )
 

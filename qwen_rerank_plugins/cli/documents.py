@@ -1,25 +1,37 @@
-"""Read documents from text, JSON Lines and CSV; errors name the line. Knows neither reranker nor terminal."""
+"""Read documents from text, JSON and CSV; errors name the line. Knows neither reranker nor terminal."""
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
-import json
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from qwen_rerank_plugins.batch import delimited
+from qwen_rerank_plugins.batch.elements import JsonElements, begins_with
+from qwen_rerank_plugins.batch.encodings import detect_encoding
+from qwen_rerank_plugins.batch.options import BatchOptions
+from qwen_rerank_plugins.batch.rows import BadRowError, parse_json
+from qwen_rerank_plugins.batch.streams import MAX_LINE_CHARS, LineTooLongError, TextLines, find_bad_bytes
 from qwen_rerank_plugins.errors import InputError
 
 InputFormat = Literal["text", "jsonl", "csv"]
 
 DEFAULT_CSV_FIELDS = ("text", "document")
 
-_FORMATS: dict[str, InputFormat] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_FORMATS: dict[str, InputFormat] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,84 +42,102 @@ class DocumentFile:
         texts: The text of each document.
         records: Each document as the file holds it: a string, or the mapping that the text is part of.
         num_blank_lines: Number of blank lines, which are skipped.
+        guess: Encoding and delimiter with three decoded texts, if one of them is a guess.
     """
 
     texts: list[str]
     records: list[Any]
     num_blank_lines: int
+    guess: str | None = None
 
 
-def read_documents(path: str, *, input_format: InputFormat | None, text_field: str | None) -> DocumentFile:
-    """Read documents from a file with one per line, as JSON Lines, or as CSV.
+def read_documents(
+    path: str,
+    *,
+    input_format: InputFormat | None,
+    text_field: str | None,
+    options: BatchOptions | None = None,
+) -> DocumentFile:
+    """Read documents from a file with one per line, as JSON Lines or a JSON array, or as CSV.
 
     Args:
-        path: A file, or `-` for standard input.
-        input_format: None to decide by the suffix: `.jsonl`, `.ndjson` or `.csv`, anything else is text.
+        path: A file, plain or gzip, or `-` for standard input.
+        input_format: None to decide by the suffix: `.jsonl`, `.ndjson`, `.json`, `.csv` or `.tsv`, anything else is text.
         text_field: Key or column of the text; None for `text`, in CSV also `document` or the only column.
+        options: `encoding` and `delimiter`; None to detect both.
 
     Raises:
-        InputError: The file cannot be read, is not UTF-8 (or UTF-16 with a byte order mark), or has an invalid line.
+        InputError: The file cannot be read, its encoding is not known, or it has an invalid line.
     """
-    name = "standard input" if path == "-" else path
-    text = _decode(_read_bytes(path), name)
-    chosen = input_format or _FORMATS.get(Path(path).suffix.lower(), "text")
-    if chosen == "csv":
-        return _read_csv(text, name, text_field)
-    return _read_lines(text, name, chosen, text_field or "text")
+    suffix = Path(path.lower().removesuffix(".gz")).suffix
+    chosen = input_format or _FORMATS.get(suffix, "text")
+    options = options or BatchOptions()
+    with _named_file(path) as (file, name):
+        encoding, is_guess = (options.encoding, False) if options.encoding else detect_encoding(file)
+        open_lines: Callable[[], TextLines] = partial(
+            TextLines, file, encoding=encoding, max_chars=MAX_LINE_CHARS
+        )
+        guessed = [f"encoding {encoding!r}"] if is_guess else []
+        if chosen == "csv":
+            return _read_csv(open_lines, name, text_field, options.delimiter, suffix, guessed)
+        if chosen == "jsonl":
+            with open_lines() as lines:
+                if begins_with(lines) == "[":
+                    open_lines = partial(
+                        JsonElements, file, encoding=encoding, max_chars=MAX_LINE_CHARS, is_array=True
+                    )
+        with open_lines() as lines:
+            return _read_lines(lines, name, chosen, text_field or "text", guessed)
 
 
-def _read_bytes(path: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"file cannot be read: {path!r}: {reason}") from error
+@contextmanager
+def _named_file(path: str) -> Iterator[tuple[Path, str]]:
+    """Provide a file with its name in messages; standard input is copied to a temporary one, to be read twice."""
+    if path != "-":
+        yield Path(path), path
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        try:
+            yield Path(file.name), "standard input"
+        except InputError as error:
+            raise InputError(str(error).replace(file.name, "standard input")) from error
 
 
-def _decode(data: bytes, name: str) -> str:
-    encoding = "utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        # The codec utf-8-sig counts from after the byte order mark.
-        skipped = 3 if encoding == "utf-8-sig" and data.startswith(codecs.BOM_UTF8) else 0
-        offset = error.start + skipped
-        kind = encoding.removesuffix("-sig").upper()
-        place = f"byte {data[offset]:#04x} at offset {offset}"
-        hint = "convert it to UTF-8, or to UTF-16 with a byte order mark"
-        raise InputError(f"{name} is not {kind}: {place}; {hint}") from error
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Number the lines from 1; only line feeds end a line, not the other line separators of Unicode."""
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    for number, line in enumerate(lines, start=1):
-        yield number, line.removesuffix("\r")
-
-
-def _read_lines(text: str, name: str, chosen: InputFormat, text_field: str) -> DocumentFile:
+def _read_lines(
+    lines: TextLines, name: str, chosen: InputFormat, text_field: str, guessed: list[str]
+) -> DocumentFile:
     texts: list[str] = []
     records: list[Any] = []
     num_blank_lines = 0
-    for number, line in _lines(text):
-        if not line.strip():
-            num_blank_lines += 1
-            continue
-        record = _parse_json(line, f"{name}, line {number}") if chosen == "jsonl" else line
-        texts.append(_text_of_record(record, f"{name}, line {number}", text_field))
+    while True:
+        lines.start_record()
+        try:
+            line = next(lines, None)
+            if line is None:
+                return DocumentFile(texts, records, num_blank_lines, _guess(guessed, texts))
+            place = f"{name}, line {lines.number}"
+            if not line.strip():
+                num_blank_lines += 1
+                continue
+            if problem := find_bad_bytes(line, lines.encoding):
+                raise InputError(f"{place}: {problem}; name the encoding with --encoding")
+            text = line.removesuffix("\n").removesuffix("\r")
+            record = parse_json(text) if chosen == "jsonl" else text
+        except (BadRowError, LineTooLongError) as error:
+            raise InputError(f"{name}, line {lines.number}: {error}") from error
+        texts.append(_text_of_record(record, place, text_field))
         records.append(record)
-    return DocumentFile(texts, records, num_blank_lines)
 
 
-def _parse_json(line: str, place: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{place}: invalid JSON: {error.msg} at column {error.colno}") from error
-    except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
-        raise InputError(f"{place}: unsupported JSON: {error}") from error
+def _guess(guessed: list[str], texts: list[str]) -> str | None:
+    if not guessed:
+        return None
+    shown = ", ".join(repr(text[:40]) for text in sorted(texts, key=str.isascii)[:3]) or "no text"
+    return (
+        f"{' and '.join(guessed)} guessed; the text reads {shown}; correct it with --encoding or --delimiter"
+    )
 
 
 def _text_of_record(record: Any, place: str, text_field: str) -> str:
@@ -125,30 +155,41 @@ def _text_of_record(record: Any, place: str, text_field: str) -> str:
     return text
 
 
-def _read_csv(text: str, name: str, text_field: str | None) -> DocumentFile:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # the default refuses long documents
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _read_csv(
+    open_lines: Callable[[], TextLines],
+    name: str,
+    text_field: str | None,
+    delimiter: str | None,
+    suffix: str,
+    guessed: list[str],
+) -> DocumentFile:
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARS))  # the default refuses long documents
+    if delimiter is None:
+        wanted = {text_field} if text_field else set(DEFAULT_CSV_FIELDS)
+        default = "\t" if suffix == ".tsv" else ","
+        delimiter, is_guess = delimited.detect_delimiter(
+            open_lines, default, lambda names: bool(wanted & {*names})
+        )
+        guessed = [*guessed, f"delimiter {delimiter!r}"] if is_guess else guessed
     texts: list[str] = []
     records: list[Any] = []
     num_blank_lines = 0
     columns: list[str] | None = None
-    try:
-        for row in reader:
-            if _is_blank(row):
+    with open_lines() as lines:
+        for number, cells, problem in delimited.read_records(lines, delimiter):
+            place = f"{name}, line {number}"
+            if problem is not None:
+                raise InputError(f"{place}: {problem}")
+            if not cells:
                 num_blank_lines += 1
             elif columns is None:
-                columns = row
+                columns = delimited.column_names(cells)
                 position = columns.index(_csv_column(columns, name, text_field))
             else:
-                texts.append(_csv_cell(row, columns, position, f"{name}, line {reader.line_num}"))
+                row = cells[: len(columns)] if not any(map(str.strip, cells[len(columns) :])) else cells
+                texts.append(_csv_cell(row, columns, position, place))
                 records.append(dict(zip(columns, row, strict=False)))
-    except csv.Error as error:
-        raise InputError(f"{name}, line {reader.line_num}: invalid CSV: {error}") from error
-    return DocumentFile(texts, records, num_blank_lines)
-
-
-def _is_blank(row: list[str]) -> bool:
-    return not row or (len(row) == 1 and not row[0].strip())
+    return DocumentFile(texts, records, num_blank_lines, _guess(guessed, texts))
 
 
 def _csv_column(columns: list[str], name: str, text_field: str | None) -> str:

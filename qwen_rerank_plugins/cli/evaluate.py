@@ -63,6 +63,9 @@ Split = Annotated[str, typer.Option(help="Split of the folder's judgements: qrel
 CorpusFile = Annotated[Path | None, typer.Option(help="Documents, JSONL or TSV.", metavar=_FILE)]
 QueriesFile = Annotated[Path | None, typer.Option(help="Queries, JSONL or TSV.", metavar=_FILE)]
 QrelsFile = Annotated[Path | None, typer.Option(help="Judgements, TREC or BEIR.", metavar=_FILE)]
+Encoding = Annotated[
+    str | None, typer.Option(help="Encoding of the files, such as gb18030 (default: detected).")
+]
 RunFile = Annotated[
     Path | None, typer.Option(help="First stage as a TREC run (default: BM25).", metavar=_FILE)
 ]
@@ -103,6 +106,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     queries: QueriesFile = None,
     qrels: QrelsFile = None,
     run: RunFile = None,
+    encoding: Encoding = None,
     group_by: GroupBy = "group",
     depth: Depths = None,
     measure: Measures = None,
@@ -151,8 +155,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
         plan = _plan(measure, depth, target, resamples=resamples, seed=seed)
         systems = _systems(base, compare or [], instruction or [])
         with show_status("reading"):
-            data = _dataset(dataset, (corpus, queries, qrels), split=split, group_key=group_by)
-            first = _first_stage(data, run)
+            data, first = _read(dataset, (corpus, queries, qrels), run, split, group_by, encoding)
         evaluation = _run_evaluation(data, first, systems, plan, run.name if run else "BM25")
         _write(evaluation, save_run, report)
         _print(evaluation, output)
@@ -210,7 +213,12 @@ def _short(text: str) -> str:
 
 
 def _dataset(
-    path: Path | None, files: tuple[Path | None, Path | None, Path | None], *, split: str, group_key: str
+    path: Path | None,
+    files: tuple[Path | None, Path | None, Path | None],
+    *,
+    split: str,
+    group_key: str,
+    encoding: str | None,
 ) -> Dataset:
     from qwen_rerank_plugins.evaluation import load_bundled, load_dataset, load_files
 
@@ -221,9 +229,9 @@ def _dataset(
             f"two collections: --dataset {str(path)!r} and {str(given[0])!r}; name only one of them"
         )
     if path is not None:
-        return load_dataset(path, split=split, group_key=group_key)
+        return load_dataset(path, split=split, group_key=group_key, encoding=encoding)
     if corpus and queries and qrels:
-        return load_files(corpus=corpus, queries=queries, qrels=qrels, group_key=group_key)
+        return load_files(corpus=corpus, queries=queries, qrels=qrels, group_key=group_key, encoding=encoding)
     if given:
         raise InputError(
             f"incomplete collection: {str(given[0])!r}; pass --corpus, --queries and --qrels together"
@@ -232,10 +240,20 @@ def _dataset(
     return load_bundled()
 
 
-def _first_stage(data: Dataset, path: Path | None) -> Run:
+def _read(
+    path: Path | None,
+    files: tuple[Path | None, Path | None, Path | None],
+    run: Path | None,
+    split: str,
+    group_key: str,
+    encoding: str | None,
+) -> tuple[Dataset, Run]:
+    from qwen_rerank_plugins.batch import BatchOptions
     from qwen_rerank_plugins.evaluation import bm25_run, read_run, run_from_scores
 
-    return bm25_run(data) if path is None else run_from_scores(data, read_run(path))
+    chosen = BatchOptions(encoding=encoding).encoding
+    data = _dataset(path, files, split=split, group_key=group_key, encoding=chosen)
+    return data, bm25_run(data) if run is None else run_from_scores(data, read_run(run, encoding=chosen))
 
 
 def _run_evaluation(

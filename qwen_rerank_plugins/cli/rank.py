@@ -58,6 +58,10 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         InputKind | None, typer.Option(help="By default the file's suffix decides; standard input is text.")
     ] = None,
     text_field: Annotated[str | None, typer.Option(help="JSON key or CSV column of the text.")] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Encoding, such as gb18030 or cp1252 (default: detected).")
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="CSV delimiter (default: detected).")] = None,
     top_n: Annotated[int | None, typer.Option("--top-n", "-n", help="Maximum documents to print.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Drop lower scores, from 0 to 1.")] = None,
     instruction: Annotated[str | None, typer.Option(help="What relevance means.")] = None,
@@ -76,7 +80,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
 ) -> None:
     """Rank the documents of a file, or of standard input, by their relevance to QUERY.
 
-    A text file holds one document per line, .jsonl strings or objects with a text, .csv a column of texts.
+    A text file holds one document per line, .jsonl and .json strings or objects with a text, .csv a column of texts.
 
     \b
     Examples:
@@ -102,20 +106,28 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
     }
     with report_errors(debug=debug):
         loaded = load(config, overrides)
-        documents = _read(file, input_format, text_field)
+        documents = _read(file, input_format, text_field, encoding=encoding, delimiter=delimiter)
         announce_demo(loaded.config)
         result = _rank_with_progress(loaded.config, query, documents.texts)
         _print_result(result, documents, output)
 
 
-def _read(path: str, kind: InputKind | None, text_field: str | None) -> DocumentFile:
+def _read(
+    path: str, kind: InputKind | None, text_field: str | None, *, encoding: str | None, delimiter: str | None
+) -> DocumentFile:
+    from qwen_rerank_plugins.batch import BatchOptions
     from qwen_rerank_plugins.cli.documents import read_documents
 
     if path == "-" and sys.stdin.isatty():
         raise InputError(
             "no documents: standard input is a terminal; name a file, or pipe one document per line"
         )
-    documents = read_documents(path, input_format=kind.value if kind else None, text_field=text_field)
+    options = BatchOptions(encoding=encoding, delimiter=delimiter)
+    documents = read_documents(
+        path, input_format=kind.value if kind else None, text_field=text_field, options=options
+    )
+    if documents.guess:
+        typer.echo(documents.guess, err=True)
     if documents.num_blank_lines:
         typer.echo(f"blank lines skipped: {documents.num_blank_lines}", err=True)
     return documents

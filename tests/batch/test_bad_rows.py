@@ -27,6 +27,9 @@ GOOD = '{"query": "q", "document": "d"}'
         (b'{"query": "q", "document": "d", "x": NaN}', "not valid JSON: NaN"),
         (b'{"query": "q", "document": "d", "x": 1e999}', "number too large: 1e999"),
         (b'{"query": "q", "document": "d", "rank": 1}', "the row already has 'rank'"),
+        (b'{"query": "q", "document": "d", "query": "r"}', "key 3 of an object repeats an earlier key"),
+        (b'{"query": "q", "document": "d", "o": [{"": 1, "": 2}]}', "key 2 of an object repeats"),
+        (b'{"query": "q", "document": "d", "\\u0071uery": "r"}', "key 3 of an object repeats"),
         (b"[" * 10_000, "JSON cannot be parsed"),
         (b'{"query": "q", "document": "' + b"x" * 20_000 + b'"}', "longer than 16000 characters"),
     ],
@@ -35,11 +38,18 @@ def test_a_bad_line_of_json_stops_the_job_or_is_rejected(tmp_path: Path, line: b
     source = tmp_path / "in.jsonl"
     source.write_bytes(GOOD.encode() + b"\n\n" + line + b"\n" + GOOD.encode())
     with pytest.raises(InputError, match=r"line 3 \(row 2\)") as caught:
-        run(source, tmp_path / "out.jsonl", max_row_chars=16_000)
+        run(source, tmp_path / "out.jsonl", max_row_chars=16_000, encoding="utf-8")
     assert reason in str(caught.value)
     assert not (tmp_path / "out.jsonl").exists()
     # The same job continues with another policy.
-    report = run(source, tmp_path / "out.jsonl", max_row_chars=16_000, on_bad_row="reject", resume=True)
+    report = run(
+        source,
+        tmp_path / "out.jsonl",
+        max_row_chars=16_000,
+        encoding="utf-8",
+        on_bad_row="reject",
+        resume=True,
+    )
     assert (report.num_rows, report.num_written, report.num_rejected) == (3, 2, 1)
     assert report.rejected == tmp_path / "out.jsonl.rejected.jsonl"
     (rejected,) = read_jsonl(report.rejected)
@@ -77,7 +87,7 @@ def test_a_bad_row_of_csv_is_rejected_with_its_line(
 def test_what_was_read_of_a_bad_row_is_kept(tmp_path: Path) -> None:
     source = tmp_path / "in.csv"
     source.write_bytes(b"id,query,document\n1, ,d\n2,q,caf\xe9\n3,q\n4,q,d\n")
-    report = run(source, tmp_path / "out.csv", on_bad_row="reject")
+    report = run(source, tmp_path / "out.csv", on_bad_row="reject", encoding="utf-8")
     assert report.rejected is not None
     first, second, third = read_jsonl(report.rejected)
     assert first["cells"] == {"id": "1", "query": " ", "document": "d"}
@@ -156,3 +166,38 @@ def test_an_instruction_of_the_job_that_the_scorer_refuses_ends_the_job(tmp_path
             on_bad_row="reject",
         )
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_repeated_keys_in_a_cell_of_json_make_its_row_bad(tmp_path: Path) -> None:
+    cell = '[{"text": "kept", "text": "lost"}]'
+    report = run(
+        write_csv(tmp_path / "in.csv", [{"query": "q", "documents": cell}]),
+        tmp_path / "out.csv",
+        on_bad_row="reject",
+    )
+    assert report.rejected is not None
+    reason = read_jsonl(report.rejected)[0]["reason"]
+    assert reason == (
+        "'documents' must be a JSON array: key 2 of an object repeats an earlier key; each key may occur once"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_document_above_the_limit_makes_its_row_bad(tmp_path: Path, suffix: str) -> None:
+    rows = [{"query": "q" * 20, "document": "d" * length} for length in (9, 10, 11)]
+    source = tmp_path / f"in.{suffix}"
+    run(write_csv(tmp_path / "first.csv", rows), source)
+    report = run(
+        source, tmp_path / "out.jsonl", on_bad_row="reject", max_document_chars=10, replace_columns=True
+    )
+    assert report.rejected is not None
+    (rejected,) = read_jsonl(report.rejected)
+    assert rejected["reason"] == "'document' has 11 characters; at most 10 are allowed"
+    assert report.num_written == 2
+
+
+def test_the_document_of_a_list_that_is_above_the_limit_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"query": "q", "documents": ["d", {"text": "long one"}]}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"'documents\[1\]' has 8 characters; at most 5 are allowed"):
+        run(source, tmp_path / "out.jsonl", max_document_chars=5)

@@ -218,3 +218,36 @@ def test_a_process_wide_limit_of_the_csv_module_is_never_lowered(tmp_path: Path)
         assert csv.field_size_limit() == 1 << 30
     finally:
         csv.field_size_limit(before)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_the_output_of_an_earlier_run_is_refused_or_its_columns_are_replaced(
+    tmp_path: Path, suffix: str
+) -> None:
+    first, second = tmp_path / f"first.{suffix}", tmp_path / "second.jsonl"
+    run(write_csv(tmp_path / "in.csv", PAIRS), first, details=True)
+    with pytest.raises(InputError, match=r"already has .*'rank'.*--replace-columns"):
+        run(first, second, details=True)
+    run(first, second, details=True, replace_columns=True, overwrite=True)
+    run(tmp_path / "in.csv", tmp_path / "expected.jsonl", details=True)
+    expected = read_jsonl(tmp_path / "expected.jsonl")
+    written = read_jsonl(second)
+    assert [list(row) for row in written] == [list(row) for row in expected]
+    assert [row["rank"] for row in written] == RANKS
+
+
+def test_a_column_that_scoring_needs_is_not_replaced(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", PAIRS)
+    with pytest.raises(InputError, match="already has 'document'"):
+        run(source, tmp_path / "out.csv", score_column="document", replace_columns=True)
+
+
+def test_a_row_of_json_without_the_replaced_columns_keeps_every_character(tmp_path: Path) -> None:
+    line = '{"query": "q",  "document": "d", "n": 1.10}'
+    (tmp_path / "in.jsonl").write_text(
+        line + line.replace("}", ', "rank": 7}').join("\n\n"), encoding="utf-8"
+    )
+    run(tmp_path / "in.jsonl", tmp_path / "out.jsonl", replace_columns=True)
+    first, second = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert first.startswith(line[:-1])
+    assert json.loads(second)["rank"] == 2

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from qwen_rerank_plugins import InputError
+from qwen_rerank_plugins.cli.app import app
 from qwen_rerank_plugins.cli.documents import DocumentFile, read_documents
 
 
@@ -39,14 +41,12 @@ def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path, encoding: str
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"abc\nd\xe9f\n", r"is not UTF-8: byte 0xe9 at offset 5"),
-        (b"\xef\xbb\xbfab\xff", r"is not UTF-8: byte 0xff at offset 5"),
-        (b"\xff\xfea\x00b", r"is not UTF-16: byte 0x62 at offset 4"),
+        (("猫" * 9 + "\n").encode() + b"d\xe9f\n", r"line 2: not UTF-8: byte 0xe9 at character 2"),
+        (b"\xef\xbb\xbfab\xff", r"line 1: not UTF-8: byte 0xff at character 3"),
+        (b"\xff\xfea\x00b", r"is not valid UTF-16-LE: byte 0x62 after line 0"),
     ],
 )
-def test_other_encodings_are_refused_with_the_byte_and_its_offset(
-    tmp_path: Path, data: bytes, message: str
-) -> None:
+def test_damage_is_refused_with_the_byte_and_its_line(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(InputError, match=message):
         _read(tmp_path, "a.txt", data)
 
@@ -61,13 +61,13 @@ def test_jsonl_holds_strings_and_objects_that_are_kept_whole(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 3: invalid JSON"),
+        ("{", "line 3: not valid JSON"),
         ("3", "line 3: must be a string or an object with 'text', got int"),
         ("null", "line 3: must be a string or an object with 'text', got NoneType"),
         ('{"body": "x"}', "line 3: no 'text' among 'body'; choose a key with --text-field"),
         ('{"text": null}', "line 3: 'text' must be a string, got NoneType"),
-        ("[" * 100_000, "line 3: unsupported JSON"),
-        ("1" * 5_000, "line 3: unsupported JSON"),
+        ("[" * 100_000, "line 3: JSON cannot be parsed"),
+        ("1" * 5_000, "line 3: JSON cannot be parsed"),
     ],
 )
 def test_a_bad_line_of_jsonl_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -98,7 +98,7 @@ def test_csv_cells_may_hold_lines_quotes_and_much_text(tmp_path: Path) -> None:
         ("a,b\n1,2\n", "no column 'text' or 'document' among 'a', 'b'; choose a column with --text-field"),
         ("id,text\n1,x\n2\n", "line 3: the row ends before column 'text'"),
         ("id,text\n1,x,y\n", "line 2: 3 cells, but the first line has 2"),
-        ('id,text\n1,"never closed\n', "invalid CSV: unexpected end of data"),
+        ('id,text\n1,"never closed\n', "not valid CSV: unexpected end of data"),
     ],
 )
 def test_a_bad_csv_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -130,3 +130,44 @@ def test_any_text_comes_back_from_jsonl(tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.getbasetemp()
     lines: list[Any] = [json.dumps({"text": text}) for text in texts]
     assert _read(folder, "any.jsonl", "\n".join(lines)).texts == texts
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16-le", "utf-8"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "怎么洗猫\n用温水和猫用香波轻轻地洗\n"),
+        ("a.csv", "id;text\n1;怎么洗猫\n2;用温水和猫用香波轻轻地洗\n"),
+        ("a.tsv", "sep=|\nid|text|\n1|怎么洗猫||\n2|用温水和猫用香波轻轻地洗\n"),
+        ("a.json", '[{"text":\n "怎么洗猫"}, "用温水和猫用香波轻轻地洗"]'),
+    ],
+)
+def test_encodings_delimiters_and_arrays_are_those_of_batch(
+    tmp_path: Path, name: str, text: str, encoding: str
+) -> None:
+    file = _read(tmp_path, name, text.encode(encoding))
+    assert file.texts == ["怎么洗猫", "用温水和猫用香波轻轻地洗"]
+    guessed = [*(["encoding"] if encoding != "utf-8" else []), *(["delimiter"] if name == "a.csv" else [])]
+    assert [word for word in ("encoding", "delimiter") if f"{word} '" in (file.guess or "")] == guessed
+    if guessed:
+        assert file.guess is not None
+        assert "'怎么洗猫', '用温水和猫用香波轻轻地洗'" in file.guess
+
+
+def test_the_command_takes_encoding_and_delimiter_and_prints_a_guess(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("id;text\n1;怎么洗猫\n".encode("gbk"))
+    words = ["rank", "洗猫", str(path), "--backend", "lexical", "--format", "json"]
+    told = CliRunner().invoke(app, [*words, "--encoding", "gbk", "--delimiter", ";"])
+    assert json.loads(told.stdout)["results"][0]["document"]["text"] == "怎么洗猫"
+    assert "guessed" not in told.stderr
+    guessed = CliRunner().invoke(app, [*words, "--delimiter", ";"])
+    assert "encoding 'gb18030' guessed; the text reads '怎么洗猫'" in guessed.stderr
+    assert "and delimiter ';' guessed" in CliRunner().invoke(app, words).stderr
+    assert CliRunner().invoke(app, [*words, "--encoding", "utf-8"]).exit_code == 2
+
+
+def test_an_error_in_standard_input_names_it_and_no_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"PK\x03\x04")))
+    with pytest.raises(InputError, match=r"^standard input is a workbook"):
+        read_documents("-", input_format=None, text_field=None)

@@ -32,7 +32,7 @@ def test_gzipped_files_are_read_like_plain_ones(tmp_path: Path) -> None:
 def test_a_broken_archive_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"_id": "d", "text": "x"}\n')[:-12])
-    with pytest.raises(InputError, match="file cannot be read"):
+    with pytest.raises(InputError, match="not a complete gzip file"):
         read_corpus(path)
 
 
@@ -94,6 +94,7 @@ def test_a_run_keeps_scores_and_not_ranks(tmp_path: Path) -> None:
         ("c.jsonl", '{"_id": true, "text": "x"}\n', "line 1: the id is not valid: True"),
         ("c.jsonl", "[1]\n", "line 1: the line must be a JSON object, not list"),
         ("c.jsonl", "{oops\n", "line 1: not valid JSON"),
+        ("c.jsonl", '{"_id": "a", "text": "x", "text": "y"}\n', "line 1: key 3 of an object repeats"),
         ("c.tsv", "no tab\n", "line 1: no tab"),
     ],
 )
@@ -105,11 +106,28 @@ def test_a_wrong_document_is_refused_with_its_line(
     assert message in str(caught.value)
 
 
-def test_a_line_that_is_not_utf8_is_refused_with_its_number(tmp_path: Path) -> None:
+def test_a_line_that_is_not_valid_in_the_encoding_is_refused_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "q.tsv"
     path.write_bytes("1\tgut\n2\tgrün\n".encode("latin-1"))
     with pytest.raises(InputError, match="line 2: not UTF-8: byte 0xfc"):
-        read_queries(path)
+        read_queries(path, encoding="utf-8")
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-16-le", "utf-8-sig"])
+def test_files_in_other_encodings_are_read_as_utf8_ones(
+    tmp_path: Path, encoding: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus, queries, qrels = tmp_path / "c.jsonl", tmp_path / "q.tsv", tmp_path / "r"
+    corpus.write_bytes('{"_id": "d1", "text": "用温水和猫用香波轻轻地洗"}\n'.encode(encoding))
+    queries.write_bytes("1\t怎么洗猫\n2\t今天股市\n".encode(encoding))
+    qrels.write_bytes("1 0 d1 1\n".encode(encoding))
+    for chosen in (None, encoding):
+        caplog.clear()
+        dataset = load_files(corpus=corpus, queries=queries, qrels=qrels, encoding=chosen)
+        assert dataset.corpus == {"d1": "用温水和猫用香波轻轻地洗"}
+        assert dataset.queries["1"].text == "怎么洗猫"
+        guesses = encoding in {"gb18030", "utf-16-le"} and chosen is None
+        assert ("guessed" in caplog.text) == guesses
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     metadata = Parser().parsestr(wheel.read(info + "METADATA").decode())
     required = metadata.get_all("Requires-Dist") or []
     base = sorted(re.split(r"[<>=!~;\[ ]", line)[0] for line in required if "extra ==" not in line)
-    assert base == ["httpx", "pydantic", "pyyaml", "rich", "tenacity", "typer"]
+    assert base == ["charset-normalizer", "httpx", "pydantic", "pyyaml", "rich", "tenacity", "typer"]
     extras = ["all", "batch", "eval", "local", "otel", "ray", "server"]
     assert sorted(metadata.get_all("Provides-Extra") or []) == extras
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -20,14 +20,14 @@ _BEIR_QREL_COLUMNS = 3
 _RUN_COLUMNS = 6
 
 
-def read_corpus(path: Path) -> dict[str, str]:
+def read_corpus(path: Path, *, encoding: str | None = None) -> dict[str, str]:
     """Read documents: JSONL with id, text and optional title, or TSV with id and text.
 
     Raises:
         InputError: A line is not valid, or an id is repeated.
     """
     corpus: dict[str, str] = {}
-    for line, doc_id, record in _records_with_ids(path, _IDS):
+    for line, doc_id, record in _records_with_ids(path, _IDS, encoding):
         if doc_id in corpus:
             line.fail(f"document {doc_id!r} is repeated; ids must be unique")
         title, text = _text(line, record, "title", ""), _text(line, record, "text")
@@ -35,18 +35,19 @@ def read_corpus(path: Path) -> dict[str, str]:
     return corpus
 
 
-def read_queries(path: Path, group_key: str = "group") -> dict[str, Query]:
+def read_queries(path: Path, group_key: str = "group", *, encoding: str | None = None) -> dict[str, Query]:
     """Read queries: JSONL or TSV with id and text.
 
     Args:
         path: The file.
         group_key: Key of the record, or of its `metadata`, with the query's group.
+        encoding: The encoding; None to detect it.
 
     Raises:
         InputError: A line is not valid, a text is blank, or an id is repeated.
     """
     queries: dict[str, Query] = {}
-    for line, query_id, record in _records_with_ids(path, _QUERY_IDS):
+    for line, query_id, record in _records_with_ids(path, _QUERY_IDS, encoding):
         if query_id in queries:
             line.fail(f"query {query_id!r} is repeated; ids must be unique")
         text = _text(line, record, "text")
@@ -56,7 +57,7 @@ def read_queries(path: Path, group_key: str = "group") -> dict[str, Query]:
     return queries
 
 
-def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+def read_qrels(path: Path, *, encoding: str | None = None) -> dict[str, dict[str, int]]:
     """Read judgements: TREC's four columns, or BEIR's three with or without a header.
 
     Negative grades, which some TREC tracks use for spam, count as 0.
@@ -65,7 +66,7 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
         InputError: A line has other columns, a grade is not an integer, or a pair is judged twice.
     """
     qrels: dict[str, dict[str, int]] = {}
-    for position, line in enumerate(read_lines(path)):
+    for position, line in enumerate(read_lines(path, encoding)):
         cells = line.text.split("\t") if "\t" in line.text else line.text.split()
         if position == 0 and cells[-1].strip().lower() in {"score", "relevance", "rel", "grade"}:
             continue
@@ -78,14 +79,14 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def read_run(path: Path) -> dict[str, dict[str, float]]:
+def read_run(path: Path, *, encoding: str | None = None) -> dict[str, dict[str, float]]:
     """Read a TREC run: query, Q0, document, rank, score, tag. The rank is ignored, as in trec_eval.
 
     Raises:
         InputError: A line has other columns, a score is not finite, or a query's document is repeated.
     """
     run: dict[str, dict[str, float]] = {}
-    for line in read_lines(path):
+    for line in read_lines(path, encoding):
         cells = line.text.split()
         if len(cells) != _RUN_COLUMNS:
             line.fail(f"{len(cells)} columns; expected query, Q0, document, rank, score, tag")
@@ -96,14 +97,14 @@ def read_run(path: Path) -> dict[str, dict[str, float]]:
     return run
 
 
-def read_candidates(path: Path) -> dict[str, list[str]]:
+def read_candidates(path: Path, *, encoding: str | None = None) -> dict[str, list[str]]:
     """Read each query's candidates: one object per line, with `query-id` and a list `corpus-ids`.
 
     Raises:
         InputError: A line is not valid, or a query or one of its documents is repeated.
     """
     candidates: dict[str, list[str]] = {}
-    for line in read_lines(path):
+    for line in read_lines(path, encoding):
         record = line.record()
         query_id = str(line.first_of(record, ("query-id", "query_id", "_id")))
         doc_ids = line.first_of(record, ("corpus-ids", "corpus_ids"))
@@ -119,9 +120,11 @@ def read_candidates(path: Path) -> dict[str, list[str]]:
     return candidates
 
 
-def _records_with_ids(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[Line, str, dict[str, Any]]]:
+def _records_with_ids(
+    path: Path, keys: tuple[str, ...], encoding: str | None
+) -> Iterator[tuple[Line, str, dict[str, Any]]]:
     name = path.name.removesuffix(".gz")
-    for line in read_lines(path):
+    for line in read_lines(path, encoding):
         if Path(name).suffix.lower() in _TSV_SUFFIXES:
             found, tab, text = line.text.partition("\t")
             if not tab:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import Any, NoReturn, cast
 
+from qwen_rerank_plugins.batch import streams
+from qwen_rerank_plugins.batch.encodings import detect_encoding
+from qwen_rerank_plugins.batch.rows import BadRowError, parse_json
 from qwen_rerank_plugins.errors import InputError
 
-_GZIP_MAGIC = b"\x1f\x8b"
+logger = logging.getLogger(__name__)
+
 _MAX_NAMED_KEYS = 8
 
 
@@ -45,11 +47,9 @@ class Line:
             InputError: The line is not a JSON object.
         """
         try:
-            value = json.loads(self.text)
-        except json.JSONDecodeError as error:
-            self.fail(f"not valid JSON: {error.msg} at column {error.colno}")
-        except (RecursionError, ValueError) as error:  # nested too deeply; an integer of thousands of digits
-            self.fail(f"JSON cannot be parsed: {error}")
+            value = parse_json(self.text)
+        except BadRowError as error:
+            self.fail(str(error))
         if not isinstance(value, dict):
             self.fail(f"the line must be a JSON object, not {type(value).__name__}")
         return cast(dict[str, Any], value)
@@ -67,28 +67,20 @@ class Line:
         return record[present]
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path, encoding: str | None = None) -> Iterator[Line]:
     """Yield the lines that are not blank. Gzip is detected by the first bytes.
 
+    Args:
+        path: The file.
+        encoding: The encoding; None to detect it.
+
     Raises:
-        InputError: The file cannot be read, or a line is not UTF-8.
+        InputError: The file cannot be read, its encoding is not known, or a line is not valid in it.
     """
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == _GZIP_MAGIC
-            raw.seek(0)
-            with cast(BinaryIO, gzip.open(raw)) if packed else raw as stream:
-                yield from _decode(path, stream)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"file cannot be read: {str(path)!r}: {reason}") from error
-
-
-def _decode(path: Path, stream: BinaryIO) -> Iterator[Line]:
-    for number, data in enumerate(stream, start=1):
-        try:
-            text = data.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}, line {number}: not UTF-8: byte {data[error.start]:#04x}") from error
+    if encoding is None:
+        encoding, is_guess = detect_encoding(path)
+        if is_guess:
+            logger.warning("encoding of %s guessed: %s; correct it with --encoding", path, encoding)
+    for number, text in streams.read_lines(path, encoding=encoding, name=str(path)):
         if text.strip():
             yield Line(path, number, text.rstrip("\r\n"))

@@ -30,7 +30,12 @@ def load_bundled() -> Dataset:
 
 
 def load_dataset(
-    path: Path, *, split: str = "test", group_key: str = "group", name: str | None = None
+    path: Path,
+    *,
+    split: str = "test",
+    group_key: str = "group",
+    name: str | None = None,
+    encoding: str | None = None,
 ) -> Dataset:
     """Load a collection from a folder or a file.
 
@@ -40,12 +45,13 @@ def load_dataset(
         split: The split of the judgements: `qrels/SPLIT.tsv`, or else `qrels.tsv`.
         group_key: Key of a query's record with its group.
         name: The name of the collection; None for that of the folder or file.
+        encoding: The encoding of the files; None to detect each one's.
 
     Raises:
         InputError: A file is missing or not valid; the message names the file and the line.
     """
     if not path.is_dir():
-        return load_rows(path, name=name)
+        return load_rows(path, name=name, encoding=encoding)
     top_ranked = _find(path, "top_ranked.jsonl", f"top_ranked/{split}.jsonl")
     return _dataset(
         name or path.resolve().name,
@@ -54,11 +60,18 @@ def load_dataset(
         qrels=_require(path, f"qrels/{split}.tsv", "qrels.tsv", "qrels.txt"),
         group_key=group_key,
         candidates=top_ranked,
+        encoding=encoding,
     )
 
 
 def load_files(
-    *, corpus: Path, queries: Path, qrels: Path, group_key: str = "group", name: str | None = None
+    *,
+    corpus: Path,
+    queries: Path,
+    qrels: Path,
+    group_key: str = "group",
+    name: str | None = None,
+    encoding: str | None = None,
 ) -> Dataset:
     """Load a collection from three files.
 
@@ -68,14 +81,22 @@ def load_files(
         qrels: The judgements.
         group_key: Key of a query's record with its group.
         name: The name of the collection; None for that of the corpus file.
+        encoding: The encoding of the files; None to detect each one's.
 
     Raises:
         InputError: A file is not valid; the message names the file and the line.
     """
-    return _dataset(name or corpus.stem, corpus=corpus, queries=queries, qrels=qrels, group_key=group_key)
+    return _dataset(
+        name or corpus.stem,
+        corpus=corpus,
+        queries=queries,
+        qrels=qrels,
+        group_key=group_key,
+        encoding=encoding,
+    )
 
 
-def load_rows(path: Path, *, name: str | None = None) -> Dataset:
+def load_rows(path: Path, *, name: str | None = None, encoding: str | None = None) -> Dataset:
     """Load rows with a query, its relevant texts and other texts, as in MTEB's reranking tasks.
 
     Each query ranks the texts of its own row. Equal texts in several rows are one document.
@@ -83,6 +104,7 @@ def load_rows(path: Path, *, name: str | None = None) -> Dataset:
     Args:
         path: The file.
         name: The name of the collection; None for that of the file.
+        encoding: The encoding of the files; None to detect each one's.
 
     Raises:
         InputError: A row is not valid, or lists a text as both positive and negative.
@@ -90,7 +112,7 @@ def load_rows(path: Path, *, name: str | None = None) -> Dataset:
     doc_ids: dict[str, str] = {}
     queries: dict[str, Query] = {}
     qrels: dict[str, dict[str, int]] = {}
-    for line in read_lines(path):
+    for line in read_lines(path, encoding):
         record = line.record()
         grades = _row_grades(line, record, doc_ids)
         for query_id, text in _row_queries(line, record):
@@ -108,14 +130,21 @@ def load_rows(path: Path, *, name: str | None = None) -> Dataset:
 
 
 def _dataset(
-    name: str, *, corpus: Path, queries: Path, qrels: Path, group_key: str, candidates: Path | None = None
+    name: str,
+    *,
+    corpus: Path,
+    queries: Path,
+    qrels: Path,
+    group_key: str,
+    candidates: Path | None = None,
+    encoding: str | None = None,
 ) -> Dataset:
     dataset = Dataset(
         name=name,
-        corpus=read_corpus(corpus),
-        queries=read_queries(queries, group_key),
-        qrels=read_qrels(qrels),
-        candidates=read_candidates(candidates) if candidates else {},
+        corpus=read_corpus(corpus, encoding=encoding),
+        queries=read_queries(queries, group_key, encoding=encoding),
+        qrels=read_qrels(qrels, encoding=encoding),
+        candidates=read_candidates(candidates, encoding=encoding) if candidates else {},
     )
     _check_not_empty(qrels, dataset.qrels)
     if not dataset.ids_with_text:

@@ -51,6 +51,7 @@ _SUFFIXES = {
     "tsv": "csv",
     "jsonl": "jsonl",
     "ndjson": "jsonl",
+    "json": "jsonl",
     "parquet": "parquet",
     "pq": "parquet",
 }
@@ -88,9 +89,13 @@ PARAMETERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
         {"type": "string", "enum": ["stop", "reject"]},
         "Whether an invalid row fails the job, or is rejected with the reason.",
     ),
+    "encoding": (
+        {"type": "string", "pattern": r"\S", "maxLength": 40},
+        "Encoding of the file, such as `gb18030`; by default it is detected.",
+    ),
     "delimiter": (
         {"type": "string", "pattern": '^[^\\r\\n"]$'},
-        "Delimiter of CSV; by default a comma, in `.tsv` a tab.",
+        "Delimiter of CSV; by default it is detected, in `.tsv` a tab.",
     ),
     "explode": (_BOOLEAN, "Write one row per document of a list."),
     "details": (_BOOLEAN, "Add `log_odds`, `truncated` and `query_truncated`."),
