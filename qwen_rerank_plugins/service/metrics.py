@@ -165,6 +165,12 @@ class Metrics:
             "rerank_cached_pairs", "Scored pairs whose score was cached.", registry=registry
         )
         self.truncated = Counter("rerank_truncated_documents", "Truncated documents.", registry=registry)
+        self.warnings = Counter(
+            "rerank_text_warnings",
+            "Requests with a warning about their texts.",
+            ["warning"],
+            registry=registry,
+        )
         self.key_requests = Counter(
             "rerank_key_requests", "Answers, by id of the API key.", ["key"], registry=registry
         )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qwen_rerank_plugins import RerankConfig
+from qwen_rerank_plugins.recipe import REPAIRED_TEXT
 from qwen_rerank_plugins.service import ui
 from qwen_rerank_plugins.service.api.docs_page import docs_page
 from qwen_rerank_plugins.service.api.routes import RANKING_PATHS
@@ -478,3 +479,21 @@ print("good")
 """
     ran = run_fresh(code)
     assert ran.stdout.strip() == "good", ran.stderr
+
+
+@pytest.mark.loopback
+def test_half_an_emoji_is_repaired_and_the_answer_says_so(service: RunningService) -> None:
+    body = b'{"query":"fox","documents":["ok","a fox \\ud83d"]}'
+    headers = {"Content-Type": "application/json"}
+    with service.client() as client:
+        answer = client.post("/rerank", content=body, headers=headers)
+        many = client.post(
+            "/rerank", content=body.replace(b'"query":"fox"', b'"queries":["fox"]'), headers=headers
+        )
+        plain = client.post("/rerank", json={"query": "fox", "documents": ["ok"]})
+        metrics = client.get("/metrics").text
+    assert answer.status_code == many.status_code == 200
+    assert answer.json()["results"][0]["index"] == 1
+    assert answer.json()["meta"]["warnings"] == many.json()["warnings"] == [REPAIRED_TEXT]
+    assert "warnings" not in plain.json()["meta"]
+    assert f'rerank_text_warnings_total{{warning="{REPAIRED_TEXT}"}}' in metrics

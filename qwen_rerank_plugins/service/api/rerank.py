@@ -12,6 +12,7 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qwen_rerank_plugins.recipe import REPAIRED_TEXT
 from qwen_rerank_plugins.service.admission import check_limits
 from qwen_rerank_plugins.service.api.body import check_declared_size, read_body, run_until_disconnect
 from qwen_rerank_plugins.service.app_state import AppState, app_state_of
@@ -62,12 +63,13 @@ async def rank(request: Request, route: Route) -> Response:
 async def _rank(
     state: AppState, context: RequestContext, route: Route, body: bytearray, priority: Priority
 ) -> bytes:
-    def parse() -> tuple[Dialect, RankingRequest]:
-        dialect = read_request(route, parse_json(body))
-        return dialect, dialect.to_request()
+    def parse() -> tuple[Dialect, RankingRequest, bool]:
+        value, is_repaired = parse_json(body)
+        dialect = read_request(route, value)
+        return dialect, dialect.to_request(), is_repaired
 
     with context.stage("parse"):
-        dialect, request = await state.if_large(len(body), parse)
+        dialect, request, is_repaired = await state.if_large(len(body), parse)
         context.dialect, context.num_documents = dialect.name, request.num_pairs
         check_limits(request, state.settings)
         state.check_model(request.model)
@@ -88,9 +90,17 @@ async def _rank(
     _check_token_limits(
         request, results, state.lifecycle.loaded_info.get("max_length") or state.config.max_length
     )
+    warnings = [REPAIRED_TEXT] * is_repaired + [warning for result in results for warning in result.warnings]
+    for warning in (unique_warnings := tuple(dict.fromkeys(warnings))):
+        state.metrics.warnings.labels(warning).inc()
     with context.stage("write"):
         outcome = Outcome(
-            results, state.model, context.request_id, int(time.time()), state.settings.return_documents
+            results=results,
+            model=state.model,
+            request_id=context.request_id,
+            created_s=int(time.time()),
+            return_documents=state.settings.return_documents,
+            warnings=unique_warnings,
         )
         size = len(body) + BYTES_PER_PAIR * request.num_pairs
         return await state.if_large(size, lambda: dump_json(dialect.from_result(outcome)))

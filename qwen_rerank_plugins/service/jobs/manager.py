@@ -260,7 +260,13 @@ class JobManager:
 
     async def _run(self, job: Job) -> None:
         run = Run(
-            job, self._config, self._lifecycle, self._admission, self._store, self._settings.jobs_max_rows
+            job,
+            self._config,
+            self._lifecycle,
+            self._admission,
+            self._store,
+            max_rows=self._settings.jobs_max_rows,
+            max_document_chars=self._settings.max_document_chars,
         )
         self._runs[job.id] = run
         job.state, job.started_s = "running", job.started_s or time.time()

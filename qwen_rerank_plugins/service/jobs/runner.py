@@ -50,6 +50,7 @@ class Run:
         admission: Number of pending requests.
         store: The files of jobs.
         max_rows: Maximum number of rows of a job.
+        max_document_chars: Maximum characters of a document, as in requests.
         stopped: Whether the run must stop; `stop` sets it.
         scorer: Scores the job's pairs while it runs.
         saved_s: Monotonic time at which the progress was saved.
@@ -61,6 +62,7 @@ class Run:
     admission: AdmissionController
     store: Store
     max_rows: int
+    max_document_chars: int
     stopped: threading.Event = field(default_factory=threading.Event)
     scorer: BackgroundScorer | None = None
     saved_s: float = field(default_factory=time.monotonic)
@@ -114,7 +116,11 @@ class Run:
         # Only the client sets top_n and min_score, as for requests.
         config = self.config.replace(top_n=None, min_score=None, deadline_s=None, admission="wait")
         options = batch_options(self.job, config, concurrency=CONCURRENCY)
-        options = options.model_copy(update={"call_pairs": min(options.call_pairs, CALL_PAIRS)})
+        limits = {
+            "call_pairs": min(options.call_pairs, CALL_PAIRS),
+            "max_document_chars": self.max_document_chars,
+        }
+        options = options.model_copy(update=limits)
 
         def rank() -> BatchReport:
             return run_batch(

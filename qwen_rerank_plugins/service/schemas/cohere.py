@@ -71,6 +71,8 @@ class CohereRequest(dialect.SingleQuery, dialect.RawScores, dialect.TokenLimits)
             },
             "usage": usage,
         }
+        if outcome.warnings:
+            answer["meta"]["warnings"] = list(outcome.warnings)
         if self.return_pairs:
             answer["pairs"] = answers.pairs(result)
         if result.status != "ranked":

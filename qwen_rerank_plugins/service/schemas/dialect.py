@@ -78,6 +78,7 @@ class Outcome:
         request_id: The request id, as in the answer's header.
         created_s: Unix time in whole seconds.
         return_documents: Whether documents are echoed if the request does not say.
+        warnings: What was wrong with the texts of the request, each once.
     """
 
     results: Sequence[RerankResult]
@@ -85,6 +86,7 @@ class Outcome:
     request_id: str
     created_s: int
     return_documents: bool = False
+    warnings: tuple[str, ...] = ()
 
     def echoes(self, requested: bool | None) -> bool:  # noqa: FBT001 (a field of a request)
         """Return whether documents are echoed: as requested, or else as configured."""

@@ -1,7 +1,7 @@
 """Strict JSON: rejects bodies that parsers interpret differently.
 
-Rejected are encodings other than UTF-8, NaN and infinities (also as `1e400`), lone surrogates, duplicate keys, and
-excessive numbers and nesting. Nothing here knows a dialect. Messages contain no part of the body.
+Rejected are encodings other than UTF-8, NaN and infinities (also as `1e400`), duplicate keys, and excessive numbers and
+nesting. Lone surrogates, which JavaScript makes by cutting an emoji in half, become U+FFFD. Nothing here knows a dialect. Messages contain no part of the body.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from pydantic_core import from_json
 
+from qwen_rerank_plugins.recipe import replace_surrogates
 from qwen_rerank_plugins.service.errors import BodyError, Problem, ProblemError
 
 __all__ = ["MAX_DEPTH", "check_headers", "dump_json", "parse_json"]
@@ -52,8 +53,11 @@ def _unsupported(message: str) -> NoReturn:
     raise ProblemError(Problem(415, message, reason="media_type"))
 
 
-def parse_json(raw: bytes | bytearray) -> Any:
+def parse_json(raw: bytes | bytearray) -> tuple[Any, bool]:
     """Parse a JSON value; a byte order mark before it is ignored, as RFC 8259 permits.
+
+    Returns:
+        The value, and whether a string had a lone surrogate, which was replaced.
 
     Raises:
         BodyError: With status 400; the message contains the reason and, if known, the position.
@@ -76,9 +80,9 @@ def parse_json(raw: bytes | bytearray) -> Any:
     except RecursionError:
         raise _too_deep() from None
     _check_depth(value)
-    if _SURROGATE.search(raw):
-        _check_surrogates(raw)
-    return value
+    if _SURROGATE.search(raw) and _has_lone_surrogate(raw):
+        return _repaired(value), True
+    return value, False
 
 
 def dump_json(value: Any) -> bytes:
@@ -99,12 +103,24 @@ def _check_containers(raw: bytes | bytearray) -> None:
         raise BodyError(f"too many lists and objects; send at most {MAX_CONTAINERS!r}", status=400)
 
 
-def _check_surrogates(raw: bytes | bytearray) -> None:
-    """Reject lone surrogates, which the standard library accepts and pydantic's parser does not."""
+def _has_lone_surrogate(raw: bytes | bytearray) -> bool:
+    """Return whether valid JSON has a lone surrogate, which the standard library accepts and pydantic's parser does not."""
     try:
         from_json(bytes(raw), cache_strings=False)
     except ValueError:
-        raise _invalid("a string contains a lone surrogate; send complete characters") from None
+        return True
+    return False
+
+
+def _repaired(value: Any) -> Any:
+    """Return a value with U+FFFD for each lone surrogate. Its depth is limited."""
+    if isinstance(value, str):
+        return replace_surrogates(value)
+    if isinstance(value, list):
+        return [_repaired(one) for one in value]
+    if isinstance(value, dict):
+        return {replace_surrogates(key): _repaired(one) for key, one in value.items()}
+    return value
 
 
 def _decode(raw: bytes | bytearray) -> str:

@@ -87,12 +87,15 @@ class MultiQueryRequest(
     def from_result(self, outcome: dialect.Outcome) -> MultiQueryAnswer:
         """Return the answer."""
         lists = zip(self.queries, self.lists.values(), outcome.results, strict=True)
-        return {
+        answer: MultiQueryAnswer = {
             "model": outcome.model,
             "results": [self._list(*one) for one in lists],
             "usage": answers.usage(outcome.results),
             **answers.status(outcome.results),
         }
+        if outcome.warnings:
+            answer["warnings"] = list(outcome.warnings)
+        return answer
 
     def _list(self, query: str, documents: list[Any], result: RerankResult) -> QueryAnswer:
         scores = answers.scores(result, raw=self.raw)
@@ -130,3 +133,6 @@ class MultiQueryAnswer(answers.Status):
     model: str
     results: Annotated[list[QueryAnswer], Field(description="One entry per query, in input order.")]
     usage: answers.Usage
+    warnings: NotRequired[
+        Annotated[list[str], Field(description="What was wrong with the texts of the request, if anything.")]
+    ]

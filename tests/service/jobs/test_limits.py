@@ -151,6 +151,16 @@ def test_a_job_with_more_rows_than_allowed_fails(tmp_path: Path) -> None:
         assert client.wait(client.upload(csv_file(ROWS[:10])))["state"] == "done"
 
 
+def test_a_document_of_a_job_is_no_longer_than_one_of_a_request(tmp_path: Path) -> None:
+    rows = [{"query": "fox", "document": "a fox"}, {"query": "fox", "document": "x" * 51}]
+    with serving(tmp_path, max_document_chars=50) as (_, client):
+        job = client.wait(client.upload(csv_file(rows)))
+        assert (job["state"], job["problem"]["status"]) == ("failed", 422)
+        assert "50" in job["problem"]["message"]
+        job = client.wait(client.upload(csv_file(rows), on_bad_row="reject"))
+        assert (job["state"], job["num_written"], job["progress"]["num_rejected"]) == ("done", 1, 1)
+
+
 def test_a_full_disk_is_answered_507_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

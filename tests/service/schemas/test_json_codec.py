@@ -19,16 +19,6 @@ SECRET = "Sesame-4711"
 BAD_JSON: dict[str, tuple[bytes, int, str]] = {
     "nothing": (b"", 400, "empty"),
     "blanks": (b" \n\t ", 400, "empty"),
-    "half of a surrogate pair": (
-        b'{"query":"' + SECRET.encode() + b'\\ud800","documents":["a"]}',
-        400,
-        "surrogate",
-    ),
-    "a low surrogate alone": (
-        b'{"query":"q","documents":["' + SECRET.encode() + b'\\uDFFF"]}',
-        400,
-        "surrogate",
-    ),
     "surrogate halves in UTF-8": (b'{"query":"\xed\xa0\x80","documents":["a"]}', 400, "UTF-8"),
     "NaN": (b'{"query":NaN,"documents":["' + SECRET.encode() + b'"]}', 400, "NaN"),
     "Infinity": (b'{"query":"q","documents":["a"],"top_n":-Infinity}', 400, "NaN or an infinity"),
@@ -97,7 +87,8 @@ def service() -> Iterator[RunningService]:
 
 def test_a_byte_order_mark_before_the_body_is_ignored() -> None:
     body = '{"query": "caf\u00e9 \\ud83d\\ude00"}'
-    assert parse_json(b"\xef\xbb\xbf" + body.encode()) == parse_json(body.encode()) == json.loads(body)
+    expected = (json.loads(body), False)
+    assert parse_json(b"\xef\xbb\xbf" + body.encode()) == parse_json(body.encode()) == expected
 
 
 @pytest.mark.parametrize("name", BAD_JSON)
@@ -115,8 +106,11 @@ def test_proper_json_is_read_as_it_is() -> None:
         "documents": ["a", {"text": "b", "n": [1.5, -3, None, True]}],
     }
     for ascii_only in (True, False):
-        assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
-    assert parse_json(bytearray(b' {"a": 1e3, "b": 9223372036854775807}\n')) == {"a": 1000.0, "b": 2**63 - 1}
+        assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == (value, False)
+    assert parse_json(bytearray(b' {"a": 1e3, "b": 9223372036854775807}\n'))[0] == {
+        "a": 1000.0,
+        "b": 2**63 - 1,
+    }
 
 
 def test_nesting_is_allowed_up_to_the_limit() -> None:
@@ -130,7 +124,7 @@ def test_lists_and_objects_without_measure_are_refused_before_they_are_built() -
         with pytest.raises(BodyError, match="too many lists"):
             parse_json(b'{"documents":[' + piece * 400_000 + b"1]}")
     text = '[{"\\' * 200_000
-    assert parse_json(json.dumps({"documents": [text]}).encode()) == {"documents": [text]}
+    assert parse_json(json.dumps({"documents": [text]}).encode()) == ({"documents": [text]}, False)
     with pytest.raises(BodyError, match="JSON"):
         parse_json(b'{"documents":["' + b'[\\"' * 400_000)
 
@@ -244,3 +238,21 @@ def test_the_service_is_well_after_all_that(service: RunningService) -> None:
     answer = service.rank()
     assert answer.status_code == 200
     assert [result["index"] for result in answer.json()["results"]] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "repaired"),
+    [
+        (r"cut \ud83d", "cut \ufffd"),
+        (r"\uDFFF alone", "\ufffd alone"),
+        (r"\ude00\ud83d turned around", "\ufffd\ufffd turned around"),
+        (r"\ud83d\ud83d\ude00", "\ufffd\U0001f600"),
+        (r"\ud83dx\ude00", "\ufffdx\ufffd"),
+    ],
+)
+def test_a_lone_surrogate_is_replaced_wherever_it_is(text: str, repaired: str) -> None:
+    """JavaScript makes them by cutting an emoji in half; one must not fail the whole request."""
+    body = f'{{"{text}": ["{text}", {{"text": "{text}"}}, 1, null], "whole": "\\ud83d\\ude00"}}'
+    value, is_repaired = parse_json(body.encode())
+    assert value == {repaired: [repaired, {"text": repaired}, 1, None], "whole": "\U0001f600"}
+    assert is_repaired
