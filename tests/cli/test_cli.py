@@ -186,8 +186,13 @@ def test_settings_come_from_a_file_under_the_options(tmp_path: Path) -> None:
         ),
         (["rank", "q", "/no/such/file"], "", 2, "error: file cannot be read: '/no/such/file'"),
         (["rank", "q", "--config", "/no/such.yaml"], "a\n", 2, "error: configuration file cannot be read"),
-        (["rank", "q", "--input-format", "jsonl"], "a\n", 2, "error: standard input, line 1: invalid JSON"),
-        (["rank", "q"], b"\xff", 2, "error: standard input is not UTF-8: byte 0xff at offset 0"),
+        (["rank", "q", "--input-format", "jsonl"], "a\n", 2, "error: standard input, line 1: not valid JSON"),
+        (
+            ["rank", "q", "--encoding", "utf-8"],
+            b"\xff",
+            2,
+            "error: standard input, line 1: not UTF-8: byte 0xff at character 1",
+        ),
         (
             ["bench", "--backend", "lexical", "--repeat", "0"],
             "",

@@ -91,8 +91,9 @@ class MultiQueryRequest(
             "model": outcome.model,
             "results": [self._list(*one) for one in lists],
             "usage": answers.usage(outcome.results),
-            **answers.status(outcome.results),
         }
+        if "status" in (status := answers.status(outcome.results)):
+            answer["status"] = status["status"]
         if outcome.warnings:
             answer["warnings"] = list(outcome.warnings)
         return answer
