@@ -87,7 +87,7 @@ class FakeActor:
         self.ready = Method(lambda: Reference(lambda: None))
         self.score = Method(self._score)
 
-    def _score(self, _: Sequence[ScoreRequest], __: float | None) -> Reference:
+    def _score(self, _: Sequence[ScoreRequest], __: float | None, priority: str) -> Reference:
         if self.owner.start_error is not None:
             raise self.owner.start_error
         return Reference(lambda: self.owner.script(self.number))

@@ -55,11 +55,18 @@ class Handle:
         self.script = script
         self.calls: list[Sequence[ScoreRequest]] = []
         self.deadlines: list[float | None] = []
+        self.priorities: list[str] = []
         self.responses: list[Response] = []
         self.score = self.info = self
 
-    def remote(self, requests: Sequence[ScoreRequest] = (), deadline_s: float | None = None) -> Response:
+    def remote(
+        self,
+        requests: Sequence[ScoreRequest] = (),
+        deadline_s: float | None = None,
+        priority: str = "interactive",
+    ) -> Response:
         self.calls.append(requests)
+        self.priorities.append(priority)
         self.deadlines.append(deadline_s)
         self.responses.append(Response(self.script(len(self.calls), requests)))
         return self.responses[-1]
@@ -87,6 +94,9 @@ def test_a_small_request_is_one_call_and_a_large_one_is_spread_in_order() -> Non
     handle = Handle(lexical)
     scorer = scorer_over(handle, batch_tokens=1000)
     assert scorer.score(pairs(3)) == LEXICAL.score(pairs(3))
+    assert scorer.score(pairs(3), priority="background") == LEXICAL.score(pairs(3))
+    assert [handle.priorities.pop() for _ in range(2)] == ["background", "interactive"]
+    handle.calls.pop()
     assert len(handle.calls) == 1
     large = pairs(40, size=400)
     assert scorer.score(large) == LEXICAL.score(large)
