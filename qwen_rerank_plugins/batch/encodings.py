@@ -15,7 +15,7 @@ SAMPLE_BYTES = 1 << 16
 MIN_CONFIDENCE = 0.8
 """A guess needs at least this share of plausible text: 1 minus charset-normalizer's mess ratio."""
 
-_TIE = 0.1  # candidates whose confidence differs by less are told apart by their common characters
+_TIE = 0.1  # candidates whose confidence differs by less are distinguished by their common characters
 _MIN_COMMON = 0.9
 _MIN_UTF8 = 0.8  # of the characters beyond ASCII: the others are damage, not another encoding
 _MARKS = (

@@ -7,11 +7,11 @@ their computation, and nothing past the encoder hashes or compares token ids. Kn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
-__all__ = ["Segment", "TokenIds", "group_by_prefix", "unseen_segments"]
+__all__ = ["Segment", "TokenIds", "added_tokens", "group_by_prefix", "unseen_segments"]
 
 TokenIds = tuple[int, ...]
 
@@ -85,6 +85,17 @@ def unseen_segments(prompt: Segment, seen: set[Segment]) -> tuple[list[Segment],
         unseen.append(segment)
         segment = segment.parent
     return unseen, prompt.end - (0 if segment is None else segment.end)
+
+
+def added_tokens(prompts: Iterable[Segment]) -> list[int]:
+    """Return the tokens that each prompt adds to those before it when shared segments are computed once."""
+    seen: set[Segment] = set()
+    added: list[int] = []
+    for prompt in prompts:
+        unseen, tokens = unseen_segments(prompt, seen)
+        seen.update(unseen)
+        added.append(tokens)
+    return added
 
 
 def group_by_prefix(prompts: Sequence[Segment]) -> list[int]:

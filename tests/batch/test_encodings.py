@@ -180,9 +180,9 @@ def test_the_command_prints_a_guess_and_takes_the_options(tmp_path: Path) -> Non
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
     assert "the text reads '怎么洗猫'" in result.stderr
-    told = CliRunner().invoke(app, [*words, "--encoding", "gbk", "--delimiter", "|", "--overwrite"])
-    assert told.exit_code == 0
-    assert "guessed" not in told.stderr
+    named = CliRunner().invoke(app, [*words, "--encoding", "gbk", "--delimiter", "|", "--overwrite"])
+    assert named.exit_code == 0
+    assert "guessed" not in named.stderr
     wrong = CliRunner().invoke(app, [*words, "--encoding", "utf-8", "--overwrite"])
     assert wrong.exit_code == 2
 

@@ -158,9 +158,9 @@ def test_the_command_takes_encoding_and_delimiter_and_prints_a_guess(tmp_path: P
     path = tmp_path / "a.csv"
     path.write_bytes("id;text\n1;怎么洗猫\n".encode("gbk"))
     words = ["rank", "洗猫", str(path), "--backend", "lexical", "--format", "json"]
-    told = CliRunner().invoke(app, [*words, "--encoding", "gbk", "--delimiter", ";"])
-    assert json.loads(told.stdout)["results"][0]["document"]["text"] == "怎么洗猫"
-    assert "guessed" not in told.stderr
+    named = CliRunner().invoke(app, [*words, "--encoding", "gbk", "--delimiter", ";"])
+    assert json.loads(named.stdout)["results"][0]["document"]["text"] == "怎么洗猫"
+    assert "guessed" not in named.stderr
     guessed = CliRunner().invoke(app, [*words, "--delimiter", ";"])
     assert "encoding 'gb18030' guessed; the text reads '怎么洗猫'" in guessed.stderr
     assert "and delimiter ';' guessed" in CliRunner().invoke(app, words).stderr

@@ -29,7 +29,7 @@ DEMO = "demo"
 _HUB_FILES = [
     *("config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "rerank_recipe.json"),
-    *("adapter_config.json", "modules.json"),  # what tells an adapter or an embedding model from a reranker
+    *("adapter_config.json", "modules.json"),  # these identify an adapter or an embedding model
 ]
 _HUB_IDS = tuple(f"Qwen/Qwen3-Reranker-{size}" for size in ("0.6B", "4B", "8B"))
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

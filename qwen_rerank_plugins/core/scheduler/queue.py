@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from qwen_rerank_plugins.core.scheduler.futures import ScoreFuture
-from qwen_rerank_plugins.core.sequences import Segment, group_by_prefix, unseen_segments
+from qwen_rerank_plugins.core.sequences import Segment, added_tokens, group_by_prefix, unseen_segments
 from qwen_rerank_plugins.types import Priority
 
 __all__ = [
@@ -95,12 +95,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.order = group_by_prefix(self.prompts)
-        self.costs = []
-        seen: set[Segment] = set()
-        for index in self.order:
-            unseen, tokens = unseen_segments(self.prompts[index], seen)
-            seen.update(unseen)
-            self.costs.append(tokens)
+        self.costs = added_tokens(self.prompts[index] for index in self.order)
         self.log_odds = [0.0] * len(self.order)
         self.num_missing = len(self.order)
         self.tokens_left = sum(self.costs)
@@ -140,10 +135,7 @@ class QueuedPrompt:
 
 def count_tokens(batch: Iterable[QueuedPrompt]) -> int:
     """Return the tokens that a batch computes, shared segments once."""
-    seen: set[Segment] = set()
-    for item in batch:
-        seen.update(unseen_segments(item.prompt, seen)[0])
-    return sum(len(segment.ids) for segment in seen)
+    return sum(added_tokens(item.prompt for item in batch))
 
 
 class FairQueue:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from qwen_rerank_plugins.core.scheduler.queue import QueuedPrompt, Request, count_tokens
 from qwen_rerank_plugins.core.scheduler.stats import DeviceStats
-from qwen_rerank_plugins.core.sequences import Segment, unseen_segments
+from qwen_rerank_plugins.core.sequences import Segment, added_tokens
 from qwen_rerank_plugins.errors import (
     DeviceLostError,
     EngineError,
@@ -216,13 +216,7 @@ class Worker:
 
 def _halves(sub_batch: Sequence[QueuedPrompt]) -> list[list[QueuedPrompt]]:
     """Return two non-empty parts of about equal tokens."""
-    seen: set[Segment] = set()
-    costs: list[int] = []
-    for item in sub_batch:
-        unseen, tokens = unseen_segments(item.prompt, seen)
-        seen.update(unseen)
-        costs.append(tokens)
-    ends = list(accumulate(costs))
+    ends = list(accumulate(added_tokens(item.prompt for item in sub_batch)))
     middle = next(index for index, end in enumerate(ends) if 2 * end >= ends[-1])
     cut = min(middle + 1, len(sub_batch) - 1)
     return [list(sub_batch[:cut]), list(sub_batch[cut:])]

@@ -78,13 +78,13 @@ async def _rank(
             request.queries,
             request.documents,
             top_n=request.top_n,
-            min_score=request.min_score,  # the configured threshold must not hide documents from clients
+            min_score=request.min_score,  # None for none: the configured threshold must not hide documents
             instruction=request.instruction,
             deadline_s=state.settings.request_timeout_s,
             priority=priority,
         )
     context.num_tokens = sum(result.usage.num_tokens for result in results)
-    _record_usage(state.metrics, results)
+    _record_usage(state.metrics, results, context.num_tokens)
     if not request.allow_truncation:
         _reject_truncated(results)
     _check_token_limits(
@@ -106,9 +106,9 @@ async def _rank(
         return await state.if_large(size, lambda: dump_json(dialect.from_result(outcome)))
 
 
-def _record_usage(metrics: Metrics, results: list[RerankResult]) -> None:
+def _record_usage(metrics: Metrics, results: list[RerankResult], num_tokens: int) -> None:
     metrics.pairs.inc(sum(result.usage.num_pairs for result in results))
-    metrics.tokens.inc(sum(result.usage.num_tokens for result in results))
+    metrics.tokens.inc(num_tokens)
     metrics.cached.inc(sum(result.usage.num_cached_pairs for result in results))
     metrics.truncated.inc(sum(score.truncated for result in results for score in result.scores))
 
