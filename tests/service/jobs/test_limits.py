@@ -340,6 +340,27 @@ def test_a_job_of_a_remote_service_waits_while_requests_are_pending_but_not_inde
     asyncio.run(main())
 
 
+def test_a_job_calls_nothing_while_the_engine_is_not_ready() -> None:
+    """A call to an engine that recovers would fail, and eight failures end a job."""
+
+    async def main() -> None:
+        scorer = SteeredScorer()
+        lifecycle = Lifecycle(
+            lambda: Reranker(scorer=scorer),
+            can_rebuild=False,
+            on_engine_failure="recover",
+            announce=lambda _: None,
+        )
+        job = BackgroundScorer(lifecycle, AdmissionController(ServiceSettings()))
+        scores = asyncio.create_task(job.ascore([ScoreRequest("fox", "a fox")]))
+        await asyncio.sleep(0.3)
+        assert scorer.started == 0
+        lifecycle.ready.set()
+        assert len(await scores) == scorer.started == 1
+
+    asyncio.run(main())
+
+
 # Metrics and log lines.
 
 
