@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from qwen_rerank_plugins import InputError
 from qwen_rerank_plugins.batch import elements
 from qwen_rerank_plugins.batch.elements import JsonElements
+from qwen_rerank_plugins.batch.streams import LineTooLongError
 from tests.batch.files import PAIRS, read_jsonl, run
 
 DOCUMENTS = ['[{"a": "\\\\"}, "]"', "x\\", "猫\u2028", '""', ", ]"]
@@ -124,3 +125,34 @@ def test_memory_does_not_grow_with_the_array(tmp_path: Path) -> None:
         assert sum(1 for _ in found) == 8000
     assert tracemalloc.get_traced_memory()[1] < 4e6  # the file has 8 MB
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("block_chars", range(1, 12))
+def test_an_escape_on_the_border_of_two_blocks_stays_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_chars: int
+) -> None:
+    """A quote behind a backslash does not end a string, wherever the blocks are cut."""
+    monkeypatch.setattr(elements, "BLOCK_CHARS", block_chars)
+    values = [{"a": '"], "'}, {"b": "\\"}, {"c": '\\", ['}]
+    (tmp_path / "in.json").write_text(json.dumps(values), encoding="utf-8")
+    with JsonElements(tmp_path / "in.json", encoding="utf-8", max_chars=100, is_array=True) as lines:
+        assert [json.loads(line) for line in lines] == values
+
+
+def test_a_long_element_is_not_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elements, "BLOCK_CHARS", 10)
+    (tmp_path / "in.json").write_text(json.dumps(["x" * 1000, "y"]), encoding="utf-8")
+    with JsonElements(tmp_path / "in.json", encoding="utf-8", max_chars=50, is_array=True) as lines:
+        held = []
+        add = lines._add
+
+        def adding(text: str) -> None:
+            add(text)
+            held.append(sum(map(len, lines._parts)))
+
+        monkeypatch.setattr(lines, "_add", adding)
+        with pytest.raises(LineTooLongError):
+            next(lines)
+        assert json.loads(next(lines)) == "y"
+    assert len(held) > 90
+    assert max(held) <= 50
