@@ -166,9 +166,9 @@ def test_an_endless_framing_of_a_body_is_cut_off(
     assert service.service.admission.pending_bytes == 0
 
 
-def test_a_body_in_the_smallest_chunks_with_a_trailer_is_ranked(service: RunningService) -> None:
+def test_a_body_in_the_smallest_chunks_with_a_trailer_is_ranked() -> None:
     body = json.dumps({"query": "word", "documents": ["word " * 40_000]}).encode()
-    with connect(service) as client:
+    with running_service() as service, connect(service) as client:
         client.sendall(CHUNKED + b"\r\n" + chunks(body, 1) + b"0\r\nX-Checksum: 5\r\n\r\n")
         assert status_of(client.recv(65536)) == 200
 
