@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 QUEUE_BATCHES = 64
 """Default queue size in batches: some seconds of work on a GPU, minutes on a CPU."""
 
+BACKGROUND_BATCH_S = 0.05
+"""A background batch of the default size may grow to what the device computes in this time."""
+
 
 @dataclass(slots=True)
 class Runtime:
@@ -157,6 +160,7 @@ def load_runtime(config: RerankConfig) -> Runtime:
         max_queue_tokens=config.max_queue_tokens or QUEUE_BATCHES * max_batch_tokens * len(engines),
         admission=config.admission,
         background_batch_tokens=config.background_batch_tokens or default_background_batch_tokens(devices[0]),
+        background_batch_s=0.0 if config.background_batch_tokens else BACKGROUND_BATCH_S,
     )
     return Runtime(
         checkpoint=checkpoint,

@@ -93,7 +93,7 @@ def default_batch_tokens(device: torch.device) -> int:
 
 
 def default_background_batch_tokens(device: torch.device) -> int:
-    """Return the default tokens per background batch, which an interactive request may have to wait for."""
+    """Return the least tokens per background batch, which an interactive request may have to wait for."""
     return 512 if device.type == "cpu" else 8192
 
 

@@ -13,7 +13,7 @@ earliest finish times first. So requests of equal size finish in the order they 
 a large one, and none starves, because the finish times of newcomers advance with virtual time.
 
 *Priorities.* Interactive requests come before background ones. A batch cannot be interrupted, so background batches are
-small; and while interactive requests wait, background ones get one batch for every `BACKGROUND_INTERVAL` times its
+small, not counting what their requests have in common with earlier batches; and while interactive requests wait, background ones get one batch for every `BACKGROUND_INTERVAL` times its
 tokens, so that they finish under any load.
 
 *Order within a request.* Prompts with a common prefix are neighbours, shorter ones first
@@ -23,6 +23,7 @@ tokens, so that they finish under any load.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -201,15 +202,21 @@ class FairQueue:
             self.queued_tokens -= request.queued_tokens
         self._admit()
 
-    def take(self, budget: int) -> list[QueuedPrompt]:
-        """Return the next batch of up to `budget` tokens, earliest finish times first; at least one prompt."""
+    def take(self, budget: int, new_tokens: float = math.inf) -> list[QueuedPrompt]:
+        """Return the next batch, earliest finish times first; at least one prompt.
+
+        Args:
+            budget: Maximum tokens of the batch.
+            new_tokens: Maximum tokens besides those that earlier batches of the same requests contained, which are
+                usually cached.
+        """
         batch: list[QueuedPrompt] = []
         segments: set[Segment] = set()
         skipped: list[Request] = []
-        room = budget
+        room, new_room = budget, new_tokens
         self._admit(extra=budget)  # requests that wait compete for the room that this batch frees
-        while room > 0 and len(skipped) < _MAX_SKIPPED and (request := self._pop_next(room)):
-            room, fits = self._take_packet(request, batch, segments, room)
+        while min(room, new_room) > 0 and len(skipped) < _MAX_SKIPPED and (request := self._pop_next(room)):
+            room, new_room, fits = self._take_packet(request, batch, segments, room, new_room)
             if fits:
                 self._schedule(request)
             else:
@@ -262,22 +269,28 @@ class FairQueue:
         return None
 
     def _take_packet(
-        self, request: Request, batch: list[QueuedPrompt], segments: set[Segment], room: int
-    ) -> tuple[int, bool]:
+        self,
+        request: Request,
+        batch: list[QueuedPrompt],
+        segments: set[Segment],
+        room: int,
+        new_room: float,
+    ) -> tuple[int, float, bool]:
         """Move prompts of the current packet into the batch.
 
         Returns:
-            The room that is left, and False if the next prompt does not fit; the first of a batch always does.
+            What is left of both rooms, and False if the next prompt does not fit; the first of a batch always does.
         """
         while request.is_ready:
             index = request.order[request.num_taken]
             unseen, tokens = unseen_segments(request.prompts[index], segments)
-            if batch and tokens > room:
-                return room, False
+            cost = request.costs[request.num_taken]
+            if batch and (tokens > room or cost > new_room):
+                return room, new_room, False
             batch.append(QueuedPrompt(request, index, request.prompts[index]))
             segments.update(unseen)
             room -= tokens
-            cost = request.costs[request.num_taken]
+            new_room -= cost
             self._virtual_time += cost / len(self._backlogged)
             request.num_taken += 1
             request.tokens_left -= cost
@@ -287,7 +300,7 @@ class FairQueue:
                 break
         if not request.is_ready:
             self._backlogged.remove(request)
-        return room, True
+        return room, new_room, True
 
 
 class PriorityQueue:
@@ -296,7 +309,7 @@ class PriorityQueue:
     Args:
         max_queue_tokens: Capacity of each queue.
         max_batch_tokens: Maximum tokens of an interactive batch.
-        background_batch_tokens: Maximum tokens of a background batch.
+        background_batch_tokens: Unit in which a large background request is served.
         admission: What happens to an interactive request that does not fit. Background requests wait.
     """
 
@@ -334,14 +347,17 @@ class PriorityQueue:
             return False
         return True
 
-    def take(self, budget: int) -> list[QueuedPrompt]:
-        """Return the next batch of up to `budget` tokens, all of one priority; empty if nothing waits."""
-        is_due = self._passed_over_tokens >= BACKGROUND_INTERVAL * self.background.max_batch_tokens
+    def take(self, budget: int, background_tokens: int) -> list[QueuedPrompt]:
+        """Return the next batch of up to `budget` tokens, all of one priority; empty if nothing waits.
+
+        A background batch has up to `background_tokens` new tokens.
+        """
+        is_due = self._passed_over_tokens >= BACKGROUND_INTERVAL * background_tokens
         batch = [] if is_due else self.interactive.take(budget)
         if batch:
             if self.background.num_queued:
                 self._passed_over_tokens += count_tokens(batch)
             return batch
         self._passed_over_tokens = 0
-        batch = self.background.take(min(budget, self.background.max_batch_tokens))
+        batch = self.background.take(budget, background_tokens)
         return batch or (self.interactive.take(budget) if is_due else [])

@@ -72,7 +72,8 @@ class Scheduler:
         max_queue_tokens: Capacity of the queue in tokens. A larger request is admitted in slices.
         admission: "wait": a request that does not fit waits. "reject": it is rejected, unless the queue is
             empty. Background requests always wait, in a queue of their own.
-        background_batch_tokens: Tokens per batch of background requests; None for `max_batch_tokens`.
+        background_batch_tokens: New tokens per batch of background requests; None for `max_batch_tokens`.
+        background_batch_s: A device takes more than `background_batch_tokens` if it computes them in this time.
 
     Raises:
         ConfigurationError: There is no engine, a limit is below 1, or `admission` is unknown.
@@ -86,6 +87,7 @@ class Scheduler:
         max_queue_tokens: int,
         admission: Admission = "wait",
         background_batch_tokens: int | None = None,
+        background_batch_s: float = 0.0,
     ) -> None:
         if not engines:
             raise ConfigurationError("engines is empty; pass at least one")
@@ -100,6 +102,7 @@ class Scheduler:
         if admission not in get_args(Admission):
             raise ConfigurationError(f'admission is {admission!r}; it must be "wait" or "reject"')
         self._limits, self._admission = limits, admission
+        self._worker_limits = (max_batch_tokens, limits["background_batch_tokens"], background_batch_s)
         self._numbers = itertools.count()
         self._futures: weakref.WeakSet[ScoreFuture] = weakref.WeakSet()
         self._closed = False
@@ -111,7 +114,7 @@ class Scheduler:
         # Reentrant: a garbage collection inside the lock may finalize a scorer, which closes its scheduler.
         self._lock = threading.RLock()
         self._work_available = threading.Condition(self._lock)
-        self._workers = [Worker(engine, self._limits["max_batch_tokens"]) for engine in engines]
+        self._workers = [Worker(engine, *self._worker_limits) for engine in engines]
         for worker in self._workers:
             worker.needs_after_fork = in_child
         self._queue = PriorityQueue(**self._limits, admission=self._admission)
@@ -122,7 +125,6 @@ class Scheduler:
         self._device_lost_reason = ""  # set once the devices of this process are lost
 
     # ---------------------------------------------------------------------------------- called by the scorer
-
     def submit(
         self,
         prompts: Sequence[Segment],
@@ -220,7 +222,6 @@ class Scheduler:
         self.close()
 
     # --------------------------------------------------------------------------------- admission, in the lock
-
     def _check_in_service(self) -> None:
         if self._closed:
             raise ClosedError("The scheduler is closed")
@@ -264,7 +265,6 @@ class Scheduler:
             self._disable(worker, error)
 
     # ------------------------------------------------------------------------------------- the threads' work
-
     def _serve(self, worker: Worker) -> None:
         """Compute batches on one device until the scheduler is closed."""
         try:
@@ -285,7 +285,7 @@ class Scheduler:
         """Wait for the next batch of a worker; return False when the scheduler is closed."""
         with self._lock:
             while not self._closed:
-                worker.in_flight = self._queue.take(worker.budget_tokens)
+                worker.in_flight = self._queue.take(worker.budget_tokens, worker.background_tokens)
                 if worker.in_flight:
                     now = time.monotonic()
                     for request in {item.request for item in worker.in_flight}:
@@ -335,7 +335,6 @@ class Scheduler:
             self._fail_all(lambda: worker.died_error(error))
 
     # ---------------------------------------------------------------------------------------- answers
-
     def _finish(self, request: Request, result: list[float] | RerankError) -> None:
         """Decide the result of a request, in the lock; no effect if that was done before."""
         if request not in self._pending:
@@ -365,7 +364,6 @@ class Scheduler:
                 self._work_available.notify_all()
 
     # ------------------------------------------------------------------------------------------------- forks
-
     def _restart_in_child(self) -> None:
         self._start_empty([worker.engine for worker in self._workers], in_child=True)
         for future in list(self._futures):

@@ -69,6 +69,8 @@ class Worker:
     Args:
         engine: The engine.
         max_batch_tokens: The budget while memory suffices.
+        background_batch_tokens: New tokens of a background batch.
+        background_batch_s: A background batch may have more tokens if the device computes them in this time.
 
     Attributes:
         thread: The thread that serves the device, once it was started.
@@ -79,7 +81,13 @@ class Worker:
         tokens_per_s: Recent speed; 0 before the first batch.
     """
 
-    def __init__(self, engine: TokenEngine, max_batch_tokens: int) -> None:
+    def __init__(
+        self,
+        engine: TokenEngine,
+        max_batch_tokens: int,
+        background_batch_tokens: int | None = None,
+        background_batch_s: float = 0.0,
+    ) -> None:
         self.engine = engine
         self.thread: threading.Thread | None = None
         self.in_flight: Sequence[QueuedPrompt] = ()
@@ -88,10 +96,17 @@ class Worker:
         self.budget_tokens = max_batch_tokens
         self.tokens_per_s = 0.0
         self._max_batch_tokens = max_batch_tokens
+        self._background_batch_tokens = background_batch_tokens or max_batch_tokens
+        self._background_batch_s = background_batch_s
         self._deaths: deque[float] = deque()
         self._num_restarts = self._num_oom_splits = 0
         self._num_batches = self._num_prompts = self._num_tokens = 0
         self._compute_s = 0.0
+
+    @property
+    def background_tokens(self) -> int:
+        """Maximum new tokens of the next background batch."""
+        return max(self._background_batch_tokens, int(self._background_batch_s * self.tokens_per_s))
 
     def run(self, batch: Sequence[QueuedPrompt]) -> Iterator[list[tuple[QueuedPrompt, float | RerankError]]]:
         """Compute a batch and yield the prompts of each sub-batch with their log-odds or their request's error.

@@ -14,6 +14,8 @@ from qwen_rerank_plugins.core.scheduler.queue import (
     count_tokens,
 )
 from qwen_rerank_plugins.core.scheduler.scheduler import Scheduler
+from qwen_rerank_plugins.core.scheduler.worker import Worker
+from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import OverloadedError
 from qwen_rerank_plugins.types import Priority
 from tests.core.scheduler.helpers import SAFETY_S, FakeEngine, prompts
@@ -49,6 +51,11 @@ def priority_of(batch: list[QueuedPrompt]) -> Priority:
     return priority
 
 
+def new_tokens(batch: list[QueuedPrompt]) -> int:
+    """Count the tokens of a batch besides those of its requests' earlier batches."""
+    return sum(item.request.costs[item.request.order.index(item.index)] for item in batch)
+
+
 def test_a_waiting_interactive_request_lets_only_the_running_background_batch_go_first() -> None:
     engine = FakeEngine(blocked=True)
     with make_scheduler(engine) as scheduler:
@@ -65,7 +72,7 @@ def test_a_waiting_interactive_request_lets_only_the_running_background_batch_go
     background = [
         tokens for tokens, batch in zip(engine.tokens, engine.batches, strict=True) if batch != second
     ]
-    assert max(background) <= BACKGROUND_BATCH
+    assert max(background) <= BACKGROUND_BATCH + 6, "root and head of six tokens are in every batch"
 
 
 def test_a_background_request_never_makes_an_interactive_one_be_rejected() -> None:
@@ -106,7 +113,7 @@ def test_background_requests_get_their_share_under_an_endless_stream() -> None:
     tokens = {"interactive": 0, "background": 0}
     for number in range(1, 500):
         queue.add(request_of(number, "interactive", 20))
-        batch = queue.take(BATCH)
+        batch = queue.take(BATCH, BACKGROUND_BATCH)
         assert batch
         tokens[priority_of(batch)] += count_tokens(batch)
     ratio = tokens["interactive"] / tokens["background"]
@@ -133,13 +140,14 @@ def test_any_order_of_arrivals_and_batches_keeps_the_rules(
 
     def take(budget: int) -> None:
         nonlocal passed_over
-        batch = queue.take(budget)
+        batch = queue.take(budget, BACKGROUND_BATCH)
         if not batch:
             assert left == {"interactive": 0, "background": 0}
             return
         priority = priority_of(batch)
-        limit = BACKGROUND_BATCH if priority == "background" else budget
-        assert count_tokens(batch) <= min(limit, budget) or len(batch) == 1
+        assert count_tokens(batch) <= budget or len(batch) == 1
+        if priority == "background":
+            assert new_tokens(batch) <= BACKGROUND_BATCH or len(batch) == 1
         if priority == "background" and left["interactive"]:
             assert passed_over >= BACKGROUND_INTERVAL * BACKGROUND_BATCH
         left[priority] -= len(batch)
@@ -158,13 +166,31 @@ def test_any_order_of_arrivals_and_batches_keeps_the_rules(
     assert left == {"interactive": 0, "background": 0}
 
 
+def test_what_earlier_batches_contained_leaves_room_in_a_background_batch() -> None:
+    """Otherwise a query as long as such a batch would make every document a batch of its own."""
+    queue = make_queue()
+    long_query = [Segment.after(None, (1,) * 150, (value,) * 10) for value in range(20)]
+    queue.add(Request(0, long_query, priority="background"))
+    sizes = [len(batch) for batch in iter(lambda: queue.take(BATCH, BACKGROUND_BATCH), [])]
+    assert sizes == [1, 5, 5, 5, 4], "200 - 150 tokens leave room for five documents"
+
+
+def test_a_fast_device_takes_larger_background_batches() -> None:
+    worker = Worker(FakeEngine(), BATCH, BACKGROUND_BATCH, background_batch_s=0.5)
+    assert worker.background_tokens == BACKGROUND_BATCH
+    worker.tokens_per_s = 100.0
+    assert worker.background_tokens == BACKGROUND_BATCH
+    worker.tokens_per_s = 300.0
+    assert worker.background_tokens == 150
+
+
 def test_a_background_request_that_is_gone_when_its_turn_comes_holds_nobody_up() -> None:
     queue = make_queue()
     gone = request_of(0, "background", 1)
     queue.add(gone)
     queue.add(request_of(1, "interactive", 2000))
     for _ in range(BACKGROUND_INTERVAL * BACKGROUND_BATCH // BATCH + 1):
-        assert priority_of(queue.take(BATCH)) == "interactive"
+        assert priority_of(queue.take(BATCH, BACKGROUND_BATCH)) == "interactive"
     assert gone.queue is not None
     gone.queue.remove(gone)
-    assert priority_of(queue.take(BATCH)) == "interactive"
+    assert priority_of(queue.take(BATCH, BACKGROUND_BATCH)) == "interactive"
