@@ -39,6 +39,8 @@ class Unset(enum.Enum):
 UNSET: Final = Unset.UNSET
 """Default of an option for which None has a meaning of its own."""
 
+_PRIORITIES: Final = get_args(Priority)
+
 
 def check_query(query: object, name: str = "query") -> str:
     """Return the query if it is a non-blank string.
@@ -153,7 +155,7 @@ def check_priority(priority: object) -> None:
     Raises:
         InputError: It is something else.
     """
-    if priority not in get_args(Priority):
+    if priority not in _PRIORITIES:
         raise InputError(f'`priority` must be "interactive" or "background", got {priority!r}')
 
 

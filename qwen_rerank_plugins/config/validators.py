@@ -47,7 +47,7 @@ def path_to_text(value: object) -> object:
 
 def plain_number(value: object) -> object:
     """Convert another library's number, such as NumPy's, to an `int` or `float`; return any other value as it is."""
-    if isinstance(value, bool):
+    if value is None or type(value) in (bool, int, float):
         return value
     try:
         if hasattr(value, "__index__"):

@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -60,10 +61,6 @@ class KeyRing:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def accepts(self, headers: Headers) -> bool:
-        """Return whether a request has a valid key: `Authorization: Bearer KEY`, `Authorization: KEY`, or `X-API-Key: KEY`."""
-        return not self._digests or self._found(headers) is not None
-
     def owner(self, headers: Headers) -> str:
         """Return an id of the key of a request, from which the key cannot be derived.
 
@@ -74,11 +71,16 @@ class KeyRing:
         return hashlib.sha256(b"owner of jobs\0" + (self._found(headers) or _digest(""))).hexdigest()
 
     def key_id(self, headers: Headers) -> str:
-        """Return the start of the SHA-256 of the key of a request, for logs and metrics; empty without a valid key."""
+        """Return the start of the SHA-256 of the key of a request, for logs and metrics; empty without a valid key.
+
+        A key comes as `Authorization: Bearer KEY`, `Authorization: KEY`, `X-API-Key: KEY` or `api-key: KEY`.
+        """
         return (self._found(headers) or b"").hex()[:KEY_ID_DIGITS]
 
     def _found(self, headers: Headers) -> bytes | None:
         """Return the digest of the first valid key of a request."""
+        if not self._digests:
+            return None
         digests = [_digest(key) for key in _keys_in(headers)]
         matching = [digest for digest in digests if self._matches(digest)]  # constant time: no early exit
         return matching[0] if matching else None
@@ -136,6 +138,7 @@ class AllowedHosts:
         return self._local and bool(name) and ("." not in name or name.endswith(LOCAL_SUFFIXES))
 
 
+@lru_cache(maxsize=64)
 def _host_name(host: str) -> str:
     """Return the lower-case name or address in a `Host` header; empty if the header is malformed."""
     match = _HOST.fullmatch(host.strip().lower())
@@ -173,8 +176,8 @@ class AuthMiddleware:
             hosts = headers.getlist("host")
             if len(hosts) > 1 or not self._hosts.accepts(hosts[0] if hosts else None):
                 raise _unknown_host(hosts)
-            context_of(scope).key_id = self._keys.key_id(headers)
-            if not is_open(scope["path"]) and not self._keys.accepts(headers):
+            key_id = context_of(scope).key_id = self._keys.key_id(headers)
+            if not key_id and self._keys and not is_open(scope["path"]):
                 message = "Missing or invalid API key. Send `Authorization: Bearer <key>`."
                 raise ProblemError(Problem(401, message, {"WWW-Authenticate": "Bearer"}, "unauthorized"))
         await self._app(scope, receive, send)

@@ -76,9 +76,10 @@ def read_request(route: Route, body: Any) -> Dialect:
         raise BodyError(f"the body has the wrong type: {json_type(body)}; send an object", status=400)
     present = {key for key, value in body.items() if value is not None}
     table = _TABLES[route]
-    chosen = [model for keys, model in table if present.issuperset(keys)]
-    started = [model for keys, model in table if keys and keys[0] in present]  # for the error
-    return validated([*chosen, *started, table[0][1]][0].model_validate, body)
+    chosen = next((model for keys, model in table if present.issuperset(keys)), None)
+    if chosen is None:  # the error names what is missing of the dialect that the body starts
+        chosen = next((model for keys, model in table if keys and keys[0] in present), table[0][1])
+    return validated(chosen.model_validate, body)
 
 
 def request_schema(route: Route) -> dict[str, Any]:

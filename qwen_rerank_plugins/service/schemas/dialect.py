@@ -300,8 +300,11 @@ class TokenLimits(Fields):
     @property
     def token_limits(self) -> Mapping[str, int]:
         """The limits that are set."""
-        values = {name: getattr(self, name) for name in TokenLimits.model_fields}
-        return {name: value for name, value in values.items() if value is not None}
+        given = [name for name in _TOKEN_LIMITS if name in self.model_fields_set]
+        return {name: value for name in given if (value := getattr(self, name)) is not None}
+
+
+_TOKEN_LIMITS: Final = tuple(TokenLimits.model_fields)
 
 
 class Dialect(Fields, ABC):
