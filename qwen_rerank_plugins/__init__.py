@@ -49,6 +49,7 @@ from qwen_rerank_plugins.types import (
     Scorer,
     ScoreRequest,
     Span,
+    TextLimits,
     Usage,
 )
 
@@ -99,6 +100,7 @@ __all__ = [
     "Scorer",
     "Span",
     "TensorMismatchError",
+    "TextLimits",
     "Usage",
     "WorkerDiedError",
     "__version__",

@@ -6,15 +6,17 @@ import asyncio
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from qwen_rerank_plugins.errors import ClosedError, InputError
-from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest
+from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest, TextLimits
 
 __all__ = ["LexicalScorer"]
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 _RUN = re.compile(rf"[{_CJK}]+|[^\W{_CJK}]+")
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
 _CJK_START = re.compile(rf"[{_CJK}]")
 
 _EMPTY_LOG_ODDS = -6.0
@@ -29,7 +31,7 @@ class LexicalScorer:
         log_odds = 8 · |Q ∩ D| / |Q| − 4 + |Q ∩ D| / |D|        and −6 for a document without terms.
 
     Log-odds lie in [−6, 5]: the share of the query's words counts most, then the share of the document's words. The
-    instruction is ignored.
+    instruction is ignored. A token of a request's limits is a word, or a Chinese, Japanese or Korean character.
     """
 
     def __init__(self, *, max_chars: int | None = None) -> None:
@@ -65,11 +67,19 @@ class LexicalScorer:
         """
         if self._closed:
             raise ClosedError("the scorer was closed")
-        terms: dict[str, frozenset[str]] = {}
+        terms: dict[tuple[str, int | None], tuple[frozenset[str], bool]] = {}
+        scores = []
         for request in requests:
-            if request.query not in terms:
-                terms[request.query] = _terms(request.query)
-        return [self._score_pair(terms[request.query], request.document) for request in requests]
+            limits = request.limits or TextLimits()
+            key = (request.query, limits.max_query_tokens)
+            if key not in terms:
+                query, is_cut = _first_words(*key)
+                terms[key] = (_terms(query), is_cut)
+            query_terms, query_truncated = terms[key]
+            scores.append(
+                self._score_pair(query_terms, request.document, limits, query_truncated=query_truncated)
+            )
+        return scores
 
     async def ascore(
         self,
@@ -89,15 +99,31 @@ class LexicalScorer:
         """Refuse later calls; a second call does nothing."""
         self._closed = True
 
-    def _score_pair(self, query_terms: frozenset[str], document: str) -> PairScore:
-        truncated = self._max_chars is not None and len(document) > self._max_chars
-        document_terms = _terms(document[: self._max_chars])
+    def _score_pair(
+        self, query_terms: frozenset[str], document: str, limits: TextLimits, *, query_truncated: bool
+    ) -> PairScore:
+        text, truncated = _first_words(document[: self._max_chars], limits.max_document_tokens)
+        if limits.max_length is not None:
+            text, is_cut = _first_words(text, max(0, limits.max_length - len(query_terms)))
+            truncated |= is_cut
+        truncated |= self._max_chars is not None and len(document) > self._max_chars
+        document_terms = _terms(text)
         log_odds = _log_odds(query_terms, document_terms)
         return PairScore.from_log_odds(
             log_odds,
             truncated=truncated,
+            query_truncated=query_truncated,
             num_tokens=len(query_terms) + len(document_terms),
         )
+
+
+def _first_words(text: str, max_words: int | None) -> tuple[str, bool]:
+    """Return a text, truncated to a number of words or CJK characters, and whether it was truncated."""
+    if max_words is None or len(text) <= max_words:
+        return text, False
+    words = _WORD.finditer(text)
+    ends = [match.end() for match in islice(words, max_words)]
+    return (text[: ends[-1] if ends else 0], True) if next(words, None) else (text, False)
 
 
 def _log_odds(query_terms: frozenset[str], document_terms: frozenset[str]) -> float:

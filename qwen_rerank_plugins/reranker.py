@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 from qwen_rerank_plugins import ranking, validation
 from qwen_rerank_plugins.closing import CloseMixin
@@ -18,22 +18,20 @@ from qwen_rerank_plugins.config import RerankConfig, load_config
 from qwen_rerank_plugins.errors import ClosedError, ConfigurationError, InputError, RerankError
 from qwen_rerank_plugins.ranking import RankInput
 from qwen_rerank_plugins.scorers import LoadBackoff, build_scorer
-from qwen_rerank_plugins.types import Document, PairScore, Priority, RerankResult, Scorer, ScoreRequest
-from qwen_rerank_plugins.validation import UNSET, Unset
+from qwen_rerank_plugins.types import (
+    Document,
+    PairScore,
+    Priority,
+    RerankResult,
+    Scorer,
+    ScoreRequest,
+    TextLimits,
+)
+from qwen_rerank_plugins.validation import UNSET, RankOptions, Unset
 
 __all__ = ["UNSET", "RankOptions", "Reranker", "Unset"]
 
 logger = logging.getLogger(__name__)
-
-
-class RankOptions(TypedDict, total=False):
-    """Options of `Reranker.arank`, `rank_many` and `arank_many`, the same as those of `Reranker.rank`."""
-
-    top_n: int | Unset | None
-    min_score: float | Unset | None
-    instruction: str | None
-    deadline_s: float | None
-    priority: Priority
 
 
 class Reranker(CloseMixin):
@@ -128,6 +126,7 @@ class Reranker(CloseMixin):
         instruction: str | None = None,
         deadline_s: float | None = None,
         priority: Priority = "interactive",
+        limits: TextLimits | None = None,
     ) -> RerankResult:
         """Rank documents by relevance, best first.
 
@@ -141,6 +140,7 @@ class Reranker(CloseMixin):
             instruction: What relevance means; None for the configuration's, else the family's.
             deadline_s: Seconds within which the result is needed; None for the configuration's.
             priority: "background" to rank after all interactive calls to the same engine, in small batches.
+            limits: Limits of the texts in addition to the configuration's.
 
         Raises:
             InputError: The input cannot be ranked.
@@ -155,6 +155,7 @@ class Reranker(CloseMixin):
             instruction=instruction,
             deadline_s=deadline_s,
             priority=priority,
+            limits=limits,
         )[0]
 
     async def arank(
@@ -285,6 +286,7 @@ class Reranker(CloseMixin):
         instruction: str | None = None,
         deadline_s: float | None = None,
         priority: Priority = "interactive",
+        limits: TextLimits | None = None,
     ) -> RankInput:
         config = self._config
         chosen_top_n = config.top_n if isinstance(top_n, Unset) else validation.check_top_n(top_n)
@@ -293,14 +295,13 @@ class Reranker(CloseMixin):
         )
         deadline_s = validation.check_deadline(deadline_s)
         validation.check_priority(priority)
+        limits = validation.check_limits(limits)
         chosen = self._chosen_instruction(instruction)
         lists = validation.check_lists(queries, documents_per_query)
         return RankInput(
             queries=tuple(query for query, _ in lists),
             documents=tuple(docs for _, docs in lists),
-            requests=[
-                request for query, docs in lists for request in validation.list_requests(query, docs, chosen)
-            ],
+            requests=validation.list_requests(lists, chosen, limits),
             top_n=chosen_top_n,
             min_score=threshold,
             deadline_s=config.deadline_s if deadline_s is None else deadline_s,
@@ -310,10 +311,8 @@ class Reranker(CloseMixin):
     def _one_query(
         self, query: str, documents: Iterable[Document], instruction: str | None
     ) -> list[ScoreRequest]:
-        checked = validation.check_query(query)
-        return validation.list_requests(
-            checked, validation.check_documents(documents), self._chosen_instruction(instruction)
-        )
+        checked = (validation.check_query(query), validation.check_documents(documents))
+        return validation.list_requests([checked], self._chosen_instruction(instruction))
 
     def _pairs(self, pairs: Iterable[tuple[str, Document]], instruction: str | None) -> list[ScoreRequest]:
         return validation.pair_requests(pairs, self._chosen_instruction(instruction))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, runtime_checkable
+
+from qwen_rerank_plugins.errors import InputError, InputTypeError
 
 __all__ = [
     "Document",
@@ -20,6 +22,7 @@ __all__ = [
     "ScoreRequest",
     "Scorer",
     "Span",
+    "TextLimits",
     "Usage",
 ]
 
@@ -34,6 +37,38 @@ Priority = Literal["interactive", "background"]
 
 
 @dataclass(frozen=True, slots=True)
+class TextLimits:
+    """Limits of one call in addition to the scorer's; None for no limit. All are integers of at least 1.
+
+    Attributes:
+        max_document_tokens: Tokens of a document, without the template. A longer one is truncated.
+        max_query_tokens: Tokens of the query, without the template. A longer one is truncated.
+        max_length: Tokens of the whole prompt, as in the configuration: only the document is truncated, or is read in
+            shorter chunks.
+        max_chunks: Chunks of a document that is read in chunks. The rest of the document is left out.
+
+    Raises:
+        InputError: A limit is less than 1.
+        InputTypeError: A limit is not an integer.
+    """
+
+    max_document_tokens: int | None = None
+    max_query_tokens: int | None = None
+    max_length: int | None = None
+    max_chunks: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (one.name for one in fields(self)):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise InputTypeError(f"`{name}` must be an integer or None, got {value!r}")
+            if value < 1:
+                raise InputError(f"`{name}` must be at least 1, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreRequest:
     """One query-document pair to be scored.
 
@@ -41,11 +76,13 @@ class ScoreRequest:
         query: The search query.
         document: The text to score; may be empty.
         instruction: What relevance means; None for the scorer's default.
+        limits: Limits in addition to the scorer's, or None.
     """
 
     query: str
     document: str
     instruction: str | None = None
+    limits: TextLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final, TypedDict, get_args
 
 from qwen_rerank_plugins.config.validators import plain_number
 from qwen_rerank_plugins.errors import InputError, InputTypeError
-from qwen_rerank_plugins.types import Document, Priority, ScoreRequest
+from qwen_rerank_plugins.types import Document, Priority, ScoreRequest, TextLimits
 
 __all__ = [
     "UNSET",
+    "RankOptions",
     "Unset",
     "check_deadline",
     "check_documents",
     "check_instruction",
+    "check_limits",
     "check_lists",
     "check_min_score",
     "check_priority",
@@ -38,6 +40,18 @@ class Unset(enum.Enum):
 
 UNSET: Final = Unset.UNSET
 """Default of an option for which None has a meaning of its own."""
+
+
+class RankOptions(TypedDict, total=False):
+    """Options of `Reranker.arank`, `rank_many` and `arank_many`, the same as those of `Reranker.rank`."""
+
+    top_n: int | Unset | None
+    min_score: float | Unset | None
+    instruction: str | None
+    deadline_s: float | None
+    priority: Priority
+    limits: TextLimits | None
+
 
 _PRIORITIES: Final = get_args(Priority)
 
@@ -179,9 +193,26 @@ def check_lists(queries: object, documents_per_query: object) -> list[tuple[str,
     ]
 
 
-def list_requests(query: str, documents: Sequence[Document], instruction: str | None) -> list[ScoreRequest]:
-    """Return one request per document, for a query and documents that are validated."""
-    return [ScoreRequest(query, text_of(document), instruction) for document in documents]
+def check_limits(limits: object) -> TextLimits | None:
+    """Return None or limits.
+
+    Raises:
+        InputTypeError: It is something else.
+    """
+    if limits is None or isinstance(limits, TextLimits):
+        return limits
+    raise _wrong_type("limits", "`TextLimits` or None", limits)
+
+
+def list_requests(
+    lists: Sequence[tuple[str, Sequence[Document]]], instruction: str | None, limits: TextLimits | None = None
+) -> list[ScoreRequest]:
+    """Return one request per document, for queries with their documents that are validated."""
+    return [
+        ScoreRequest(query, text_of(document), instruction, limits)
+        for query, documents in lists
+        for document in documents
+    ]
 
 
 def pair_requests(pairs: object, instruction: str | None) -> list[ScoreRequest]:

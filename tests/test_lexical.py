@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins import ClosedError, InputError, LexicalScorer, PairScore, Scorer, ScoreRequest
+from qwen_rerank_plugins import (
+    ClosedError,
+    InputError,
+    LexicalScorer,
+    PairScore,
+    Scorer,
+    ScoreRequest,
+    TextLimits,
+)
 
 
 def _log_odds(query: str, *documents: str) -> list[float]:
@@ -81,3 +89,29 @@ def _is_sound(score: PairScore) -> bool:
     probability = 1 / (1 + math.exp(-score.log_odds))
     is_probability = math.isclose(score.relevance_score, probability, rel_tol=1e-15)
     return -6 <= score.log_odds <= 5 and is_probability and score.num_tokens >= 0
+
+
+def test_limits_of_a_request_count_words_and_characters() -> None:
+    limits = TextLimits(max_document_tokens=3, max_query_tokens=2)
+    requests = [
+        ScoreRequest("blue whale sings", "a red fox, a blue whale", None, limits),
+        ScoreRequest("虎皮兰养护", "虎皮兰很好养护", None, limits),
+        ScoreRequest("blue whale", "a red fox", None, limits),
+    ]
+    plain = [ScoreRequest("blue whale", "a red fox"), ScoreRequest("虎皮", "虎皮兰")]
+    cut, cjk, whole = LexicalScorer().score(requests)
+    assert [cut.log_odds, cjk.log_odds] == [score.log_odds for score in LexicalScorer().score(plain)]
+    assert [(one.truncated, one.query_truncated) for one in (cut, cjk, whole)] == [
+        (True, True),
+        (True, True),
+        (False, False),
+    ]
+
+
+def test_a_limit_of_the_whole_leaves_the_query_alone() -> None:
+    document = "a red fox and a blue whale"
+    requests = [ScoreRequest("blue whale", document, None, TextLimits(max_length=size)) for size in (2, 5, 9)]
+    none, three, all_words = LexicalScorer().score(requests)
+    assert (none.log_odds, none.truncated) == (-6.0, True)
+    assert (three.log_odds, three.truncated) == (_log_odds("blue whale", "a red fox")[0], True)
+    assert (all_words.log_odds, all_words.truncated) == (_log_odds("blue whale", document)[0], False)

@@ -24,6 +24,7 @@ from qwen_rerank_plugins import (
     PairScore,
     Reranker,
     RerankError,
+    TextLimits,
 )
 from tests.doubles import FakeScorer
 
@@ -120,6 +121,15 @@ def test_the_scorer_gets_the_priority_of_the_call() -> None:
     asyncio.run(reranker.arank("query", ["0.1"], priority="background"))
     reranker.rank_many(["query"], [["0.1"]], priority="background")
     assert scorer.priorities == ["interactive", "background", "background", "background"]
+
+
+def test_the_scorer_gets_the_limits_of_the_call() -> None:
+    scorer = FakeScorer()
+    reranker, limits = Reranker(scorer=scorer), TextLimits(max_document_tokens=3)
+    reranker.rank("query", ["0.1"], limits=limits)
+    asyncio.run(reranker.arank("query", ["0.1"], limits=limits))
+    reranker.rank_many(["query"], [["0.1"]])
+    assert [requests[0].limits for requests, _ in scorer.calls] == [limits, limits, None]
 
 
 def test_mappings_are_scored_by_their_text_and_returned_unchanged() -> None:
@@ -231,6 +241,13 @@ def test_the_asynchronous_calls_return_the_same() -> None:
             {"priority": "low"},
             InputError,
             '`priority` must be "interactive" or "background", got \'low\'',
+        ),
+        (
+            "q",
+            ["0.1"],
+            {"limits": {"max_length": 5}},
+            InputTypeError,
+            "`limits` must be `TextLimits` or None, got dict",
         ),
         ("q", ["0.1"], {"min_score": math.nan}, InputError, "`min_score` must be from 0 to 1, got nan"),
         ("q", ["0.1"], {"min_score": 1.5}, InputError, "`min_score` must be from 0 to 1, got 1.5"),

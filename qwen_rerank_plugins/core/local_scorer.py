@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any, Self
 
 from qwen_rerank_plugins import __version__
@@ -184,10 +184,11 @@ class LocalScorer:
         return _PendingScores(keys, cached, encoded, future, deadline)
 
     def _keys(self, requests: Sequence[ScoreRequest]) -> list[bytes]:
-        hashers: dict[tuple[str | None, str], KeyHasher] = {}
+        hashers: dict[tuple[Any, ...], KeyHasher] = {}
         keys = []
         for request in requests:
-            prefix = (request.instruction, request.query)
+            limits = () if request.limits is None else astuple(request.limits)
+            prefix = (request.instruction, request.query, *limits)
             if prefix not in hashers:
                 hashers[prefix] = self._key_hasher.extended(*prefix)
             keys.append(hashers[prefix].key(request.document))

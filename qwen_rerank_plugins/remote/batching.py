@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from qwen_rerank_plugins.types import ScoreRequest
+from qwen_rerank_plugins.types import ScoreRequest, TextLimits
 
 __all__ = ["Batch", "make_batches"]
 
@@ -18,12 +18,14 @@ class Batch:
     Attributes:
         query: The query of all its pairs.
         instruction: The instruction of all its pairs, or None.
+        limits: The limits of all its pairs, or None.
         documents: The documents, in the order of the requests.
         positions: Index of each pair in the requests.
     """
 
     query: str
     instruction: str | None
+    limits: TextLimits | None
     documents: tuple[str, ...]
     positions: tuple[int, ...]
 
@@ -36,7 +38,7 @@ def make_batches(
     counts_pairs: bool = False,
     with_blanks: bool = True,
 ) -> list[Batch]:
-    """Group pairs by query and instruction, and split each group to fit the limits of a service.
+    """Group pairs by query, instruction and limits, and split each group to fit the limits of a service.
 
     Args:
         requests: The pairs, in any order.
@@ -45,17 +47,18 @@ def make_batches(
         counts_pairs: Whether the query counts once per document.
         with_blanks: Whether pairs with a blank document are in a batch.
     """
-    groups: dict[tuple[str, str | None], list[int]] = {}
+    groups: dict[tuple[str, str | None, TextLimits | None], list[int]] = {}
     for position, request in enumerate(requests):
         if with_blanks or not _is_blank(request.document):
-            groups.setdefault((request.query, request.instruction), []).append(position)
+            key = (request.query, request.instruction, request.limits)
+            groups.setdefault(key, []).append(position)
     batches = []
-    for (query, instruction), positions in groups.items():
+    for (query, instruction, limits), positions in groups.items():
         extra = _num_bytes(query) if counts_pairs else 0
         sizes = [_num_bytes(requests[one].document) + extra for one in positions]
         for part in _parts(sizes, positions, max_documents, max_bytes):
             documents = tuple(requests[one].document for one in part)
-            batches.append(Batch(query, instruction, documents, tuple(part)))
+            batches.append(Batch(query, instruction, limits, documents, tuple(part)))
     return batches
 
 

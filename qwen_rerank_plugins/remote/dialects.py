@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from qwen_rerank_plugins.config import DEFAULT_MODEL
+from qwen_rerank_plugins.errors import InputError
+from qwen_rerank_plugins.types import TextLimits
 
 __all__ = ["DIALECTS", "Dialect", "Template", "choose_dialect"]
 
@@ -42,6 +44,7 @@ class Dialect:
         truncate_field: Request field that permits truncating long texts.
         model: Whether the model is sent always, only if it is not the default, or never.
         instruction_field: Request field of the instruction, or None.
+        limit_fields: Attribute of `TextLimits` → request field.
         returns_log_odds: Whether scores are log-odds rather than probabilities.
         returns_details: Whether results have log-odds, truncation flags and spans, as our own service returns them.
         has_template: Whether the service always applies the model's prompt template.
@@ -63,6 +66,7 @@ class Dialect:
     truncate_field: str | None = None
     model: Literal["always", "named", "never"] = "always"
     instruction_field: str | None = None
+    limit_fields: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     returns_log_odds: bool = False
     returns_details: bool = False
     has_template: bool = False
@@ -86,7 +90,14 @@ class Dialect:
         return base + self.path
 
     def body(
-        self, query: str, documents: Sequence[str], *, model: str, instruction: str | None, template: Template
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        model: str,
+        instruction: str | None,
+        template: Template,
+        limits: TextLimits | None = None,
     ) -> dict[str, Any]:
         """Return the request as plain JSON types.
 
@@ -97,6 +108,10 @@ class Dialect:
             instruction: Definition of relevance; must be None if the dialect has no field for it.
             template: Side that applies the prompt. With "client", the service must not truncate, since it would cut
                 off the end of the prompt.
+            limits: Limits of the texts.
+
+        Raises:
+            InputError: The service knows no such limit.
         """
         body: dict[str, Any] = {"query": query, self.documents_field: list(documents), **self.constant_fields}
         if self.model == "always" or (self.model == "named" and model != DEFAULT_MODEL):
@@ -107,10 +122,24 @@ class Dialect:
             body[self.truncate_field] = template == "server"
         if instruction is not None and self.instruction_field is not None:
             body[self.instruction_field] = instruction
+        body |= self.limits_body(limits)
         if not self.nests_input:
             return body
         texts = {key: body.pop(key) for key in ("query", self.documents_field)}
         return {"model": body.pop("model"), "input": texts, "parameters": body}
+
+    def limits_body(self, limits: TextLimits | None) -> dict[str, int]:
+        """Return the request fields of limits. A service that reads no chunks has no field for `max_chunks`.
+
+        Raises:
+            InputError: The service knows no such limit.
+        """
+        given = {} if limits is None else {name: value for name, value in asdict(limits).items() if value}
+        for name in given.keys() - self.limit_fields.keys() - {"max_chunks"}:
+            raise InputError(
+                f"{name} cannot be sent in dialect {self.name!r}; remove it from the request's limits"
+            )
+        return {self.limit_fields[name]: value for name, value in given.items() if name in self.limit_fields}
 
 
 def _last_segment(url: str) -> str:
@@ -140,11 +169,22 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
                 constant_fields={"return_documents": False, "return_pairs": True},
                 model="named",
                 instruction_field="instruction",
+                limit_fields={
+                    "max_document_tokens": "max_tokens_per_doc",
+                    "max_query_tokens": "max_tokens_per_query",
+                    "max_length": "truncate_prompt_tokens",
+                    "max_chunks": "max_chunks_per_doc",
+                },
                 returns_details=True,
                 has_template=True,
                 takes_blanks=True,
             ),
-            Dialect(name="cohere", path="/v2/rerank", top_n_field="top_n"),
+            Dialect(
+                name="cohere",
+                path="/v2/rerank",
+                top_n_field="top_n",
+                limit_fields={"max_document_tokens": "max_tokens_per_doc"},
+            ),
             Dialect(
                 name="jina",
                 path="/v1/rerank",

@@ -169,6 +169,9 @@ class RemoteScorer:
         can_carry = self._dialect.instruction_field is not None or self._config.template == "client"
         if not can_carry and any(request.instruction is not None for request in requests):
             raise InputError(_no_instruction(self._dialect))
+        for limits in {request.limits for request in requests}:
+            if self._dialect.limits_body(limits) and self._config.template == "client":
+                raise InputError("limits cannot be used with template 'client'; use template 'server'")
 
     def _submit(
         self, requests: tuple[ScoreRequest, ...], deadline_s: float | None, priority: Priority
@@ -290,6 +293,7 @@ class RemoteScorer:
             model=self._config.model,
             instruction=texts[end] if len(texts) > end else None,
             template=self._config.template,
+            limits=batch.limits,
         )
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 

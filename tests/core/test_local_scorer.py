@@ -32,6 +32,7 @@ from qwen_rerank_plugins.types import (
     Priority,
     Scorer,
     ScoreRequest,
+    TextLimits,
 )
 from tests.core.checkpoints import Shape, with_demo_tokenizer, write_checkpoint
 from tests.core.texts import NASTY
@@ -217,6 +218,23 @@ def test_a_cached_score_is_not_computed_again(own: LocalScorer, monkeypatch: pyt
     assert gate.sequences == 4
     assert [score.cached for score in second] == [False, True, True, True]
     assert log_odds(second[1:]) == log_odds(first)
+
+
+def test_the_cache_never_mixes_limits(own: LocalScorer) -> None:
+    query, document = "what is a whale", "a whale is a mammal that lives in the sea " * 3
+    limits = [
+        None,
+        TextLimits(max_document_tokens=5),
+        TextLimits(max_query_tokens=2),
+        TextLimits(max_chunks=5),
+    ]
+    requests = [ScoreRequest(query, document, None, one) for one in limits]
+    first, second = own.score(requests), own.score(requests)
+    assert [score.cached for score in [*first, *second]] == [False] * 4 + [True] * 4
+    assert log_odds(first) == log_odds(second)
+    assert len(set(log_odds(first))) == 3, (
+        "a number of chunks changes nothing where nothing is read in chunks"
+    )
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ PUBLIC = [
     "Scorer",
     "Span",
     "TensorMismatchError",
+    "TextLimits",
     "Usage",
     "WorkerDiedError",
     "__version__",

@@ -46,7 +46,10 @@ REQUIRED = {
     "sglang": {"query", "documents"},
 }
 ALLOWED = {
-    "qwen": {"model", "instruction", "return_documents", "return_pairs"},
+    "qwen": {
+        *("model", "instruction", "return_documents", "return_pairs"),
+        *("max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens", "max_chunks_per_doc"),
+    },
     "cohere": {"top_n", "max_tokens_per_doc", "priority"},
     "jina": {"top_n", "return_documents"},
     "vllm": {"model", "top_n", "instruction", "truncate_prompt_tokens", "use_activation"},

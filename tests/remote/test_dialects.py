@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any, get_args
 
 import httpx
@@ -14,6 +15,7 @@ from qwen_rerank_plugins import (
     RemoteProtocolError,
     RerankConfig,
     ScoreRequest,
+    TextLimits,
     recipe,
 )
 from qwen_rerank_plugins.remote import RemoteScorer
@@ -249,6 +251,48 @@ def test_an_instruction_is_refused_where_there_is_none(dialect: str) -> None:
 
 
 # The template on the client's side.
+
+
+LIMITS = TextLimits(max_document_tokens=5, max_query_tokens=6, max_length=100, max_chunks=2)
+
+
+def test_limits_go_to_our_own_service_in_calls_of_their_own() -> None:
+    requests = [ScoreRequest("q", "0.1", None, limits) for limits in (LIMITS, None, LIMITS)]
+    first, second = (json.loads(one.content) for one in sent_by(config_of("qwen"), requests))
+    sent = {
+        "max_tokens_per_doc": 5,
+        "max_tokens_per_query": 6,
+        "truncate_prompt_tokens": 100,
+        "max_chunks_per_doc": 2,
+    }
+    assert sent.items() <= first.items()
+    assert (len(first["documents"]), len(second["documents"])) == (2, 1)
+    assert not sent.keys() & second.keys()
+
+
+@pytest.mark.parametrize("dialect", sorted(set(NAMES) - {"qwen"}))
+def test_a_limit_that_a_service_does_not_know_is_refused_by_its_name(dialect: str) -> None:
+    """But a service that reads no chunks reads no more than any number of them."""
+    for name, value in asdict(LIMITS).items():
+        request = ScoreRequest("q", "0.1", None, TextLimits(**{name: value}))
+        known = {
+            "max_chunks": "",
+            **({"max_document_tokens": "max_tokens_per_doc"} if dialect == "cohere" else {}),
+        }
+        if name in known:
+            (sent,) = sent_by(config_of(dialect), [request])
+            assert not known[name] or json.loads(sent.content)[known[name]] == value
+            continue
+        with pytest.raises(InputError, match=f"{name} cannot be sent in dialect '{dialect}'"):
+            sent_by(config_of(dialect), [request])
+
+
+def test_limits_and_a_prompt_made_here_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="limits cannot be used with template 'client'"):
+        sent_by(
+            config_of("cohere", template="client"),
+            [ScoreRequest("q", "0.1", None, TextLimits(max_document_tokens=5))],
+        )
 
 
 @pytest.mark.parametrize("dialect", ["cohere", "jina", "tei", "vllm", "voyage"])

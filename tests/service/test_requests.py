@@ -61,28 +61,42 @@ def test_a_threshold_that_is_no_probability_is_refused(service: RunningService, 
 
 
 LONG = " ".join(f"word{number}" for number in range(60))
-LIMITS = ("max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens")
+LIMITS = ("max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens", "max_chunks_per_doc")
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_a_token_limit_that_changes_nothing_is_accepted(service: RunningService, name: str) -> None:
-    values: list[Any] = [None, 0, -1, "0", 4096, "4096", 8192, 1 << 40, 512.0]
-    for value in values:
-        assert service.rank(documents=DOCUMENTS, **{name: value}).status_code == 200, value
+def test_no_limit_of_tokens_is_zero_null_or_minus_one(service: RunningService, name: str) -> None:
+    body: dict[str, Any] = {"query": LONG, "documents": [LONG], "return_pairs": True}
+    values: list[Any] = [None, 0, -1, "0", 4096, "4096", 1 << 40, 512.0]
+    answers = [service.rank(**body, **{name: value}).json()["pairs"] for value in values]
+    assert answers == [service.rank(**body).json()["pairs"]] * len(values)
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_a_token_limit_that_would_truncate_is_refused_by_its_name(service: RunningService, name: str) -> None:
+@pytest.mark.parametrize("name", LIMITS[:3])
+def test_longer_texts_are_truncated_to_the_limits_of_a_request(service: RunningService, name: str) -> None:
+    """The model-free scorer counts words; `truncate: false` refuses what a limit would truncate."""
     bodies: list[tuple[str, dict[str, Any]]] = [
-        ("/rerank", {"query": LONG, "documents": ["a fox", LONG]}),
-        ("/rerank", {"queries": ["fox", LONG], "documents": [["a fox"], [LONG]]}),
+        ("/rerank", {"query": LONG, "documents": ["a fox", LONG], "return_pairs": True}),
+        ("/rerank", {"queries": ["fox", LONG], "documents": [["a fox"], [LONG]], "return_pairs": True}),
         ("/score", {"text_1": LONG, "text_2": ["a fox", LONG]}),
     ]
+    limits = {name: 70 if name == "truncate_prompt_tokens" else 10}
     with service.client() as client:
         for path, body in bodies:
-            assert client.post(path, json=body | {name: 20_000}).status_code == 200
-            problem = assert_problem(client.post(path, json=body | {name: 10}), 422)
-            assert problem["message"].startswith(f"{name} is not supported: 10 tokens")
+            answer = client.post(path, json=body | limits)
+            assert answer.status_code == 200
+            flag = "query_truncated" if name == "max_tokens_per_query" else "truncated"
+            assert f'"{flag}":true' in answer.text
+            assert f'"{flag}":true' not in client.post(path, json=body).text
+            if flag == "truncated":
+                refused = client.post(path, json=body | limits | {"truncate": False})
+                assert "too long" in assert_problem(refused, 422)["message"]
+
+
+def test_a_limit_of_a_request_changes_the_text_that_is_scored(service: RunningService) -> None:
+    body: dict[str, Any] = {"query": "whale", "documents": ["a red fox and a whale", "whale"]}
+    scores = service.rank(**body, max_tokens_per_doc=3).json()["scores"]
+    assert scores == service.rank(query="whale", documents=["a red fox", "whale"]).json()["scores"]
 
 
 @pytest.mark.parametrize("value", [-2, "ten", True, 1.5])

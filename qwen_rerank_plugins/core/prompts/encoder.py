@@ -17,12 +17,14 @@ from qwen_rerank_plugins.core.prompts.families import Piece, PromptFamily
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from qwen_rerank_plugins.core.sequences import Segment, TokenIds
 from qwen_rerank_plugins.errors import InputError, InstructionTooLongError
-from qwen_rerank_plugins.types import ScoreRequest, Span
+from qwen_rerank_plugins.types import ScoreRequest, Span, TextLimits
 
 __all__ = ["EncodedPair", "PromptEncoder", "TokenLimits"]
 
 CLIP_CHARACTERS_PER_TOKEN = 8
 """Before tokenisation a text is clipped to this many characters per token that it may have."""
+
+_NO_LIMITS = TextLimits()
 
 CLIP_MARGIN_TOKENS = 16
 """Tokens beyond the limit that a clipped text must have: a clip inside a word changes the last ones."""
@@ -30,7 +32,7 @@ CLIP_MARGIN_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class TokenLimits:
-    """Limits in tokens.
+    """Limits of all pairs in tokens.
 
     Attributes:
         max_length: The whole prompt.
@@ -69,22 +71,27 @@ class EncodedPair:
 
 @dataclass(frozen=True, slots=True)
 class _QueryPrefix:
-    """What the pairs of one query and instruction share; `budget` is the maximum tokens of a document."""
+    """What the pairs of one query, instruction and limits share; `budget` is the maximum tokens of a document."""
 
     head: Segment | None
     values: Mapping[str, str]
     query_truncated: bool
     budget: int
+    max_chunks: int | None
     warnings: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class _DocumentTail:
-    """A text in the document's place, where the document begins in the caller's string, and the text's token ids."""
+    """A text in the document's place, where the document begins in the caller's string, and the text's token ids.
+
+    `is_cut`: the text is not the whole document. `truncated`: not the whole text was tokenised.
+    """
 
     prefix: _QueryPrefix
     text: str
     offset: int
+    is_cut: bool
     warnings: tuple[str, ...]
     span: Span | None = None
     ids: TokenIds = ()
@@ -128,26 +135,27 @@ class PromptEncoder:
         """Return the prompts of all pairs, in input order.
 
         Raises:
-            InstructionTooLongError: An instruction leaves no room for query and document.
+            InstructionTooLongError: Instruction, query and template leave no room for a document.
             InputError: A request has an instruction, but the family takes none.
         """
-        prefixes: dict[tuple[str, str | None], _QueryPrefix] = {}
-        for request in requests:
-            key = (request.query, request.instruction)
-            if key not in prefixes:
-                prefixes[key] = self._prefix(*key)
+        prefixes: dict[tuple[str, str | None, TextLimits | None], _QueryPrefix] = {}
         tails = []
         for request in requests:
+            key = (request.query, request.instruction, request.limits)
+            if key not in prefixes:
+                prefixes[key] = self._prefix(request.query, request.instruction, request.limits or _NO_LIMITS)
             document = self._cleaner.clean(request.document, "document")
-            prefix = prefixes[request.query, request.instruction]
-            warnings = tuple(dict.fromkeys(prefix.warnings + document.warnings))
-            tails.append(_DocumentTail(prefix, document.text, document.offset, warnings))
+            warnings = tuple(dict.fromkeys(prefixes[key].warnings + document.warnings))
+            text, is_cut = document.text, False
+            if request.limits is not None and request.limits.max_document_tokens is not None:
+                text, is_cut = self._truncate(text, request.limits.max_document_tokens)
+            tails.append(_DocumentTail(prefixes[key], text, document.offset, is_cut, warnings))
         self._tokenize_tails(tails)
         if self.limits.long_documents == "truncate":
             return [self._pair([tail]) for tail in tails]
         return self._encode_chunks(tails)
 
-    def _prefix(self, query: str, instruction: str | None) -> _QueryPrefix:
+    def _prefix(self, query: str, instruction: str | None, limits: TextLimits) -> _QueryPrefix:
         if instruction is not None and not self.family.takes_instruction:
             length = len(instruction)  # the text stays out of the message, which reaches logs and clients
             raise InputError(
@@ -156,7 +164,8 @@ class PromptEncoder:
             )
         cleaned = self._cleaner.clean(query, "query")
         warnings = cleaned.warnings
-        query, query_truncated = self._truncate_query(cleaned.text)
+        max_query_tokens = _lower(self.limits.max_query_tokens, limits.max_query_tokens)
+        query, query_truncated = self._truncate(cleaned.text, max_query_tokens)
         values = {"query": query}
         choices = (cleaned.instruction, instruction, self.family.default_instruction)
         instruction = next((choice for choice in choices if choice is not None), None)
@@ -166,30 +175,30 @@ class PromptEncoder:
             warnings += cleaned.warnings
         root = self._segment_ids(self.family.root, values)
         prefix = self._segment_ids(self.family.query, values)
-        budget = self.limits.max_length - len(root) - len(prefix) - self._num_fixed_tokens
+        max_length = _lower(self.limits.max_length, limits.max_length)
+        budget = max_length - len(root) - len(prefix) - self._num_fixed_tokens
         if budget < 1:
             num_tokens = len(root) + len(prefix) + self._num_fixed_tokens
             raise InstructionTooLongError(
                 f"instruction, query and template take {num_tokens} tokens (the instruction and the text before it "
-                f"{len(root)}) and leave no room for a document; max_length is {self.limits.max_length}. Shorten the "
+                f"{len(root)}) and leave no room for a document; max_length is {max_length}. Shorten the "
                 f"instruction or raise max_length"
             )
         head = Segment.after(None, root, prefix) if root or prefix else None
-        return _QueryPrefix(head, values, query_truncated, budget, warnings)
+        return _QueryPrefix(head, values, query_truncated, budget, limits.max_chunks, warnings)
 
-    def _truncate_query(self, query: str) -> tuple[str, bool]:
-        """Return the query, truncated to its limit, and whether it was truncated."""
-        max_tokens = self.limits.max_query_tokens
-        if len(query.encode("utf-8")) <= max_tokens:  # a token has at least one byte
-            return query, False
+    def _truncate(self, text: str, max_tokens: int) -> tuple[str, bool]:
+        """Return a text, truncated to a number of tokens, and whether it was truncated."""
+        if len(text.encode("utf-8")) <= max_tokens:  # a token has at least one byte
+            return text, False
         limit = CLIP_CHARACTERS_PER_TOKEN
         while True:
-            clipped = clip_at_token_boundary(query, limit * (max_tokens + CLIP_MARGIN_TOKENS))
+            clipped = clip_at_token_boundary(text, limit * (max_tokens + CLIP_MARGIN_TOKENS))
             offsets = self._tokenizer.token_offsets(clipped)
-            if len(clipped) == len(query) or len(offsets) > max_tokens + CLIP_MARGIN_TOKENS:
+            if len(clipped) == len(text) or len(offsets) > max_tokens + CLIP_MARGIN_TOKENS:
                 break
             limit *= 4
-        return (query[: offsets[max_tokens]], True) if len(offsets) > max_tokens else (query, False)
+        return (text[: offsets[max_tokens]], True) if len(offsets) > max_tokens else (text, False)
 
     def _segment_ids(self, pieces: Sequence[Piece], values: Mapping[str, str]) -> TokenIds:
         """Return the concatenated ids of the pieces of a shared segment."""
@@ -239,7 +248,7 @@ class PromptEncoder:
         return EncodedPair(
             prompts=tuple(prompts),
             spans=tuple(tail.span for tail in tails),
-            truncated=any(tail.truncated or len(tail.ids) > tail.prefix.budget for tail in tails),
+            truncated=any(t.is_cut or t.truncated or len(t.ids) > t.prefix.budget for t in tails),
             query_truncated=tails[0].prefix.query_truncated,
             warnings=tails[0].warnings,
         )
@@ -255,7 +264,15 @@ class PromptEncoder:
         if len(tail.ids) <= limit and not tail.truncated:
             return [tail]
         spans = chunk_spans(tail.text, self._tokenizer, limit, min(self.limits.chunk_overlap, limit // 2))
+        kept = spans[: tail.prefix.max_chunks]
+        is_cut = tail.is_cut or len(kept) < len(spans)
         return [
-            replace(tail, text=tail.text[start:end], span=(start + tail.offset, end + tail.offset))
-            for start, end in spans
+            replace(
+                tail, text=tail.text[start:end], span=(start + tail.offset, end + tail.offset), is_cut=is_cut
+            )
+            for start, end in kept
         ] or [tail]
+
+
+def _lower(limit: int, other: int | None) -> int:
+    return limit if other is None else min(limit, other)

@@ -82,14 +82,12 @@ async def _rank(
             instruction=request.instruction,
             deadline_s=state.settings.request_timeout_s,
             priority=priority,
+            limits=request.limits,
         )
     context.num_tokens = sum(result.usage.num_tokens for result in results)
     _record_usage(state.metrics, results, context.num_tokens)
     if not request.allow_truncation:
         _reject_truncated(results)
-    _check_token_limits(
-        request, results, state.lifecycle.loaded_info.get("max_length") or state.config.max_length
-    )
     warnings = [REPAIRED_TEXT] * is_repaired + [warning for result in results for warning in result.warnings]
     for warning in (unique_warnings := tuple(dict.fromkeys(warnings))):
         state.metrics.warnings.labels(warning).inc()
@@ -121,21 +119,3 @@ def _reject_truncated(results: list[RerankResult]) -> None:
                 raise BodyError(
                     f"{place} {index} is too long and would be truncated; shorten it or permit truncation"
                 )
-
-
-def _check_token_limits(request: RankingRequest, results: list[RerankResult], max_length: int) -> None:
-    """Reject a request with a token limit that would have truncated something; the core has no such limit per request.
-
-    A token has at least one byte and is counted in its pair, so both numbers are upper bounds.
-    """
-    for name, limit in request.token_limits.items():
-        if limit >= max_length:
-            continue
-        for query, documents, result in zip(request.queries, request.documents, results, strict=True):
-            for index, (document, score) in enumerate(zip(documents, result.scores, strict=True)):
-                text = {"max_tokens_per_doc": document, "max_tokens_per_query": query}.get(name)
-                bounds = [] if text is None else [len(text.encode("utf-8", "surrogatepass"))]
-                if min([*bounds, score.num_tokens or limit + 1]) > limit:
-                    raise BodyError(
-                        f"{name} is not supported: {limit!r} tokens may truncate document {index} or its query; omit it"
-                    )

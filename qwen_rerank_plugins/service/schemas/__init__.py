@@ -31,12 +31,13 @@ from pydantic_core import core_schema
 from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas.cohere import CohereRequest
 from qwen_rerank_plugins.service.schemas.dashscope import DashScopeRequest
-from qwen_rerank_plugins.service.schemas.dialect import Dialect, Route, validated
+from qwen_rerank_plugins.service.schemas.dialect import Dialect, Route
 from qwen_rerank_plugins.service.schemas.documents import json_type
 from qwen_rerank_plugins.service.schemas.multi_query import MultiQueryRequest
 from qwen_rerank_plugins.service.schemas.opensearch import OpenSearchRequest
 from qwen_rerank_plugins.service.schemas.score import SPELLINGS
 from qwen_rerank_plugins.service.schemas.tei import TEIRequest
+from qwen_rerank_plugins.service.schemas.validation import validated
 from qwen_rerank_plugins.service.schemas.voyage import VoyageRequest
 from qwen_rerank_plugins.service.schemas.weaviate import WeaviateRequest
 

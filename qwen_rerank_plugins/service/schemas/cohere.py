@@ -41,7 +41,6 @@ class CohereRequest(dialect.SingleQuery, dialect.RawScores, dialect.TokenLimits)
     return_pairs: dialect.Flag = Field(
         default=None, description="Whether to add `pairs` to the answer; false by default."
     )
-    max_chunks_per_doc: dialect.Ignored = None
     priority: dialect.Ignored = None
 
     def _texts(self) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import enum
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import (
     AfterValidator,
@@ -21,15 +21,13 @@ from pydantic import (
     Field,
     PlainValidator,
     TypeAdapter,
-    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, json_type, texts_of
-from qwen_rerank_plugins.types import RerankResult
+from qwen_rerank_plugins.types import RerankResult, TextLimits
 
 __all__ = [
     "DOCUMENTS",
@@ -54,10 +52,7 @@ __all__ = [
     "SingleQuery",
     "Text",
     "TokenLimits",
-    "validated",
 ]
-
-T = TypeVar("T")
 
 
 class Route(enum.StrEnum):
@@ -105,7 +100,7 @@ class RankingRequest:
         model: Name of the requested model, or None.
         allow_truncation: Whether documents may be truncated; if False, a truncated document is an error.
         min_score: Lowest probability in the ranked lists; None for no threshold.
-        token_limits: Field of `TokenLimits` → its value.
+        limits: Limits of the texts, or None.
     """
 
     queries: tuple[str, ...]
@@ -115,7 +110,7 @@ class RankingRequest:
     model: str | None = None
     allow_truncation: bool = True
     min_score: float | None = None
-    token_limits: Mapping[str, int] = field(default_factory=dict)
+    limits: TextLimits | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -217,7 +212,7 @@ _TokenLimit = Annotated[
     int | None,
     PlainValidator(_read_token_limit),
     _number_schema("integer", "[0-9]{1,18}", minimum=-1),
-    Field(description="An error if it would truncate anything; no limit if null, 0 or -1."),
+    Field(description="Longer texts are truncated; no limit if null, 0 or -1."),
 ]
 Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
 
@@ -291,20 +286,32 @@ class ScoreLimit(Fields):
 
 
 class TokenLimits(Fields):
-    """The token limits of Cohere's and vLLM's requests, which the service checks instead of truncating."""
+    """The limits of Cohere's and vLLM's requests, in addition to the configured ones."""
 
     max_tokens_per_doc: _TokenLimit = None
     max_tokens_per_query: _TokenLimit = None
-    truncate_prompt_tokens: _TokenLimit = None
+    truncate_prompt_tokens: _TokenLimit = Field(
+        default=None, description="Tokens of the whole prompt; only the document is truncated."
+    )
+    max_chunks_per_doc: _TokenLimit = Field(
+        default=None, description="Chunks of a document, where long documents are read in chunks."
+    )
 
     @property
-    def token_limits(self) -> Mapping[str, int]:
-        """The limits that are set."""
-        given = [name for name in _TOKEN_LIMITS if name in self.model_fields_set]
-        return {name: value for name in given if (value := getattr(self, name)) is not None}
+    def limits(self) -> TextLimits | None:
+        """The limits, or None if none is set."""
+        if _LIMITS.isdisjoint(self.model_fields_set):
+            return None
+        limits = TextLimits(
+            max_document_tokens=self.max_tokens_per_doc,
+            max_query_tokens=self.max_tokens_per_query,
+            max_length=self.truncate_prompt_tokens,
+            max_chunks=self.max_chunks_per_doc,
+        )
+        return None if limits == TextLimits() else limits
 
 
-_TOKEN_LIMITS: Final = tuple(TokenLimits.model_fields)
+_LIMITS: Final = frozenset(TokenLimits.model_fields)
 
 
 class Dialect(Fields, ABC):
@@ -352,51 +359,8 @@ class SingleQuery(Instructed, ScoreLimit, Dialect):
             model=self.model,
             allow_truncation=self.truncate is not False,
             min_score=self.effective_min_score,
-            token_limits=self.token_limits if isinstance(self, TokenLimits) else {},
+            limits=self.limits if isinstance(self, TokenLimits) else None,
         )
 
     def _texts(self) -> tuple[str, ...]:
         return texts_of(self.documents, type(self).model_fields["documents"].alias or "documents")
-
-
-# Errors.
-
-_EXPECTED: Final = {
-    "list_type": "a list",
-    "model_type": "an object",
-    "string_pattern_mismatch": "a string with at least one visible character",
-    "string_type": "a string",
-    "too_short": "at least one item",
-}
-
-
-def validated(read: Callable[[Any], T], value: Any, place: str = "") -> T:
-    """Return a value, read by pydantic.
-
-    Args:
-        read: Validates the value.
-        value: A JSON value.
-        place: Its place in the body, for errors.
-
-    Raises:
-        BodyError: The value is invalid; with status 400 if a list is empty.
-    """
-    try:
-        return read(value)
-    except ValidationError as error:
-        raise _body_error(error, place) from None
-
-
-def _body_error(error: ValidationError, place: str) -> BodyError:
-    """Return one error with its place, the type of the value, and what to pass."""
-    # That there is nothing to rank comes first.
-    first = min(error.errors(include_url=False), key=lambda one: one["type"] != "too_short")
-    for part in first["loc"]:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
-    kind, value = first["type"], first["input"]
-    if kind not in _EXPECTED:
-        return BodyError(f"{place} {first['msg']}")
-    problems = {"string_pattern_mismatch": "is blank", "too_short": "is empty"}
-    wrong = "is missing" if value is None else f"has the wrong type: {json_type(value)}"
-    message = f"{place} {problems.get(kind, wrong)}; pass {_EXPECTED[kind]}"
-    return BodyError(message, status=400 if kind == "too_short" else 422)

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas import answers, dialect
 from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, texts_of
+from qwen_rerank_plugins.service.schemas.validation import validated
 from qwen_rerank_plugins.types import RerankResult
 
 __all__ = ["MultiQueryAnswer", "MultiQueryRequest"]
@@ -66,7 +67,7 @@ class MultiQueryRequest(
     def to_request(self) -> dialect.RankingRequest:
         """Return what to rank."""
         lists = {
-            place: dialect.validated(dialect.DOCUMENTS.validate_python, one, place)
+            place: validated(dialect.DOCUMENTS.validate_python, one, place)
             for place, one in self.lists.items()
         }
         if len(lists) != len(self.queries):
@@ -81,7 +82,7 @@ class MultiQueryRequest(
             model=self.model,
             allow_truncation=self.truncate is not False,
             min_score=self.effective_min_score,
-            token_limits=self.token_limits,
+            limits=self.limits,
         )
 
     def from_result(self, outcome: dialect.Outcome) -> MultiQueryAnswer:

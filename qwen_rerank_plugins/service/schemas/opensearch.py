@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 
 from qwen_rerank_plugins.service.schemas import answers, dialect
 from qwen_rerank_plugins.service.schemas.documents import texts_of
+from qwen_rerank_plugins.service.schemas.validation import validated
 
 __all__ = ["OpenSearchAnswer", "OpenSearchRequest"]
 
@@ -63,9 +64,7 @@ class OpenSearchRequest(dialect.RawScores, dialect.Dialect):
         search = self.search
         key = "query" if search.query_text is None and search.query is not None else "query_text"
         return dialect.RankingRequest(
-            queries=(
-                dialect.validated(dialect.QUERY.validate_python, getattr(search, key), f"search.{key}"),
-            ),
+            queries=(validated(dialect.QUERY.validate_python, getattr(search, key), f"search.{key}"),),
             documents=(texts_of(self.documents, "documents", self.rank_fields or ()),),
             instruction=self.instruction if search.instruction is None else search.instruction,
             model=self.model,

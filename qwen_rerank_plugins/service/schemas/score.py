@@ -79,7 +79,7 @@ class ScoreRequest(dialect.Instructed, dialect.RawScores, dialect.TokenLimits, d
             instruction=self.effective_instruction,
             model=self.model,
             allow_truncation=self.truncate is not False,
-            token_limits=self.token_limits,
+            limits=self.limits,
         )
 
     def from_result(self, outcome: dialect.Outcome) -> ScoreAnswer:

@@ -122,7 +122,7 @@ def test_each_wrapped_text_is_warned_of_alone_and_scored_as_it_is(
 ) -> None:
     texts_ = [QUERY, DOCUMENT]
     texts_[part] = str(WRAPPINGS[wrapping][part])
-    request = ScoreRequest(*texts_)
+    request = ScoreRequest(texts_[0], texts_[1])
     warned, off = encode(qwen, request), encode(qwen, request, unwrap="off")
     assert (warned.warnings, off.warnings) == ((TEMPLATE_IN_TEXT,), ())
     assert prompt_ids(warned) == prompt_ids(off)
@@ -243,8 +243,8 @@ def test_lone_surrogates_are_replaced_one_for_one_and_marked(qwen: PromptTokeniz
     plain = encode(qwen, ScoreRequest(mended, mended, mended))
     assert plain.warnings == ()
     for part in range(3):
-        request = ScoreRequest(*(broken if number == part else mended for number in range(3)))
-        pair = encode(qwen, request)
+        query, document, instruction = (broken if number == part else mended for number in range(3))
+        pair = encode(qwen, ScoreRequest(query, document, instruction))
         assert (prompt_ids(pair), pair.warnings) == (prompt_ids(plain), (REPAIRED_TEXT,))
 
 

@@ -39,13 +39,6 @@ def _pairs(left: Any, right: Any) -> bool:
     return len(left) == (len(right) if isinstance(right, list) else 1)
 
 
-def truncates_nothing(body: Any) -> bool:
-    """Whether no token limit of a body can matter; a limit that would truncate a text is an error."""
-    names = ("max_tokens_per_doc", "max_tokens_per_query", "truncate_prompt_tokens")
-    values = [str(body.get(name)) for name in names] if isinstance(body, dict) else []
-    return not any(value.isdigit() and 0 < int(value) < 10_000 for value in values)
-
-
 def has_no_media(value: Any) -> bool:
     """Whether no field at any depth is an image, a video or audio; the schema describes only the plainest of them."""
     if isinstance(value, dict):
@@ -55,7 +48,7 @@ def has_no_media(value: Any) -> bool:
 
 def is_judged(body: Any) -> bool:
     """Whether the schema says exactly if a body is accepted."""
-    return belongs_together(body) and truncates_nothing(body) and has_no_media(body)
+    return belongs_together(body) and has_no_media(body)
 
 
 @schemathesis.hook
