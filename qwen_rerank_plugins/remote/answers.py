@@ -19,6 +19,7 @@ __all__ = ["AnswerError", "ParsedAnswer", "parse_answer"]
 
 _MAX_MODEL_CHARS = 200
 MAX_SHOWN_INDEX = 10**9
+MAX_WARNINGS, MAX_WARNING_CHARS = 10, 200
 _ROUNDING = 1e-6  # 16-bit floats and rounded sums may leave [0, 1] by this much
 
 
@@ -125,6 +126,7 @@ def _score(dialect: Dialect, item: Mapping[str, Any], index: int, document: str)
         query_truncated=_flag(item, "query_truncated", index),
         span=_span(item.get("span"), index, document),
         num_tokens=_count(item, "num_tokens", index),
+        warnings=_warnings(item.get("warnings", []), index),
     )
 
 
@@ -163,6 +165,12 @@ def _span(value: Any, index: int, document: str) -> Span | None:
         if 0 <= start <= end <= len(document):
             return start, end
     raise AnswerError(f"holds a span of document {index} that is outside the document")
+
+
+def _warnings(value: Any, index: int) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(one[:MAX_WARNING_CHARS] for one in value[:MAX_WARNINGS])
+    raise AnswerError(f"holds warnings of document {index} that are not a list of strings")
 
 
 def _kind(value: Any) -> str:

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Self
 
 import httpx
@@ -19,7 +20,7 @@ from pydantic import SecretStr
 
 from qwen_rerank_plugins.config import RerankConfig, resolve_api_key
 from qwen_rerank_plugins.errors import ClosedError, ConfigurationError, DeadlineExceededError, InputError
-from qwen_rerank_plugins.recipe import replace_surrogates
+from qwen_rerank_plugins.recipe import REPAIRED_TEXT, replace_surrogates
 from qwen_rerank_plugins.remote import failures, prompts
 from qwen_rerank_plugins.remote.answers import AnswerError, ParsedAnswer, parse_answer
 from qwen_rerank_plugins.remote.batching import Batch, make_batches
@@ -225,7 +226,7 @@ class RemoteScorer:
             reason = "is llama.cpp's, whose scores are probabilities; set dialect to 'llamacpp'"
             raise self._protocol_error(reason, b"", texts)
         try:
-            return parse_answer(self._dialect, answer.body, batch.documents)
+            return _marked(parse_answer(self._dialect, answer.body, batch.documents), batch)
         except AnswerError as error:
             raise self._protocol_error(str(error), answer.body, texts) from None
 
@@ -296,6 +297,21 @@ class RemoteScorer:
             limits=batch.limits,
         )
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _marked(answer: ParsedAnswer, batch: Batch) -> ParsedAnswer:
+    """Add a warning to the scores of texts with lone surrogates, which were replaced before they were sent."""
+    repaired = [batch.query, batch.instruction or "", *batch.documents]
+    if all(text.isascii() or replace_surrogates(text) == text for text in repaired):
+        return answer
+    shared = any(replace_surrogates(text) != text for text in repaired[:2])
+    scores = tuple(
+        replace(score, warnings=tuple(dict.fromkeys((*score.warnings, REPAIRED_TEXT))))
+        if shared or replace_surrogates(document) != document
+        else score
+        for score, document in zip(answer.scores, batch.documents, strict=True)
+    )
+    return replace(answer, scores=scores)
 
 
 def _require_base_url(config: RerankConfig) -> str:

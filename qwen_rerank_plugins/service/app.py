@@ -142,7 +142,13 @@ def _middleware(state: AppState) -> list[Middleware]:
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST", *(["DELETE"] if settings.jobs_folder is not None else [])],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id"],
-            expose_headers=["Content-Disposition", "Location", "Retry-After", "X-Request-Id"],
+            expose_headers=[
+                "Content-Disposition",
+                "Location",
+                "Retry-After",
+                "X-Request-Id",
+                "X-Rerank-Warnings",
+            ],
         )
         outer.append(cors)
     return [*outer, Middleware(ErrorMiddleware), Middleware(AuthMiddleware, keys=state.keys, hosts=hosts)]

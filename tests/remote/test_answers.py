@@ -200,6 +200,8 @@ def test_another_shape_is_refused(dialect: str, value: Any, message: str) -> Non
         ({"span": "0-2"}, "a span of document 0"),
         ({"num_tokens": -1}, "a num_tokens of document 0"),
         ({"num_tokens": 1.5}, "a num_tokens of document 0"),
+        ({"warnings": "one"}, "warnings of document 0 that are not a list of strings"),
+        ({"warnings": ["one", 2]}, "warnings of document 0 that are not a list of strings"),
     ],
 )
 def test_details_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:

@@ -211,6 +211,29 @@ def test_a_lone_surrogate_is_replaced_because_json_has_no_bytes_for_it() -> None
     assert (body["query"], body["documents"]) == ("q\ufffd", ["0.1 \ufffd中"])
 
 
+@pytest.mark.parametrize(
+    ("dialect", "broken"),
+    [
+        (dialect, broken)
+        for dialect in NAMES
+        for broken in ("query", "instruction", "document")
+        if broken != "instruction" or DIALECTS[dialect].instruction_field is not None
+    ],
+)
+def test_a_replaced_surrogate_is_marked(dialect: str, broken: str) -> None:
+    query, instruction, document = (
+        f"0.1 {name}\ud83d" if name == broken else "0.1" for name in ("query", "instruction", "document")
+    )
+    config = config_of(dialect)
+    transport = mocked(lambda request: answer(dialect, request.url.path, json.loads(request.content)))
+    scorer = RemoteScorer(config, transport=transport)
+    given = instruction if broken == "instruction" else None
+    scores = scorer.score([ScoreRequest(query, document, given), ScoreRequest(query, "0.2", given)])
+    scorer.close()
+    first = (recipe.REPAIRED_TEXT,)
+    assert [score.warnings for score in scores] == [first, () if broken == "document" else first]
+
+
 # Instructions.
 
 

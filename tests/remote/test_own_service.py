@@ -65,7 +65,7 @@ def test_our_own_dialect_loses_nothing() -> None:
         "a": PairScore(0.75, 1.0986122886681098, truncated=True, num_tokens=7),
         "bcd": PairScore(0.5, 0.0, query_truncated=True, span=(1, 3), num_tokens=9),
         "c": PairScore(1.0, 44.5),
-        "d": PairScore(0.25, None),
+        "d": PairScore(0.25, None, warnings=("first", "second")),
     }
     remote = remote_over(FakeScorer(lambda request: known[request.document]), "qwen")
     scores = remote.score([ScoreRequest("q", document) for document in known])

@@ -495,5 +495,7 @@ def test_half_an_emoji_is_repaired_and_the_answer_says_so(service: RunningServic
     assert answer.status_code == many.status_code == 200
     assert answer.json()["results"][0]["index"] == 1
     assert answer.json()["meta"]["warnings"] == many.json()["warnings"] == [REPAIRED_TEXT]
+    assert answer.headers["x-rerank-warnings"] == REPAIRED_TEXT
     assert "warnings" not in plain.json()["meta"]
+    assert "x-rerank-warnings" not in plain.headers
     assert f'rerank_text_warnings_total{{warning="{REPAIRED_TEXT}"}}' in metrics

@@ -57,12 +57,12 @@ async def rank(request: Request, route: Route) -> Response:
                 state.lifecycle.report_error(error)
                 raise
             slot.scored = True
-    return Response(answer, media_type="application/json")
+    return answer
 
 
 async def _rank(
     state: AppState, context: RequestContext, route: Route, body: bytearray, priority: Priority
-) -> bytes:
+) -> Response:
     def parse() -> tuple[Dialect, RankingRequest, bool]:
         value, is_repaired = parse_json(body)
         dialect = read_request(route, value)
@@ -101,7 +101,10 @@ async def _rank(
             warnings=unique_warnings,
         )
         size = len(body) + BYTES_PER_PAIR * request.num_pairs
-        return await state.if_large(size, lambda: dump_json(dialect.from_result(outcome)))
+        answer = await state.if_large(size, lambda: dump_json(dialect.from_result(outcome)))
+    # Not every dialect has a place for warnings.
+    headers = {"X-Rerank-Warnings": "; ".join(unique_warnings)} if unique_warnings else None
+    return Response(answer, headers=headers, media_type="application/json")
 
 
 def _record_usage(metrics: Metrics, results: list[RerankResult], num_tokens: int) -> None:

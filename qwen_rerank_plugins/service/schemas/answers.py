@@ -78,6 +78,9 @@ class Details(TypedDict):
         Annotated[list[Natural], Field(min_length=2, max_length=2)] | None,
         Field(description="Start and end of the best passage, in characters of the ranked text."),
     ]
+    warnings: NotRequired[
+        Annotated[list[str], Field(description="What was wrong with the pair's texts; absent if nothing.")]
+    ]
 
 
 class Pair(Details):
@@ -158,12 +161,15 @@ def score_of(scored: RankedDocument | PairScore, *, raw: bool = False) -> float 
 
 def details(scored: RankedDocument | PairScore) -> Details:
     """Return the details of a pair in addition to its score."""
-    return {
+    found: Details = {
         "log_odds": None if scored.log_odds is None else wire_number(scored.log_odds),
         "truncated": scored.truncated,
         "query_truncated": scored.query_truncated,
         "span": None if scored.span is None else list(scored.span),
     }
+    if scored.warnings:
+        found["warnings"] = list(scored.warnings)
+    return found
 
 
 def in_input_order(results: Sequence[RerankResult]) -> list[RankedDocument]:
