@@ -15,6 +15,10 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("busy", deadline=None)  # an example may take seconds on a busy machine
+settings.load_profile("busy")
 
 # A shell starts what it runs in the background with interrupts ignored, and children inherit that; tests send some.
 signal.signal(signal.SIGINT, signal.default_int_handler)

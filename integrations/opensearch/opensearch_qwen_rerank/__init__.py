@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opensearch_qwen_rerank.client import AsyncClientSideReranker, ClientSideReranker
     from opensearch_qwen_rerank.cluster import Cluster, connect
     from opensearch_qwen_rerank.destroy import plan_destroy
+    from opensearch_qwen_rerank.lock import locked
     from opensearch_qwen_rerank.plan import Plan, plan_apply
     from opensearch_qwen_rerank.settings import OpenSearchSettings
     from opensearch_qwen_rerank.verification import VerificationReport, verify
@@ -40,6 +41,7 @@ __all__ = [
     "VerificationReport",
     "__version__",
     "connect",
+    "locked",
     "plan_apply",
     "plan_destroy",
     "verify",
@@ -53,6 +55,7 @@ _LAZY = {
     "Plan": "opensearch_qwen_rerank.plan",
     "VerificationReport": "opensearch_qwen_rerank.verification",
     "connect": "opensearch_qwen_rerank.cluster",
+    "locked": "opensearch_qwen_rerank.lock",
     "plan_apply": "opensearch_qwen_rerank.plan",
     "plan_destroy": "opensearch_qwen_rerank.destroy",
     "verify": "opensearch_qwen_rerank.verification",

@@ -7,8 +7,11 @@ from __future__ import annotations
 import enum
 import json
 import sys
+import time
+from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -121,8 +124,9 @@ def apply(
     """
     with report_errors(PROGRAM, debug=debug):
         settings, cluster, key = _connect(given, config)
-        planned = _plan_apply(settings, cluster, key, force=force)
-        _run_plan(planned, cluster, output, dry_run=dry_run)
+        with _lock(cluster, dry_run=dry_run):
+            planned = _plan_apply(settings, cluster, key, force=force)
+            _run_plan(planned, cluster, output, dry_run=dry_run)
 
 
 @app.command()
@@ -137,6 +141,12 @@ def verify(
         str | None,
         typer.Option(help="JSON file with the body of that search; - for standard input.", metavar="FILE"),
     ] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0, help="Repeat every so many seconds, one line each, until Ctrl-C.", metavar="SECONDS"
+        ),
+    ] = None,
     output: Format = OutputFormat.TEXT,
     config: Config = None,
     debug: Debug = False,
@@ -144,11 +154,13 @@ def verify(
     r"""Rank two texts with the model and with the pipeline, and show the duration of each stage.
 
     Creates an index for the two texts and removes it. Exits with 1 and the cause if the pipeline does not rerank.
+    With --watch it continues after a failure, and exits with 1 if there was any.
 
     \b
     Examples:
       opensearch-qwen-rerank verify --cluster http://localhost:9200
       opensearch-qwen-rerank verify --index books --search search.json
+      opensearch-qwen-rerank verify --watch 60
     """
     with report_errors(PROGRAM, debug=debug):
         from opensearch_qwen_rerank import display
@@ -158,6 +170,10 @@ def verify(
             raise ConfigurationError("--index and --search must be given together. Add the missing one.")
         settings, cluster, _ = _connect(given, config)
         console = make_console(stderr=True)
+        if watch is not None:
+            if index is not None:
+                raise ConfigurationError("--watch and --index exclude each other. Remove one.")
+            _watch(cluster, settings, watch, output)
         body = None if search is None else _read_search(search)
         report = run_verification(
             cluster,
@@ -197,8 +213,9 @@ def destroy(
         from opensearch_qwen_rerank.destroy import plan_destroy
 
         settings, cluster, _ = _connect(given, config)
-        planned = plan_destroy(cluster, settings, force=force)
-        _run_plan(planned, cluster, output, dry_run=dry_run)
+        with _lock(cluster, dry_run=dry_run):
+            planned = plan_destroy(cluster, settings, force=force)
+            _run_plan(planned, cluster, output, dry_run=dry_run)
 
 
 def _connect(
@@ -209,8 +226,46 @@ def _connect(
     from qwen_rerank_plugins import load_config
 
     settings = OpenSearchSettings.from_config(load_config(config, overrides={"opensearch": given}))
+    if settings.cluster.startswith("https:") and not settings.verify_certs:
+        _warn(
+            "certificates are not verified (--no-verify-certs): anybody on the way can read and change everything."
+        )
     key = read_secret(settings, "service_key")
     return settings, connect(settings, secrets=[key]), key
+
+
+def _watch(
+    cluster: OpenSearchCluster, settings: OpenSearchSettings, interval_s: float, output: OutputFormat
+) -> NoReturn:
+    """Verify again and again, and print one line each."""
+    from opensearch_qwen_rerank.errors import OpenSearchError
+    from opensearch_qwen_rerank.verification import verify as run_verification
+
+    console, has_failed = make_console(), False
+    with suppress(KeyboardInterrupt):
+        while True:
+            moment, problem, took_ms = datetime.now(UTC).isoformat(timespec="seconds"), "", 0.0
+            try:
+                report = run_verification(cluster, settings)
+                took_ms = sum(stage.took_ms or 0.0 for stage in report.stages if stage.name == "model")
+            except OpenSearchError as error:
+                problem, has_failed = str(error), True
+            if output is OutputFormat.JSON:
+                typer.echo(
+                    json.dumps({"time": moment, "model_ms": round(took_ms, 1), "problem": problem or None})
+                )
+            elif problem:
+                console.print(f"{moment}  failed: {problem}", style="bold red", soft_wrap=True, markup=False)
+            else:
+                console.print(f"{moment}  reranks; model {took_ms:.0f} ms", style="green")
+            time.sleep(interval_s)
+    raise typer.Exit(1 if has_failed else 0)
+
+
+def _lock(cluster: OpenSearchCluster, *, dry_run: bool) -> AbstractContextManager[None]:
+    from opensearch_qwen_rerank.lock import locked
+
+    return nullcontext() if dry_run else locked(cluster)
 
 
 def _plan_apply(
@@ -238,13 +293,17 @@ def _run_plan(planned: Plan, cluster: OpenSearchCluster, output: OutputFormat, *
         return
     console = make_console(stderr=True)
     for warning in planned.warnings:
-        console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True)
+        _warn(warning)
     for step, took_ms in planned.run(cluster):
         display.print_step(step, took_ms, console)
     if output is OutputFormat.JSON:
         typer.echo(json.dumps(planned.to_json()))
     else:
         make_console().print(f"done: {len(planned.steps)} steps", style="bold green")
+
+
+def _warn(warning: str) -> None:
+    make_console(stderr=True).print(f"warning: {warning}", style="bold red", soft_wrap=True)
 
 
 def _read_search(path: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ __all__ = [
     "read_current_state",
     "read_default_pipelines",
     "read_indices_using",
+    "read_ownership",
+    "read_version",
 ]
 
 DEFAULT_PIPELINE: Final = "index.search.default_pipeline"
@@ -81,7 +83,7 @@ class CurrentState:
         processors: Kind of search processor → the types that every node has.
         settings: Settings of the cluster.
         ownership: The records that are stored in the settings.
-        resources: Kind → this pipeline's resources: the recorded one first, then by age. All but the first are duplicates.
+        resources: Kind → this pipeline's resources: the recorded ones first, in the order of the record, then by age.
         pipeline: The search pipeline of this name, whoever created it, or None.
     """
 
@@ -94,7 +96,7 @@ class CurrentState:
 
     @property
     def model(self) -> Resource | None:
-        """The model, or None."""
+        """The model in use, or None."""
         return next(iter(self.resources["model"]), None)
 
 
@@ -110,7 +112,7 @@ def read_current_state(cluster: Cluster, pipeline: str, name: str) -> CurrentSta
         ClusterError: The cluster cannot be reached, or refused a request.
         UnsupportedClusterError: The address is not an OpenSearch cluster.
     """
-    version = _read_version(cluster)
+    version = read_version(cluster)
     settings = _read_settings(cluster)
     ownership = Ownership.from_settings(settings.persistent)
     found = get_or_none(cluster, f"/_search/pipeline/{pipeline}")
@@ -124,7 +126,13 @@ def read_current_state(cluster: Cluster, pipeline: str, name: str) -> CurrentSta
     )
 
 
-def _read_version(cluster: Cluster) -> ClusterVersion:
+def read_version(cluster: Cluster) -> ClusterVersion:
+    """Read the version of the cluster.
+
+    Raises:
+        ClusterError: The cluster cannot be reached, or refused a request.
+        UnsupportedClusterError: The address is not an OpenSearch cluster.
+    """
     try:
         root = cluster.request("GET", "/")
     except ClusterError as error:
@@ -143,6 +151,15 @@ def _read_version(cluster: Cluster) -> ClusterVersion:
             f"this is not an OpenSearch cluster: {version.get('distribution') or 'Elasticsearch'!r}. {CHECK_ADDRESS}"
         )
     return ClusterVersion.parse(str(version.get("number")))
+
+
+def read_ownership(cluster: Cluster) -> Ownership:
+    """Read the records that are stored in the cluster's settings.
+
+    Raises:
+        ClusterError: The cluster cannot be reached, or refused a request.
+    """
+    return Ownership.from_settings(_read_settings(cluster).persistent)
 
 
 def _read_settings(cluster: Cluster) -> ClusterSettings:
@@ -168,35 +185,38 @@ def _read_resources(
     cluster: Cluster, pipeline: str, name: str, record: PipelineRecord | None
 ) -> dict[str, list[Resource]]:
     """Return the resources of each kind, including one that an interrupted `apply` created and did not record."""
-    ids = {} if record is None else record.ids
+    record = record or PipelineRecord()
     resources: dict[str, list[Resource]] = {}
-    may_exist = record is not None and (record.pending or not ids)
     for kind in RESOURCE_PATHS:
+        recorded = record.ids.get(kind, ())
+        may_exist = kind in record.creating[:1]
         for _ in range(MAX_SEARCHES if may_exist else 1):
-            resources[kind] = _find_resources(cluster, kind, pipeline, name, ids.get(kind))
-            if resources[kind] or not may_exist:
+            resources[kind] = _find_resources(cluster, kind, pipeline, name, recorded)
+            if not may_exist or any(one.id not in recorded for one in resources[kind]):
                 break
             time.sleep(SEARCH_INTERVAL_S)
-        # Kinds are created in this order: if one was not created, the following ones were not either.
-        may_exist = may_exist and bool(resources[kind])
     return resources
 
 
 def _find_resources(
-    cluster: Cluster, kind: str, pipeline: str, name: str, recorded_id: str | None
+    cluster: Cluster, kind: str, pipeline: str, name: str, recorded: Sequence[str]
 ) -> list[Resource]:
     path = f"/_plugins/_ml/{RESOURCE_PATHS[kind]}"
     body = {"query": {"match_phrase": {"name": name}}, "size": _MAX_HITS}
     hits = cluster.request("POST", f"{path}/_search", body)["hits"]["hits"]
-    ids = [recorded_id, *(hit["_id"] for hit in hits if hit["_source"].get("name") == name)]
+    ids = dict.fromkeys([*recorded, *(hit["_id"] for hit in hits if hit["_source"].get("name") == name)])
     resources = []
-    for resource_id in dict.fromkeys(one for one in ids if one is not None):
+    for resource_id in ids:
         # A search may still find what was deleted; a GET by id does not.
         found = get_or_none(cluster, f"{path}/{resource_id}")
         marker = None if found is None else parse_marker(found.get("description"))
         if marker is not None and marker[0] == pipeline:
             resources.append(Resource(resource_id, marker[1], found))
-    return sorted(resources, key=lambda one: (one.id != recorded_id, one.body.get("created_time", 0), one.id))
+    places = {one: place for place, one in enumerate(recorded)}
+    return sorted(
+        resources,
+        key=lambda one: (places.get(one.id, len(places)), one.body.get("created_time", 0), one.id),
+    )
 
 
 def read_default_pipelines(cluster: Cluster, index: str) -> dict[str, str | None] | None:

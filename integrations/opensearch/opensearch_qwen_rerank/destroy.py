@@ -15,11 +15,11 @@ from opensearch_qwen_rerank.current_state import (
 )
 from opensearch_qwen_rerank.errors import ForeignObjectError
 from opensearch_qwen_rerank.ownership import OriginalSetting, PipelineRecord, record_setting
-from opensearch_qwen_rerank.plan import OF_CLUSTER, default_pipeline_step, delete_resource, is_ours
+from opensearch_qwen_rerank.plan import OF_CLUSTER, default_pipeline_step, is_ours
 from opensearch_qwen_rerank.request_bodies import resource_name
 from opensearch_qwen_rerank.settings import OpenSearchSettings
 from opensearch_qwen_rerank.smoke_test import smoke_test_index
-from opensearch_qwen_rerank.steps import Plan, Step
+from opensearch_qwen_rerank.steps import Plan, Step, delete_resource
 
 __all__ = ["plan_destroy"]
 

@@ -19,7 +19,7 @@ _STYLES: Final = {
     "create": ("+", "green"),
     "update": ("~", "yellow"),
     "deploy": (">", "cyan"),
-    "undeploy": ("<", "cyan"),
+    "verify": ("?", "cyan"),
     "delete": ("-", "red"),
     "restore": ("<", "magenta"),
     "finish": ("=", "cyan"),
@@ -30,7 +30,7 @@ _MAX_VALUE = 160
 def print_plan(plan: Plan, console: Console) -> None:
     """Print the steps of a plan and what they change."""
     for warning in plan.warnings:
-        console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True)
+        console.print(f"warning: {warning}", style="bold red", soft_wrap=True)
     console.print(f"pipeline {plan.pipeline} on OpenSearch {plan.version}", style="bold")
     if not plan.steps:
         console.print("no changes: the cluster matches the settings", style="green")
@@ -80,7 +80,7 @@ def print_stage(stage: Stage, console: Console) -> None:
 def print_report(report: VerificationReport, console: Console) -> None:
     """Print the result of a verification, and both orders of the hits of the user's search."""
     for warning in report.warnings:
-        console.print(f"warning: {warning}", style="bold yellow", soft_wrap=True)
+        console.print(f"warning: {warning}", style="bold red", soft_wrap=True)
     if report.first_stage:
         table = Table("rank", "first stage", "reranked")
         rows = max(len(report.first_stage), len(report.reranked))

@@ -8,7 +8,7 @@ A record is written in the same request as the values that it describes, so neit
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,16 +46,20 @@ class PipelineRecord:
         shared_settings: Shared setting → the list entries that the pipeline needs, or true.
         replaced_defaults: Index → its default pipeline before this one; None if it had none.
         search_settings: The settings that `verify` needs: recipe, fields, query_path.
-        ids: Resource kind → the resource's id. A search by name may not find a new resource yet.
-        pending: A change was started and not finished. The model must be deployed again, and the first kind without an id
-            may still have a resource.
+        ids: Resource kind → the ids of its resources, the one in use first. A search by name may not find a new resource yet.
+        pending: A change was started and not finished.
+        creating: Resource kinds that the change still has to create, in this order. A resource of the first may exist, since
+            its id is recorded after its creation.
+        stale: Ids of models that were deployed with earlier shared settings, which they keep.
     """
 
     shared_settings: Mapping[str, Any] = field(default_factory=dict)
     replaced_defaults: Mapping[str, str | None] = field(default_factory=dict)
     search_settings: Mapping[str, Any] = field(default_factory=dict)
-    ids: Mapping[str, str] = field(default_factory=dict)
+    ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pending: bool = False
+    creating: Sequence[str] = ()
+    stale: Sequence[str] = ()
 
     def to_text(self) -> str:
         """Return the value of the setting."""
@@ -64,17 +68,27 @@ class PipelineRecord:
                 "shared": dict(self.shared_settings),
                 "indices": dict(self.replaced_defaults),
                 "about": dict(self.search_settings),
-                "ids": dict(self.ids),
+                "ids": {kind: list(ids) for kind, ids in self.ids.items()},
                 "pending": self.pending,
+                "creating": list(self.creating),
+                "stale": list(self.stale),
             },
             sort_keys=True,
         )
 
     @classmethod
     def from_text(cls, text: str) -> PipelineRecord:
-        """Read the value of the setting; records of earlier versions have no ids."""
+        """Read the value of the setting."""
         held = json.loads(text)
-        return cls(held["shared"], held["indices"], held["about"], held.get("ids", {}), held["pending"])
+        return cls(
+            shared_settings=held["shared"],
+            replaced_defaults=held["indices"],
+            search_settings=held["about"],
+            ids={kind: tuple(ids) for kind, ids in held["ids"].items()},
+            pending=held["pending"],
+            creating=tuple(held["creating"]),
+            stale=tuple(held["stale"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

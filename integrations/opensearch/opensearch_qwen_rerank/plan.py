@@ -1,18 +1,20 @@
 """Compares the settings with what the cluster has, and returns the steps from one to the other.
 
-The order of the steps keeps the cluster usable while they run and after an interruption. A record is written before the values
-that it describes change. Settings change before the model is deployed, since from 3.4 on a deployed model keeps the
-settings that it was deployed with. What is no longer needed is removed last.
+Searches are reranked while the steps run and after an interruption: a connector or a model is never changed, but a new one is
+created beside it, deployed and tried; then the pipeline switches to it in one request, and the old ones are removed. A record is
+written before the values that it describes change. Settings change before the model is deployed, since from 3.4 on a deployed
+model keeps the settings that it was deployed with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from opensearch_qwen_rerank import request_bodies, shared_settings
-from opensearch_qwen_rerank.cluster import NOT_FOUND, Cluster
+from opensearch_qwen_rerank import request_bodies, shared_settings, smoke_test
+from opensearch_qwen_rerank.cluster import Cluster
 from opensearch_qwen_rerank.current_state import (
     DEFAULT_PIPELINE,
     RESOURCE_PATHS,
@@ -21,24 +23,29 @@ from opensearch_qwen_rerank.current_state import (
     read_current_state,
     read_default_pipelines,
 )
-from opensearch_qwen_rerank.errors import ClusterError, ForeignObjectError, UnsupportedClusterError
+from opensearch_qwen_rerank.errors import (
+    ForeignObjectError,
+    OpenSearchError,
+    UnsupportedClusterError,
+    VerificationError,
+)
 from opensearch_qwen_rerank.ownership import SHARED_SETTINGS, OriginalSetting, PipelineRecord
+from opensearch_qwen_rerank.plan_warnings import plan_warnings
 from opensearch_qwen_rerank.settings import OpenSearchSettings
 from opensearch_qwen_rerank.steps import (
-    UNDEPLOYED_STATES,
     UNKNOWN_ID,
     Change,
     ExecutionContext,
     Plan,
     Step,
+    delete_resource,
+    deploy,
     diff,
-    undeploy,
-    wait_for_model,
     wait_for_task,
 )
 from qwen_rerank_plugins import ConfigurationError
 
-__all__ = ["OF_CLUSTER", "Plan", "default_pipeline_step", "delete_resource", "is_ours", "plan_apply"]
+__all__ = ["OF_CLUSTER", "Plan", "default_pipeline_step", "is_ours", "plan_apply"]
 
 OF_CLUSTER: Final = "of the cluster"
 
@@ -65,7 +72,8 @@ def plan_apply(
     wanted = _wanted_indices(cluster, current, settings, force=force)
     planner = _Planner(current, settings, service_key)
     steps = planner.steps(wanted, _dropped_indices(cluster, current, settings, wanted))
-    return Plan(settings.pipeline, str(current.version), tuple(steps), _warnings(settings), planner.ids)
+    warnings = plan_warnings(settings, planner.values)
+    return Plan(settings.pipeline, str(current.version), tuple(steps), warnings, planner.ids)
 
 
 class _Planner:
@@ -77,9 +85,30 @@ class _Planner:
         self.name = request_bodies.resource_name(settings)
         self.connector = request_bodies.connector_body(settings, current.version, service_key=service_key)
         self.group = request_bodies.model_group_body(settings)
-        self.ids = {kind: found[0].id for kind, found in current.resources.items() if found}
+        self.required = request_bodies.required_settings(settings, current.version)
+        self.values = shared_settings.extended_values(current.settings, self.required)
+        self.old = current.ownership.records.get(settings.pipeline, PipelineRecord())
+        models = [one.id for one in current.resources["model"]]
+        self.stale = tuple(models if self.values else (one for one in models if one in self.old.stale))
+        self.targets = self._find_targets()
+        self.ids = {kind: one.id for kind, one in self.targets.items()}
         self.pending_record = PipelineRecord()
         """The record while the steps run."""
+
+    def _find_targets(self) -> dict[str, Resource]:
+        """Return the resources that already are as the settings say, by kind."""
+        found = self.current.resources
+        connectors = [one for one in found["connector"] if not any(diff(one.body, self._shown_connector))]
+        targets = {"connector": connectors[0]} if connectors else {}
+        if found["model group"]:
+            targets["model group"] = found["model group"][0]
+        if len(targets) == len(RESOURCE_PATHS) - 1:
+            body = self._model_body({kind: one.id for kind, one in targets.items()})
+            compared = {"connector_id": body["connector_id"], "description": body["description"]}
+            for one in found["model"]:
+                if one.id not in self.stale and not any(diff(one.body, compared)):
+                    return {**targets, "model": one}
+        return targets
 
     def steps(
         self, wanted: Mapping[str, tuple[str | None, str | None]], dropped: Mapping[str, str | None]
@@ -90,41 +119,47 @@ class _Planner:
             wanted: Index that should have this default pipeline → its present one, and the one to restore later.
             dropped: Index that should no longer have it → the one to restore now.
         """
-        resources = [*self._connector_steps(), *self._group_steps()]
-        model = self._model_steps()
-        required = request_bodies.required_settings(self.settings, self.current.version)
-        values = shared_settings.extended_values(self.current.settings, required)
-        old = self.current.ownership.records.get(self.settings.pipeline, PipelineRecord())
-        deploys = bool(resources or model or values or old.pending or self._model_state != "DEPLOYED")
+        creating = tuple(kind for kind in RESOURCE_PATHS if kind not in self.ids)
+        resources = [*self._connector_steps(), *self._group_steps(), *self._model_steps()]
+        removals = self._removal_steps()
         replaced = {name: before for name, (_, before) in wanted.items()}
-        new = PipelineRecord(required, replaced, self._search_settings(), self.ids)
-        first, last = self._settings_steps(values, old, new, pending=deploys)
+        ids = {kind: (one,) for kind, one in self.ids.items()}
+        new = PipelineRecord(self.required, replaced, self._search_settings(), ids)
+        pending = replace(
+            new,
+            ids={kind: self._existing_ids(kind) for kind in RESOURCE_PATHS if self._existing_ids(kind)},
+            pending=bool(resources or removals),
+            creating=creating,
+            stale=self.stale,
+        )
+        first, last = self._settings_steps(new, pending)
         return [
             *first,
-            *(self._undeploy_steps() if deploys else []),
             *resources,
-            *model,
-            *self._duplicate_steps(),
-            *([Step("model", "deploy", self.name, _deploy)] if deploys else []),
             *self._pipeline_steps(),
             *self._index_steps(wanted, dropped),
+            *removals,
             *last,
         ]
 
-    @property
-    def _model_state(self) -> str:
-        model = self.current.model
-        return "" if model is None else str(model.body.get("model_state"))
+    def _existing_ids(self, kind: str) -> tuple[str, ...]:
+        """Return the ids of the resources of a kind, the target first."""
+        target = self.targets.get(kind)
+        found = [one.id for one in self.current.resources[kind] if target is None or one.id != target.id]
+        return tuple(found if target is None else [target.id, *found])
 
     def _search_settings(self) -> dict[str, Any]:
         chosen = self.settings
         return {"recipe": chosen.recipe, "fields": list(chosen.fields), "query_path": chosen.query_path}
 
-    def _settings_steps(
-        self, values: dict[str, Any], old: PipelineRecord, new: PipelineRecord, *, pending: bool
-    ) -> tuple[list[Step], list[Step]]:
+    def _settings_steps(self, new: PipelineRecord, pending: PipelineRecord) -> tuple[list[Step], list[Step]]:
         """Return the steps that write settings before all others, and those after all others."""
-        pipeline, ownership = self.settings.pipeline, self.current.ownership
+        pipeline, ownership, values, old = (
+            self.settings.pipeline,
+            self.current.ownership,
+            self.values,
+            self.old,
+        )
         persistent = self.current.settings.persistent
         effective = {name: self.current.settings.effective(name) for name in SHARED_SETTINGS}
         originals = {
@@ -134,10 +169,9 @@ class _Planner:
         }
         # While the steps run, the cluster has what the pipeline needed before and what it needs from now on.
         both = self.pending_record = replace(
-            new,
+            pending,
             shared_settings=_union(old.shared_settings, new.shared_settings),
             replaced_defaults={**old.replaced_defaults, **new.replaced_defaults},
-            pending=pending,
         )
         first, last = [], []
         if values or originals or both != old:
@@ -156,52 +190,42 @@ class _Planner:
         if obsolete or both != new:
             changes = shared_settings.setting_changes({**effective, **values}, obsolete)
             last.append(
-                Step("settings", "finish", OF_CLUSTER, lambda run: self._record(run, obsolete, new), changes)
+                Step("settings", "finish", OF_CLUSTER, lambda run: self._finish(run, obsolete, new), changes)
             )
         return first, last
 
-    def _record(self, context: ExecutionContext, values: Mapping[str, Any], record: PipelineRecord) -> None:
-        """Write settings, and the record with all ids that are known by now."""
-        record = replace(record, ids=dict(context.ids))
+    def _finish(self, context: ExecutionContext, values: Mapping[str, Any], record: PipelineRecord) -> None:
+        record = replace(record, ids={kind: (one,) for kind, one in context.ids.items()})
         _put_settings(context, shared_settings.settings_body(values, self.settings.pipeline, record))
 
     def _record_id(self, context: ExecutionContext, kind: str, resource_id: str) -> None:
         """Record the id of a new resource at once; an interruption would otherwise leave it to a search."""
         context.ids[kind] = resource_id
-        self._record(context, {}, self.pending_record)
+        record = self.pending_record
+        ids = {**record.ids, kind: (resource_id, *record.ids.get(kind, ()))}
+        creating = tuple(one for one in record.creating if one != kind)
+        record = self.pending_record = replace(record, ids=ids, creating=creating)
+        _put_settings(context, shared_settings.settings_body({}, self.settings.pipeline, record))
 
-    def _undeploy_steps(self) -> list[Step]:
-        model = self.current.model
-        if model is None or self._model_state in UNDEPLOYED_STATES:
-            return []
-        return [Step("model", "undeploy", self.name, lambda run: undeploy(run.cluster, model.id))]
+    @property
+    def _shown_connector(self) -> dict[str, Any]:
+        return {key: value for key, value in self.connector.items() if key != "credential"}
 
     def _connector_steps(self) -> list[Step]:
-        found = self.current.resources["connector"]
-        shown = {key: value for key, value in self.connector.items() if key != "credential"}
-        if not found:
-            return [Step("connector", "create", self.name, self._create_connector, _all_new(shown))]
-        changes = tuple(diff(found[0].body, shown))
-        if not changes:
+        if "connector" in self.ids:
             return []
-        path, model = f"/_plugins/_ml/connectors/{found[0].id}", self.current.model
-        model_id = None if model is None else model.id
-        return [
-            Step(
-                "connector",
-                "update",
-                self.name,
-                lambda run: run.send("PUT", path, self.connector, undeployed=model_id),
-                changes,
-            )
-        ]
+        found = self.current.resources["connector"]
+        changes = (
+            tuple(diff(found[0].body, self._shown_connector)) if found else _all_new(self._shown_connector)
+        )
+        return [Step("connector", "create", self.name, self._create_connector, changes)]
 
     def _create_connector(self, context: ExecutionContext) -> None:
         answer = context.send("POST", "/_plugins/_ml/connectors/_create", self.connector)
         self._record_id(context, "connector", answer["connector_id"])
 
     def _group_steps(self) -> list[Step]:
-        if self.current.resources["model group"]:
+        if "model group" in self.ids:
             return []
         return [Step("model group", "create", self.name, self._create_group, _all_new(self.group))]
 
@@ -217,15 +241,17 @@ class _Planner:
         )
 
     def _model_steps(self) -> list[Step]:
-        model = self.current.model
-        body = self._model_body(self.ids)
-        if model is None:
-            return [Step("model", "create", self.name, self._register_model, _all_new(body))]
-        compared = {"connector_id": body["connector_id"], "description": body["description"]}
-        changes = tuple(diff(model.body, compared))
-        if not changes:
-            return []
-        return [Step("model", "update", self.name, lambda run: self._update_model(run, model.id), changes)]
+        """Return the creation and the deployment of the model; before it replaces another one, it must answer."""
+        target, pipeline = self.targets.get("model"), self.current.pipeline
+        steps = []
+        if target is None:
+            changes = _all_new(self._model_body(self.ids))
+            steps.append(Step("model", "create", self.name, self._register_model, changes))
+        if target is None or target.body.get("model_state") != "DEPLOYED":
+            steps.append(Step("model", "deploy", self.name, lambda run: deploy(run, run.ids["model"])))
+        if pipeline is not None and (target is None or target.id not in json.dumps(pipeline)):
+            steps.append(Step("model", "verify", self.name, self._verify))
+        return steps
 
     def _register_model(self, context: ExecutionContext) -> None:
         answer = context.send("POST", "/_plugins/_ml/models/_register", self._model_body(context.ids))
@@ -233,17 +259,24 @@ class _Planner:
         model_id = answer.get("model_id") or wait_for_task(context.cluster, answer["task_id"])["model_id"]
         self._record_id(context, "model", model_id)
 
-    def _update_model(self, context: ExecutionContext, model_id: str) -> None:
-        body = self._model_body(context.ids)
-        changed = {"connector_id": body["connector_id"], "description": body["description"]}
-        context.send("PUT", f"/_plugins/_ml/models/{model_id}", changed, undeployed=model_id)
+    def _verify(self, context: ExecutionContext) -> None:
+        recipe, fields = self.settings.recipe, self.settings.fields
+        path, body = smoke_test.predict_request(recipe, context.ids["model"], fields)
+        try:
+            smoke_test.read_scores(recipe, context.cluster.request("POST", path, body))
+        except OpenSearchError as error:
+            raise VerificationError(
+                f"the new model does not rank, so the pipeline keeps its present one: {error} "
+                "Correct the cause and run `apply` again."
+            ) from error
 
-    def _duplicate_steps(self) -> list[Step]:
-        """Return the removal of duplicates, which a lost response may have left; models first."""
+    def _removal_steps(self) -> list[Step]:
+        """Return the removal of what was replaced, and of what a lost response left; models first."""
         return [
-            Step(kind, "delete", one.id, delete_resource(kind, one))
+            Step(kind, "delete", one.id, delete_resource(kind, one, drain=kind == "model"))
             for kind in reversed(RESOURCE_PATHS)
-            for one in self.current.resources[kind][1:]
+            for one in self.current.resources[kind]
+            if one.id != self.ids.get(kind)
         ]
 
     def _pipeline_steps(self) -> list[Step]:
@@ -358,37 +391,3 @@ def _union(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
 
 def _all_new(body: Mapping[str, Any]) -> tuple[Change, ...]:
     return tuple(Change(key, None, value) for key, value in body.items())
-
-
-def _deploy(context: ExecutionContext) -> None:
-    answer = context.send("POST", f"/_plugins/_ml/models/{context.ids['model']}/_deploy")
-    wait_for_task(context.cluster, answer["task_id"])
-    wait_for_model(context.cluster, context.ids["model"])
-
-
-def delete_resource(kind: str, one: Resource) -> Callable[[ExecutionContext], None]:
-    """Return a function that deletes a resource, a model after undeploying it; a missing one is no error."""
-    is_model = kind == "model"
-
-    def delete(context: ExecutionContext) -> None:
-        path = f"/_plugins/_ml/{RESOURCE_PATHS[kind]}/{one.id}"
-        try:
-            if is_model and one.body.get("model_state") not in UNDEPLOYED_STATES:
-                undeploy(context.cluster, one.id)
-            context.send("DELETE", path, undeployed=one.id if is_model else None)
-        except ClusterError as error:
-            if error.status != NOT_FOUND:
-                raise
-
-    return delete
-
-
-def _warnings(settings: OpenSearchSettings) -> tuple[str, ...]:
-    if settings.recipe == "rich" or len(settings.fields) == 1:
-        return ()
-    joined = "".join(settings.fields)
-    warning = (
-        f"the recipe 'simple' joins fields without a separator ({joined}). Use the recipe 'rich', "
-        "or one field that each search builds with script_fields."
-    )
-    return (warning,)

@@ -7,27 +7,30 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from opensearch_qwen_rerank.cluster import Cluster, get_or_none, send_with_retries
+from opensearch_qwen_rerank.cluster import NOT_FOUND, Cluster, get_or_none, send_with_retries
+from opensearch_qwen_rerank.current_state import RESOURCE_PATHS, Resource
 from opensearch_qwen_rerank.errors import ClusterError
 
 __all__ = [
-    "UNDEPLOYED_STATES",
     "UNKNOWN_ID",
     "Change",
     "ExecutionContext",
     "Plan",
     "Step",
+    "delete_resource",
+    "deploy",
     "diff",
-    "undeploy",
-    "wait_for_model",
     "wait_for_task",
 ]
 
 UNKNOWN_ID: Final = "(known after apply)"
 """Placeholder in a plan for the id of a resource that does not exist yet."""
 
-UNDEPLOYED_STATES: Final = {"REGISTERED", "UNDEPLOYED", "DEPLOY_FAILED"}
+_UNDEPLOYED_STATES: Final = {"REGISTERED", "UNDEPLOYED", "DEPLOY_FAILED"}
 """States of a model that is not deployed."""
+
+DRAIN_S = 2.0
+"""Pause before a model is removed that searches have just stopped to use."""
 
 DEPLOY_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.1
@@ -85,7 +88,7 @@ class ExecutionContext:
         if undeployed is None:
             return send_with_retries(self.cluster, method, path, body)
         return send_with_retries(
-            self.cluster, method, path, body, before_retry=lambda: undeploy(self.cluster, undeployed)
+            self.cluster, method, path, body, before_retry=lambda: _undeploy(self.cluster, undeployed)
         )
 
 
@@ -95,7 +98,7 @@ class Step:
 
     Attributes:
         resource: Kind of the resource: settings, connector, model group, model, pipeline, index.
-        action: The action: create, update, delete, deploy, undeploy, restore, finish.
+        action: The action: create, update, delete, deploy, verify, restore, finish.
         name: Name of the resource.
         changes: The values that change, as far as they can be shown.
         run: Carries out the action.
@@ -198,7 +201,7 @@ def wait_for_task(cluster: Cluster, task_id: str) -> Mapping[str, Any]:
         time.sleep(POLL_INTERVAL_S)
 
 
-def wait_for_model(cluster: Cluster, model_id: str) -> None:
+def _wait_for_model(cluster: Cluster, model_id: str) -> None:
     """Wait until a model's state is DEPLOYED; the task that deploys it may end before.
 
     Raises:
@@ -211,7 +214,7 @@ def wait_for_model(cluster: Cluster, model_id: str) -> None:
         time.sleep(POLL_INTERVAL_S)
 
 
-def undeploy(cluster: Cluster, model_id: str) -> None:
+def _undeploy(cluster: Cluster, model_id: str) -> None:
     """Undeploy a model, and wait until its state says so.
 
     The cluster answers before it writes the state, and a deployment or a search that began before may deploy the model
@@ -226,7 +229,7 @@ def undeploy(cluster: Cluster, model_id: str) -> None:
         if num_polls % _POLLS_PER_UNDEPLOY == 0:
             send_with_retries(cluster, "POST", f"/_plugins/_ml/models/{model_id}/_undeploy")
         state = _model_state(cluster, model_id)
-        if state is None or state in UNDEPLOYED_STATES:
+        if state is None or state in _UNDEPLOYED_STATES:
             return
         if time.monotonic() > end_s:
             raise ClusterError(f"the model is still deployed after {DEPLOY_TIMEOUT_S:.0f} s: {state!r}")
@@ -238,3 +241,39 @@ def _model_state(cluster: Cluster, model_id: str) -> str | None:
     """Return the state of a model, or None if it does not exist."""
     model: Mapping[str, Any] = get_or_none(cluster, f"/_plugins/_ml/models/{model_id}") or {}
     return model.get("model_state")
+
+
+def deploy(context: ExecutionContext, model_id: str) -> None:
+    """Deploy a model, and wait until it is deployed.
+
+    Raises:
+        ClusterError: It cannot be deployed, or takes too long.
+    """
+    answer = context.send("POST", f"/_plugins/_ml/models/{model_id}/_deploy")
+    wait_for_task(context.cluster, answer["task_id"])
+    _wait_for_model(context.cluster, model_id)
+
+
+def delete_resource(kind: str, one: Resource, *, drain: bool = False) -> Callable[[ExecutionContext], None]:
+    """Return a function that deletes a resource, a model after undeploying it; a missing one is no error.
+
+    Args:
+        kind: Kind of the resource.
+        one: The resource.
+        drain: Wait for searches that began with it.
+    """
+    is_model = kind == "model"
+
+    def delete(context: ExecutionContext) -> None:
+        if drain:
+            time.sleep(DRAIN_S)
+        path = f"/_plugins/_ml/{RESOURCE_PATHS[kind]}/{one.id}"
+        try:
+            if is_model and one.body.get("model_state") not in _UNDEPLOYED_STATES:
+                _undeploy(context.cluster, one.id)
+            context.send("DELETE", path, undeployed=one.id if is_model else None)
+        except ClusterError as error:
+            if error.status != NOT_FOUND:
+                raise
+
+    return delete

@@ -61,6 +61,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "RETRY_TIMEOUT_S", 20.0)
     monkeypatch.setattr(steps_module, "POLL_INTERVAL_S", 0.0)
     monkeypatch.setattr(steps_module, "DEPLOY_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(steps_module, "DRAIN_S", 0.0)
     monkeypatch.setattr(current_state_module, "SEARCH_INTERVAL_S", 0.0)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from opensearch_qwen_rerank.errors import ClusterError
+from opensearch_qwen_rerank.lock import LOCK_INDEX
 from opensearch_qwen_rerank.request_bodies import (
     PRIVATE_ENDPOINTS_SETTING,
     PRIVATE_IP_SETTING,
@@ -57,6 +58,10 @@ class FakeCluster:
         self.refusals: list[ClusterError] = []
         self.lag = 0  # reads of an undeployed model that still return DEPLOYED
         self.searches = 0  # searches to come that deploy an undeployed model again
+        self.service_answers = True
+        self.lock: dict[str, Any] | None = None  # the document; None without its index
+        self._num_locks = 0
+        self.on_write: Callable[[], object] = lambda: None
         self.late_deployments = 0  # undeployments to come that a deployment overwrites
         self._late: dict[str, int] = {}
         self._next_id = 0
@@ -71,7 +76,10 @@ class FakeCluster:
         """Return everything that a caller may have changed, without ids, which are never reused."""
         return copy.deepcopy(
             {
-                "persistent": self.persistent,
+                "persistent": {
+                    name: re.sub(r"id-\d+", "ID", value) if isinstance(value, str) else value
+                    for name, value in self.persistent.items()
+                },
                 "transient": self.transient,
                 "objects": {
                     kind: sorted(one["description"].partition(" hash")[0] for one in there.values())
@@ -102,9 +110,13 @@ class FakeCluster:
         changing = method in {"PUT", "DELETE"} or (method == "POST" and not path.endswith("_search"))
         if changing and self.refusals:
             raise self.refusals.pop(0)
-        answer = self._answer(method, path, body)
+        is_lock = path.startswith(f"/{LOCK_INDEX}")
+        answer = self._lock(method, path, body, params or {}) if is_lock else self._answer(method, path, body)
+        if is_lock:
+            return copy.deepcopy(answer)
         if changing:
             self.writes.append((method, path, body))
+            self.on_write()
             if self.kill_after is not None and len(self.writes) >= self.kill_after:
                 raise Killed
         return copy.deepcopy(answer)
@@ -138,6 +150,28 @@ class FakeCluster:
         defaults = {name: value for name, value in self.defaults.items() if name not in self.persistent}
         return {"persistent": self.persistent, "transient": self.transient, "defaults": defaults}
 
+    def _lock(self, method: str, path: str, body: Any, params: Mapping[str, str]) -> Any:
+        """Answer for the index of the lock, with at most one document and its sequence number."""
+        if path == f"/{LOCK_INDEX}":
+            if method == "PUT" and self.lock is not None:
+                raise ClusterError("index [.qwen-rerank-lock] already exists", status=400)
+            if method != "PUT" and self.lock is None:
+                raise ClusterError("no such index [.qwen-rerank-lock]", status=404)
+            if method != "GET":
+                self.lock = {} if method == "PUT" else None
+            return {}
+        if self.lock is None or (method != "PUT" and not self.lock):
+            raise ClusterError("no such document", status=404)
+        if method == "GET":
+            return {"_source": self.lock, "_seq_no": self._num_locks, "_primary_term": 1}
+        if method == "PUT" and self.lock:
+            raise ClusterError("version conflict, document already exists", status=409)
+        if method == "DELETE" and params.get("if_seq_no") != str(self._num_locks):
+            raise ClusterError("version conflict, required seqNo", status=409)
+        self.lock = dict(body) if method == "PUT" else {}
+        self._num_locks += 1
+        return {}
+
     def _pipeline(self, method: str, name: str, body: Any) -> Any:
         if method == "PUT":
             self.pipelines[name] = body
@@ -163,6 +197,8 @@ class FakeCluster:
         kind = parts[0]
         if kind == "tasks":
             return {"state": "COMPLETED"}
+        if "_predict" in parts:
+            return self._predict(parts[2] if kind == "_predict" else parts[1])
         there = self.objects[kind]
         if parts[1] == "_search":
             wanted = body["query"]["match_phrase"]["name"]
@@ -237,6 +273,7 @@ class FakeCluster:
             if kind == "models" and there[key]["model_state"] == "DEPLOYED":
                 raise ClusterError("Model cannot be deleted in deploying or deployed state", status=400)
             self._check_unused(key)
+            self.credentials.pop(key, None)
             self._ghosts[key] = (kind, self._num_requests + self._search_lag(), there.pop(key))
         elif method == "PUT":
             if any(
@@ -286,6 +323,20 @@ class FakeCluster:
         elif self.searches and self.objects["models"][key]["model_state"] == "UNDEPLOYED":
             self.searches -= 1
             self._deploy(self.objects["models"][key])
+
+    def _predict(self, key: str) -> Any:
+        """Answer as a model that reranks, which a request deploys."""
+        if not self.service_answers:
+            raise ClusterError("Connection refused", status=500)
+        self._deploy(self.objects["models"][key])
+        scores = [{"data": [0.1]}, {"data": [0.9]}]
+        return {"inference_results": [{"output": [{"dataAsMap": {"scores": [0.1, 0.9]}}, *scores]}]}
+
+    def reranks(self, pipeline: str) -> bool:
+        """Whether a search through a pipeline would be reranked now."""
+        text = json.dumps(self.pipelines.get(pipeline))
+        deployed = [key for key, one in self.objects["models"].items() if one["model_state"] == "DEPLOYED"]
+        return any(f'"{key}"' in text for key in deployed)
 
     def serves(self) -> bool:
         """Whether each deployed model uses the present connector and settings."""

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from opensearch_qwen_rerank import ForeignObjectError, OpenSearchSettings, UnsupportedClusterError
+from opensearch_qwen_rerank import (
+    ForeignObjectError,
+    OpenSearchSettings,
+    UnsupportedClusterError,
+    VerificationError,
+)
 from opensearch_qwen_rerank import steps as steps_module
 from opensearch_qwen_rerank.destroy import plan_destroy
 from opensearch_qwen_rerank.errors import ClusterError
@@ -69,6 +75,78 @@ def test_planning_changes_nothing() -> None:
     assert plan_apply(cluster, settings(default_for=("books",))).steps
     assert plan_destroy(cluster, settings()).steps == ()
     assert cluster.writes == []
+
+
+SWITCHING = [change for change in CHANGES if "default_for" not in change]
+
+
+@pytest.mark.parametrize("change", SWITCHING, ids=str)
+@pytest.mark.parametrize("private_network", [True, False])
+def test_searches_are_reranked_after_every_request_of_a_change(
+    change: dict[str, Any], private_network: bool
+) -> None:
+    """Also after an interruption and a second run; a change of the shared settings replaces the model, too."""
+    first = settings(private_network=private_network)
+    new = settings(**change)
+    for kill_after in (None, *range(1, 14)):
+        cluster = FakeCluster("3.8.0")
+        apply(cluster, first)
+        cluster.writes.clear()
+        reranked: list[bool] = []
+        cluster.on_write = lambda cluster=cluster, seen=reranked: seen.append(cluster.reranks("books"))  # type: ignore[misc]
+        cluster.kill_after = kill_after
+        with suppress(Killed):
+            apply(cluster, new)
+        cluster.kill_after = None
+        apply(cluster, new)
+        assert reranked == [True] * len(cluster.writes), kill_after
+        assert cluster.serves()
+        assert apply(cluster, new) == []
+
+
+@pytest.mark.parametrize("recipe", ["rich", "simple"])
+def test_a_model_that_does_not_answer_replaces_none(recipe: str) -> None:
+    cluster = FakeCluster()
+    apply(cluster, settings(recipe=recipe))
+    before = cluster.pipelines["books"]
+    cluster.service_answers = False
+    with pytest.raises(VerificationError, match="keeps its present one: Connection refused"):
+        apply(cluster, settings(recipe=recipe, service="http://wrong:1"))
+    assert cluster.pipelines["books"] == before
+    assert cluster.reranks("books")
+    cluster.service_answers = True
+    apply(cluster, settings(recipe=recipe))
+    assert [len(there) for there in cluster.objects.values()] == [1, 1, 1]
+    assert cluster.reranks("books")
+    assert apply(cluster, settings(recipe=recipe)) == []
+
+
+@pytest.mark.parametrize(
+    ("service", "private", "num_warnings"),
+    [
+        ("http://reranker:8501", False, 2),
+        ("http://reranker:8501", True, 1),
+        ("http://127.0.0.1:8501", True, 0),
+        ("http://localhost:8501", True, 0),
+        ("https://reranker.example.org", False, 0),
+    ],
+)
+def test_a_plan_warns_of_what_concerns_the_whole_cluster_and_of_texts_in_the_clear(
+    service: str, private: bool, num_warnings: int
+) -> None:
+    cluster = FakeCluster()
+    if private:
+        cluster.persistent[PRIVATE_IP_SETTING] = "true"
+    warnings = plan_apply(cluster, settings(service=service)).warnings
+    assert len(warnings) == num_warnings, warnings
+    assert any("for the whole cluster" in one for one in warnings) is (num_warnings == 2)
+    assert any("has no TLS" in one for one in warnings) is (num_warnings > 0)
+
+
+def test_a_first_apply_needs_no_service_yet() -> None:
+    cluster = FakeCluster()
+    cluster.service_answers = False
+    assert "verify model qwen_rerank_books" not in apply(cluster, settings())
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
@@ -270,7 +348,7 @@ def test_a_new_key_is_sent_and_never_shown() -> None:
     cluster = FakeCluster()
     apply(cluster, settings(), service_key="first-secret")
     assert apply(cluster, settings(), service_key="first-secret") == []
-    assert "update connector qwen_rerank_books" in apply(cluster, settings(), service_key="second-secret")
+    assert "create connector qwen_rerank_books" in apply(cluster, settings(), service_key="second-secret")
     assert list(cluster.credentials.values()) == [{"api_key": "second-secret"}]
     plan = plan_apply(FakeCluster(), settings(), service_key="first-secret")
     assert "secret" not in json.dumps(plan.to_json()) + json.dumps(cluster.inventory())
@@ -347,7 +425,7 @@ def test_a_change_waits_until_the_model_is_undeployed(lag: int, searches: int, c
     apply(cluster, settings())
     cluster.lag, cluster.searches = lag, searches
     if change == "connector":
-        assert "update connector qwen_rerank_books" in apply(cluster, settings(service="http://other:9000"))
+        assert "create connector qwen_rerank_books" in apply(cluster, settings(service="http://other:9000"))
         assert cluster.serves()
     else:
         destroy(cluster, settings())

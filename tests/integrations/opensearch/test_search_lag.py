@@ -53,18 +53,9 @@ def num_resources(cluster: FakeCluster, pipeline: str) -> list[int]:
     return [sum(mark in one["description"] for one in there.values()) for there in cluster.objects.values()]
 
 
-def forget_ids(cluster: FakeCluster) -> None:
-    """Remove the ids from the records, as earlier versions wrote them."""
-    for name, text in cluster.persistent.items():
-        if name.startswith("cluster.metadata.qwen_rerank.pipeline."):
-            record = json.loads(text)
-            record.pop("ids", None)
-            cluster.persistent[name] = json.dumps(record)
-
-
 @pytest.mark.parametrize("seed", range(50))
 def test_killed_and_repeated_commands_end_in_the_same_state_under_any_lag(seed: int) -> None:
-    """Eight commands on two pipelines, some killed after a random write, some on records without ids."""
+    """Eight commands on two pipelines, some killed after a random write."""
     random = Random(seed)
     cluster = FakeCluster(search_lag=lambda: random.randrange(MAX_LAG))
     untouched = cluster.inventory()
@@ -74,8 +65,6 @@ def test_killed_and_repeated_commands_end_in_the_same_state_under_any_lag(seed: 
         if random.random() < 0.5:  # a killed command is followed by the same or the other one
             run_killed(cluster, command, chosen, random.randint(1, 12))
             command = random.choice(("apply", "destroy"))
-        if random.random() < 0.25:
-            forget_ids(cluster)
         run(cluster, command, chosen)
         assert num_resources(cluster, pipeline) == ([1, 1, 1] if command == "apply" else [0, 0, 0])
         assert plan_apply(cluster, chosen).steps == () if command == "apply" else True
@@ -107,8 +96,9 @@ def test_resources_that_no_search_finds_are_changed_and_destroyed() -> None:
     cluster = FakeCluster(search_lag=lambda: 10**9)
     run(cluster, "apply", settings())
     assert plan_apply(cluster, settings()).steps == ()
+    cluster._search_lag = lambda: 0  # what is deleted would otherwise be found for ever
     plan = plan_apply(cluster, settings(service="http://other:9000"))
-    assert "update connector qwen_rerank_books" in [str(step) for step, _ in plan.run(cluster)]
+    assert "create connector qwen_rerank_books" in [str(step) for step, _ in plan.run(cluster)]
     assert num_resources(cluster, "books") == [1, 1, 1]
     assert [step.resource for step in plan_destroy(cluster, settings()).steps] == [
         "pipeline",
@@ -130,17 +120,6 @@ def test_a_resource_deleted_by_hand_is_created_again_while_a_search_still_finds_
     assert connector_id not in json.dumps(cluster.persistent)
 
 
-def test_records_without_ids_get_them_with_the_next_apply() -> None:
-    cluster = FakeCluster()
-    run(cluster, "apply", settings())
-    recorded = dict(cluster.persistent)
-    forget_ids(cluster)
-    assert [str(step) for step in plan_apply(cluster, settings()).steps] == ["update settings of the cluster"]
-    run(cluster, "apply", settings())
-    assert cluster.persistent == recorded
-    assert plan_apply(cluster, settings()).steps == ()
-
-
 @pytest.mark.parametrize("num_writes", [3, 5, 7])
 def test_an_id_is_recorded_as_soon_as_its_resource_is_created(num_writes: int) -> None:
     """Killed after the record of the connector, the group or the model; no search finds any of them."""
@@ -149,12 +128,3 @@ def test_an_id_is_recorded_as_soon_as_its_resource_is_created(num_writes: int) -
     assert sum(num_resources(cluster, "books")) == num_writes // 2
     run(cluster, "apply", settings())
     assert num_resources(cluster, "books") == [1, 1, 1]
-
-
-def test_resources_of_a_record_without_ids_are_searched_until_they_are_found() -> None:
-    cluster = FakeCluster(search_lag=lambda: 25)
-    untouched = cluster.inventory()
-    run(cluster, "apply", settings())
-    forget_ids(cluster)
-    run(cluster, "destroy", settings())
-    assert cluster.inventory() == untouched

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from opensearch_qwen_rerank._version import __version__
 from opensearch_qwen_rerank.cli import app
 from opensearch_qwen_rerank.cluster import OpenSearchCluster
 from opensearch_qwen_rerank.settings import read_secret
+from opensearch_qwen_rerank.verification import Stage, VerificationReport
 from opensearchpy import OpenSearch, exceptions
 from typer.testing import CliRunner
 
@@ -144,6 +146,48 @@ def test_errors_are_one_line_and_an_exit_code(arguments: list[str], status: int,
     assert result.stderr.startswith("opensearch-qwen-rerank: error: ")
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_watching_continues_after_a_failure_and_the_exit_code_reports_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stages = (Stage("model", 12.4, "scores"),)
+    outcomes: list[Any] = [
+        VerificationReport("books", stages),
+        ClusterError("no [bold] answer"),
+        VerificationReport("books", stages),
+    ]
+
+    def verified(*_: Any) -> VerificationReport:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    def pause(seconds: float) -> None:
+        assert seconds == 5.0
+        if not outcomes:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("opensearch_qwen_rerank.verification.verify", verified)
+    monkeypatch.setattr("opensearch_qwen_rerank.cli.time.sleep", pause)
+    result = CliRunner().invoke(app, ["verify", "--watch", "5", "--format", "json"])
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["problem"] for line in lines] == [None, "no [bold] answer", None]
+    assert (lines[0]["model_ms"], result.exit_code) == (12.4, 1)
+    outcomes.extend([VerificationReport("books", stages)])
+    result = CliRunner().invoke(app, ["verify", "--watch", "5"])
+    assert (result.exit_code, "reranks; model 12 ms" in result.stdout) == (0, True)
+
+
+def test_certificates_that_are_not_verified_are_reported_at_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opensearch_qwen_rerank.cluster.OpenSearchCluster.request", FakeCluster().request)
+    for arguments, is_warned in (([], False), (["--no-verify-certs"], True)):
+        result = CliRunner().invoke(
+            app,
+            ["plan", "--cluster", "https://search:9200", "--service", "https://a.example.org", *arguments],
+        )
+        assert ("certificates are not verified" in result.stderr) is is_warned, result.stderr
 
 
 def test_verify_before_apply_is_an_error() -> None:

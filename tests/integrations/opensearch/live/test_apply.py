@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opensearch_qwen_rerank import ForeignObjectError, OpenSearchSettings
+from opensearch_qwen_rerank import ForeignObjectError, OpenSearchSettings, VerificationError
 from opensearch_qwen_rerank.cluster import OpenSearchCluster
 from opensearch_qwen_rerank.destroy import plan_destroy
+from opensearch_qwen_rerank.lock import LOCK_INDEX, locked
 from opensearch_qwen_rerank.plan import plan_apply
 from opensearch_qwen_rerank.verification import verify
 
@@ -255,15 +258,67 @@ def test_two_pipelines_exist_side_by_side(clean_cluster: Cluster, service: Reran
     assert clean_cluster.inventory() == found
 
 
-def test_changes_take_effect_in_place(clean_cluster: Cluster, service: RerankService) -> None:
+@pytest.mark.timeout(600)  # three applies beside searches without a pause
+def test_every_search_is_reranked_while_changes_are_applied(
+    clean_cluster: Cluster, service: RerankService
+) -> None:
+    """Searches without a pause; each answer has the scores of the settings before or after the change, never neither."""
     clean_cluster.load("books", SOURCES)
     found = clean_cluster.inventory()
-    apply(clean_cluster, settings(clean_cluster, service, recipe="simple", fields=("body",)))
+    first = settings(clean_cluster, service, default_for=("books",))
+    changed = settings(clean_cluster, service, default_for=("books",), score="log_odds")
+    apply(clean_cluster, first)
     before = {kind: [one["_id"] for one in there] for kind, there in objects(clean_cluster).items()}
-    chosen = settings(clean_cluster, service, score="log_odds")
-    assert apply(clean_cluster, chosen)
-    assert {kind: [one["_id"] for one in there] for kind, there in objects(clean_cluster).items()} == before
-    assert apply(clean_cluster, chosen) == []
+    body = {"query": {"match_all": {}}, "ext": {"ml_inference": {"query_text": QUERY}}}
+    with Reranker(model="demo") as reranker:
+        ranked = reranker.rank(QUERY, [text_of(source, first.fields) for source in SOURCES]).results
+    wanted: dict[str, dict[str, Any]] = {
+        score: {
+            str(one.index): pytest.approx(getattr(one, score), rel=TOLERANCE, abs=TOLERANCE) for one in ranked
+        }
+        for score in ("relevance_score", "log_odds")
+    }
+    seen: list[str] = []
+    stop = threading.Event()
+
+    def search_on() -> None:
+        while not stop.is_set():
+            scores = {hit["_id"]: hit["_score"] for hit in search(clean_cluster, "books", body)}
+            names = [name for name, expected in wanted.items() if scores == expected]
+            seen.append(names[0] if names else f"first stage: {scores}")
+
+    with ThreadPoolExecutor(2) as pool:
+        searches = [pool.submit(search_on) for _ in range(2)]
+        try:
+            for chosen in (changed, first):
+                assert "verify model qwen_rerank_books" in apply(clean_cluster, chosen)
+        finally:
+            stop.set()
+        for one in searches:
+            one.result()
+    assert set(seen) == set(wanted), set(seen) - set(wanted)
+    after = {kind: [one["_id"] for one in there] for kind, there in objects(clean_cluster).items()}
+    assert [len(there) for there in after.values()] == [1, 1, 1]
+    assert after["models"] != before["models"]
+    assert after["model_groups"] == before["model_groups"]
+    assert apply(clean_cluster, first) == []
+    destroy(clean_cluster, first)
+    assert clean_cluster.inventory() == found
+
+
+def test_a_change_to_a_service_that_does_not_answer_changes_no_search(
+    clean_cluster: Cluster, service: RerankService
+) -> None:
+    clean_cluster.load("books", SOURCES)
+    found = clean_cluster.inventory()
+    chosen = settings(clean_cluster, service)
+    apply(clean_cluster, chosen)
+    with pytest.raises(VerificationError, match="keeps its present one"):
+        apply(clean_cluster, chosen.model_copy(update={"service": "http://127.0.0.1:1"}))
+    body = {"query": {"match_all": {}}, "ext": {"ml_inference": {"query_text": QUERY}}}
+    hits = search(clean_cluster, "books", body, search_pipeline="books")
+    check_order(hits, [text_of(source, chosen.fields) for source in SOURCES])
+    apply(clean_cluster, chosen)
     verify(OpenSearchCluster(clean_cluster.client), chosen)
     destroy(clean_cluster, chosen)
     assert clean_cluster.inventory() == found
@@ -320,7 +375,11 @@ def test_the_command_reads_a_configuration_file_and_has_exit_codes(
     report = json.loads(verified.stdout)
     assert sorted(report["first_stage"]) == sorted(report["reranked"])
     assert report["first_stage"] != report["reranked"]
+    with locked(OpenSearchCluster(clean_cluster.client)):
+        refused = command("destroy")
+    assert (refused.returncode, "another command is changing the cluster" in refused.stderr) == (1, True)
     assert command("destroy").returncode == 0
     assert clean_cluster.inventory() == found
+    assert not clean_cluster.client.indices.exists(index=LOCK_INDEX)
     again = command("verify")
     assert (again.returncode, "was not applied" in again.stderr) == (1, True)
