@@ -14,7 +14,7 @@ from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from qwen_rerank_plugins.config.sources import unknown_setting
 from qwen_rerank_plugins.errors import ConfigurationError
@@ -72,7 +72,7 @@ def device_list(value: object) -> object:
 
 
 def service_url(url: str) -> str:
-    """Refuse an address that is not http or https, or that has credentials, a query or a fragment."""
+    """Refuse an address that is not http or https, or that has credentials, also in its query, or a fragment."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -80,8 +80,9 @@ def service_url(url: str) -> str:
         host = None
     if host is None or parts.scheme not in {"http", "https"}:
         raise ValueError("an address such as 'http://host:8501'")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("an address without credentials (use `api_key`), query or fragment")
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    if "@" in parts.netloc or parts.fragment or any(_SECRET_NAME.search(name) for name in names):
+        raise ValueError("an address without credentials (use `api_key`) or fragment")
     return url
 
 

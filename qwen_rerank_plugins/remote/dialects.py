@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from qwen_rerank_plugins.config import DEFAULT_MODEL
 from qwen_rerank_plugins.errors import InputError
@@ -79,15 +79,16 @@ class Dialect:
         """Return the URL to post to.
 
         A `base_url` that ends in the name of an endpoint, such as `rerank` or `reranks`, is used unchanged; one that
-        ends in a version, such as `v1`, keeps it.
+        ends in a version, such as `v1`, keeps it. A query, such as `?api-version=1`, is kept.
         """
-        base = base_url.rstrip("/")
-        last = _last_segment(base)
-        if last in _ENDPOINTS:
-            return base
+        parts = urlsplit(base_url)
+        path = parts.path.rstrip("/")
+        last = _last_segment(base_url)
         if _VERSION.fullmatch(last):
-            return f"{base}/{re.split(r'/v[0-9]+/', self.path)[-1].lstrip('/')}"
-        return base + self.path
+            path = f"{path}/{re.split(r'/v[0-9]+/', self.path)[-1].lstrip('/')}"
+        elif last not in _ENDPOINTS:
+            path += self.path
+        return urlunsplit(parts._replace(path=path))
 
     def body(
         self,

@@ -66,7 +66,19 @@ def test_every_setting_has_a_description() -> None:
         ({"backend": "remote"}, "`base_url` must be set for the remote backend, got None"),
         (
             {"base_url": "http://host:8501/?key=1"},
-            "without credentials (use `api_key`), query or fragment (value hidden)",
+            "without credentials (use `api_key`) or fragment (value hidden)",
+        ),
+        (
+            {"base_url": "http://host:8501/?API-Key=1&a=2"},
+            "without credentials (use `api_key`) or fragment (value hidden)",
+        ),
+        (
+            {"base_url": "http://host:8501/#part"},
+            "without credentials (use `api_key`) or fragment (value hidden)",
+        ),
+        (
+            {"base_url": "http://host:8501/?sig=1&access_token="},
+            "without credentials (use `api_key`) or fragment (value hidden)",
         ),
         (
             {"ca_file": "ca.pem", "base_url": "http://host:8501"},
