@@ -6,8 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
 integrations=()
-for folder in integrations/*/; do
-  integrations+=(--editable "${folder%/}")
+for folder in integrations/*/pyproject.toml; do
+  integrations+=(--editable "${folder%/pyproject.toml}")
 done
 setup_environment test --editable '.[all]' "${integrations[@]}" --group test --group lint
 command -v chromium >/dev/null || apt_install chromium ||

@@ -10,6 +10,7 @@ reranks as many hits as it requests. For each number of hits these alternate, on
     service   one request to the service with the hits' texts, over an open connection, without a cluster
     simple    the search through the pipeline `rerank` + `ml_opensearch`
     rich      the search through the pipeline `ml_inference` + `rerank` + `by_field`
+    native    the search through the native plugin's processors, built here with Maven
     client    opensearch_qwen_rerank.ClientSideReranker, which searches and calls the service itself
 
 `added` is the time beyond the search alone and the service alone: the overhead of the pipeline, or of this package. Queries never
@@ -48,6 +49,7 @@ from benchmarks.core import say  # noqa: E402
 from benchmarks.workloads import WORDS  # noqa: E402
 from qwen_rerank_plugins import Reranker  # noqa: E402
 from tests.integrations.opensearch.nodes.cluster import Cluster, running_cluster  # noqa: E402
+from tests.integrations.opensearch.nodes.native_plugin import build_plugin  # noqa: E402
 from tests.integrations.opensearch.nodes.releases import RELEASES  # noqa: E402
 from tests.integrations.opensearch.nodes.services import RerankService, running_rerank_service  # noqa: E402
 
@@ -55,7 +57,7 @@ INDEX = "passages"
 NUM_WORDS = 40
 WARM_UP = 5
 SCORERS = {"weightless": ("--backend", "lexical"), "demo": ("--model", "demo")}
-RERANKING = ("simple", "rich", "client")
+RERANKING = ("simple", "rich", "native", "client")
 WAYS = ("search", "service", *RERANKING)
 TIMEOUT_S = 300
 
@@ -123,6 +125,9 @@ class Bench:
             "service": self._service,
             "simple": lambda query, n: self._through("simple", {"rerank": _context(query)}, n),
             "rich": lambda query, n: self._through("rich", {"ml_inference": {"query_text": query}}, n),
+            "native": lambda query, n: self._through(
+                "native", {"qwen_rerank": {"query_text": query, "window": n}}, n
+            ),
             "client": lambda query, n: _ids(side.search({"size": n}, index=INDEX, query=query)),
         }
 
@@ -185,7 +190,9 @@ def running_bench(version: str, scorer: str, heap: str) -> Iterator[Bench]:
     """Run cluster and service until the block ends."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        cluster = stack.enter_context(running_cluster(version, heap=heap, optimized=True))
+        cluster = stack.enter_context(
+            running_cluster(version, heap=heap, optimized=True, plugins=[build_plugin(version)])
+        )
         environment = {"QWEN_RERANK_CACHE_ENTRIES": "0"}
         service = stack.enter_context(
             running_rerank_service(folder, SCORERS[scorer], environment=environment)
@@ -195,7 +202,7 @@ def running_bench(version: str, scorer: str, heap: str) -> Iterator[Bench]:
 
 
 def set_up(cluster: Cluster, service: RerankService) -> None:
-    """Set up both recipes as `opensearch-qwen-rerank apply` does, each under its own name."""
+    """Set up both recipes as `opensearch-qwen-rerank apply` does, and the native processors, each under its own name."""
     for recipe in ("simple", "rich"):
         settings = OpenSearchSettings(
             cluster=cluster.url,
@@ -210,6 +217,14 @@ def set_up(cluster: Cluster, service: RerankService) -> None:
         own = OpenSearchCluster(cluster.client)
         for step, _ in plan_apply(own, settings).run(own):
             say(f"{cluster.version}, {recipe}: {step}")
+    allowed = {"qwen_rerank.allowed_endpoints": [service.url]}
+    cluster.request("PUT", "/_cluster/settings", {"persistent": allowed})
+    options = {"endpoint": service.url, "fields": ["text"], "on_failure": "fail", "timeout": f"{TIMEOUT_S}s"}
+    body = {
+        "request_processors": [{"qwen_rerank": {}}],
+        "response_processors": [{"qwen_rerank": options}],
+    }
+    cluster.request("PUT", "/_search/pipeline/native", body)
 
 
 def show(version: str, figures: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Runs a real OpenSearch node with ML Commons and neural-search, without Docker, to try a pipeline on.
 
     python scripts/opensearch_node.py 3.6.0 --port 9200
-    python scripts/opensearch_node.py prepare          # only fetch and assemble both versions
+    python scripts/opensearch_node.py prepare          # only fetch and assemble all versions
 
 The node's parts come from Maven artifacts, once a version, and are kept outside the tree (QWEN_RERANK_TEST_CACHE says
 where). It has no security plugin, listens on this machine alone, and forgets everything when it ends. Needs Maven, and a
@@ -20,15 +20,15 @@ sys.path.insert(0, str(ROOT))
 
 from tests.integrations.opensearch.nodes.assembly import home_of  # noqa: E402 - the repository's root comes first
 from tests.integrations.opensearch.nodes.node import NodeError, running_node  # noqa: E402
-from tests.integrations.opensearch.nodes.releases import RELEASES  # noqa: E402
+from tests.integrations.opensearch.nodes.releases import CORE_RELEASES, RELEASES  # noqa: E402
 from tests.integrations.opensearch.nodes.toolchain import ToolchainError, find_java  # noqa: E402
 
 PREPARE = "prepare"
 
 
 def prepare() -> None:
-    """Have all that both versions need."""
-    for release in RELEASES.values():
+    """Have all that the tested versions need."""
+    for release in (*RELEASES.values(), *CORE_RELEASES.values()):
         java = find_java(release)
         print(f"OpenSearch {release.version}: Java {java.major} in {java.path}, home {home_of(release)}")
 

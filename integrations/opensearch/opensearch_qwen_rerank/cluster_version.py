@@ -49,7 +49,7 @@ class ClusterVersion(NamedTuple):
 SIMPLE = ClusterVersion(2, 15)
 # `ext.ml_inference`. `rerank.by_field` and `$._request` are one minor version older.
 RICH = ClusterVersion(2, 19)
-RECIPE_MIN_VERSIONS = {"simple": SIMPLE, "rich": RICH}
+RECIPE_MIN_VERSIONS = {"simple": SIMPLE, "rich": RICH, "native": RICH}
 
 # `skip_validating_missing_parameters`: a document with "${parameters.x}" does not fail the search.
 SKIP_VALIDATION = ClusterVersion(2, 17)
@@ -64,6 +64,7 @@ PREVIOUS_SCORE_FIELD = ClusterVersion(3, 8)
 
 _REASONS = {
     "simple": "older versions refuse private addresses and use other units for timeouts",
+    "native": "the plugin is tested from there on",
     "rich": "older versions cannot pass the search's query to ml_inference",
 }
 

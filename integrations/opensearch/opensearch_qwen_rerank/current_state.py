@@ -116,12 +116,16 @@ def read_current_state(cluster: Cluster, pipeline: str, name: str) -> CurrentSta
     settings = _read_settings(cluster)
     ownership = Ownership.from_settings(settings.persistent)
     found = get_or_none(cluster, f"/_search/pipeline/{pipeline}")
+    processors = _read_processors(cluster)
+    has_ml = bool(processors["response_processors"] & {"rerank", "ml_inference"})
     return CurrentState(
         version=version,
-        processors=_read_processors(cluster),
+        processors=processors,
         settings=settings,
         ownership=ownership,
-        resources=_read_resources(cluster, pipeline, name, ownership.records.get(pipeline)),
+        resources=_read_resources(cluster, pipeline, name, ownership.records.get(pipeline))
+        if has_ml
+        else {kind: [] for kind in RESOURCE_PATHS},
         pipeline=found.get(pipeline) if found else None,
     )
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from opensearch_qwen_rerank.request_bodies import (
+    ALLOWED_SETTING,
     PRIVATE_ENDPOINTS_SETTING,
     PRIVATE_IP_SETTING,
     TRUSTED_SETTING,
@@ -30,7 +31,7 @@ __all__ = [
 
 PREFIX: Final = "cluster.metadata.qwen_rerank"
 ORIGINALS_SETTING: Final = f"{PREFIX}.earlier"
-SHARED_SETTINGS: Final = (TRUSTED_SETTING, PRIVATE_IP_SETTING, PRIVATE_ENDPOINTS_SETTING)
+SHARED_SETTINGS: Final = (TRUSTED_SETTING, PRIVATE_IP_SETTING, PRIVATE_ENDPOINTS_SETTING, ALLOWED_SETTING)
 
 
 def record_setting(pipeline: str) -> str:

@@ -48,6 +48,9 @@ from qwen_rerank_plugins import ConfigurationError
 __all__ = ["OF_CLUSTER", "Plan", "default_pipeline_step", "is_ours", "plan_apply"]
 
 OF_CLUSTER: Final = "of the cluster"
+_REMEDIES: Final = dict.fromkeys(("oversample", "truncate_hits"), "Use --oversample 1") | {
+    "qwen_rerank": "Install the plugin qwen-rerank on every node"
+}
 
 
 def plan_apply(
@@ -83,6 +86,7 @@ class _Planner:
         self.current = current
         self.settings = settings
         self.name = request_bodies.resource_name(settings)
+        self.kinds = () if settings.recipe == "native" else tuple(RESOURCE_PATHS)
         self.connector = request_bodies.connector_body(settings, current.version, service_key=service_key)
         self.group = request_bodies.model_group_body(settings)
         self.required = request_bodies.required_settings(settings, current.version)
@@ -97,6 +101,8 @@ class _Planner:
 
     def _find_targets(self) -> dict[str, Resource]:
         """Return the resources that already are as the settings say, by kind."""
+        if not self.kinds:
+            return {}
         found = self.current.resources
         connectors = [one for one in found["connector"] if not any(diff(one.body, self._shown_connector))]
         targets = {"connector": connectors[0]} if connectors else {}
@@ -119,8 +125,10 @@ class _Planner:
             wanted: Index that should have this default pipeline → its present one, and the one to restore later.
             dropped: Index that should no longer have it → the one to restore now.
         """
-        creating = tuple(kind for kind in RESOURCE_PATHS if kind not in self.ids)
-        resources = [*self._connector_steps(), *self._group_steps(), *self._model_steps()]
+        creating = tuple(kind for kind in self.kinds if kind not in self.ids)
+        resources = (
+            [*self._connector_steps(), *self._group_steps(), *self._model_steps()] if self.kinds else []
+        )
         removals = self._removal_steps()
         replaced = {name: before for name, (_, before) in wanted.items()}
         ids = {kind: (one,) for kind, one in self.ids.items()}
@@ -314,10 +322,8 @@ def _check(current: CurrentState, settings: OpenSearchSettings) -> None:
     for kind, needed in request_bodies.processors_needed(settings).items():
         missing = sorted(needed - current.processors[kind])
         if missing:
-            remedy = (
-                "Use --oversample 1"
-                if missing[0] in {"oversample", "truncate_hits"}
-                else "Install the plugins opensearch-ml and opensearch-neural-search"
+            remedy = _REMEDIES.get(
+                missing[0], "Install the plugins opensearch-ml and opensearch-neural-search"
             )
             raise UnsupportedClusterError(f"the cluster has no search processor {missing[0]!r}. {remedy}.")
     if current.pipeline is not None and not is_ours(current, settings.pipeline):

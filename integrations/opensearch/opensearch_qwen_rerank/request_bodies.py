@@ -23,6 +23,7 @@ from opensearch_qwen_rerank.settings import OpenSearchSettings
 from qwen_rerank_plugins import ConfigurationError
 
 __all__ = [
+    "ALLOWED_SETTING",
     "PRIVATE_ENDPOINTS_SETTING",
     "PRIVATE_IP_SETTING",
     "SCORE_FIELD",
@@ -43,6 +44,9 @@ __all__ = [
 TRUSTED_SETTING: Final = "plugins.ml_commons.trusted_connector_endpoints_regex"
 PRIVATE_IP_SETTING: Final = "plugins.ml_commons.connector.private_ip_enabled"
 PRIVATE_ENDPOINTS_SETTING: Final = "plugins.ml_commons.trusted_connector_private_endpoints_regex"
+
+ALLOWED_SETTING: Final = "qwen_rerank.allowed_endpoints"
+"""The native plugin's list of addresses that it may call."""
 
 SCORE_FIELD: Final = "qwen_rerank_score"
 """Field that holds a hit's score between the two processors of the recipe `rich`."""
@@ -70,7 +74,8 @@ def check_supported(settings: OpenSearchSettings, version: ClusterVersion) -> No
             f"field {dotted[0]!r} would be empty with the recipe 'simple' on OpenSearch {version}. "
             f"Use the recipe 'rich', or OpenSearch {NESTED_FIELDS} or newer."
         )
-    if settings.first_score_field != "previous_score" and version < PREVIOUS_SCORE_FIELD:
+    renamed = settings.first_score_field != "previous_score" and settings.recipe != "native"
+    if renamed and version < PREVIOUS_SCORE_FIELD:
         raise UnsupportedClusterError(
             f"first_score_field cannot be set on OpenSearch {version}: {settings.first_score_field!r}. "
             f"Use 'previous_score', or OpenSearch {PREVIOUS_SCORE_FIELD} or newer."
@@ -79,6 +84,8 @@ def check_supported(settings: OpenSearchSettings, version: ClusterVersion) -> No
 
 def processors_needed(settings: OpenSearchSettings) -> dict[str, set[str]]:
     """Return the types of search processors that the pipeline uses, by kind."""
+    if settings.recipe == "native":
+        return {"request_processors": {"qwen_rerank"}, "response_processors": {"qwen_rerank"}}
     response = {"rerank", "ml_inference"} if settings.recipe == "rich" else {"rerank"}
     if settings.oversample == 1:
         return {"request_processors": set(), "response_processors": response}
@@ -104,10 +111,12 @@ def endpoint_regex(settings: OpenSearchSettings) -> str:
 
 
 def required_settings(settings: OpenSearchSettings, version: ClusterVersion) -> dict[str, Any]:
-    """Return what this pipeline needs of the settings that all connectors share.
+    """Return what this pipeline needs of the settings that all pipelines share.
 
     The cluster's list must contain the entries of a list; true means that the setting must be true.
     """
+    if settings.recipe == "native":
+        return {ALLOWED_SETTING: [settings.service]}
     regex = endpoint_regex(settings)
     needed: dict[str, Any] = {TRUSTED_SETTING: [regex]}
     if settings.is_private:
@@ -238,16 +247,34 @@ def model_body(settings: OpenSearchSettings, *, connector_id: str, group_id: str
 
 def pipeline_body(settings: OpenSearchSettings, version: ClusterVersion, *, model_id: str) -> dict[str, Any]:
     """Return the search pipeline of the settings' recipe."""
-    ranking = (
-        _simple(settings, model_id) if settings.recipe == "simple" else _rich(settings, version, model_id)
-    )
     body: dict[str, Any] = {}
-    if settings.oversample > 1:
+    if settings.recipe == "native":
+        # With the fields, a search with a source filter fetches no more than it needs.
+        window = {"window": settings.window, "fields": list(settings.fields)}
+        body["request_processors"] = [{"qwen_rerank": window}]
+        ranking = [{"qwen_rerank": _native(settings)}]
+    elif settings.recipe == "simple":
+        ranking = _simple(settings, model_id)
+    else:
+        ranking = _rich(settings, version, model_id)
+    if settings.oversample > 1 and settings.recipe != "native":
         body["request_processors"] = [{"oversample": {"sample_factor": settings.oversample}}]
         # truncate_hits fails in a search without oversample, and must not fail the search.
         ranking = [*ranking, {"truncate_hits": {"ignore_failure": True}}]
     body["response_processors"] = ranking
     return {"description": f"Reranks with Qwen3 {make_marker(settings.pipeline, body)}", **body}
+
+
+def _native(settings: OpenSearchSettings) -> dict[str, Any]:
+    options = {
+        "endpoint": settings.service,
+        "fields": list(settings.fields),
+        "timeout": f"{settings.read_timeout_s}s",
+        "on_failure": "keep_order" if settings.on_error == "keep_order" else "fail",
+        "keep_first_score": settings.first_score_field,
+    }
+    named = {"instruction": settings.instruction, "model": settings.model}
+    return options | {name: text for name, text in named.items() if text is not None}
 
 
 def _simple(settings: OpenSearchSettings, model_id: str) -> list[dict[str, Any]]:

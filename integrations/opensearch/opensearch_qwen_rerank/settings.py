@@ -149,9 +149,13 @@ class OpenSearchSettings(BaseModel):
     fields: Annotated[
         tuple[Annotated[str, AfterValidator(_check_field)], ...], BeforeValidator(_split_names)
     ] = Field(default=(), description="Fields that are ranked, comma separated, the most informative first.")
-    recipe: Literal["simple", "rich"] = Field(
+    recipe: Literal["simple", "rich", "native"] = Field(
         default="rich",
-        description="How the cluster reranks: rich (OpenSearch 2.19 or newer) or simple (2.15 or newer).",
+        description="How the cluster reranks: rich (OpenSearch 2.19 or newer), simple (2.15 or newer), or native (with our plugin).",
+    )
+    window: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_not_bool)] = Field(
+        default=100,
+        description="Number of reranked hits, whichever page is requested. Only with the recipe native.",
     )
     oversample: Annotated[float, Field(ge=1, le=1000), BeforeValidator(_not_bool)] = Field(
         default=5.0, description="Number of reranked hits, as a multiple of the search's size."
@@ -215,10 +219,13 @@ class OpenSearchSettings(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.query_path is not None and self.recipe == "simple":
+        if self.query_path is not None and self.recipe != "rich":
+            origin = "ext" if self.recipe == "simple" else "the search itself"
             raise ValueError(
-                "query_path is set with the recipe 'simple', which reads the query from ext. Use the recipe 'rich'."
+                f"query_path is set with the recipe {self.recipe!r}, which reads the query from {origin}. Use the recipe 'rich'."
             )
+        if self.recipe == "native":
+            _check_native(self)
         if self.default_for and self.on_error == "raise":
             raise ValueError(
                 "default_for is set with on_error 'raise', which fails searches without a query. "
@@ -251,6 +258,16 @@ class OpenSearchSettings(BaseModel):
             return not ipaddress.ip_address(host).is_global
         except ValueError:
             return _PRIVATE_NAME.fullmatch(host) is not None
+
+
+def _check_native(settings: OpenSearchSettings) -> None:
+    if settings.score == "log_odds":
+        raise ValueError("score is 'log_odds' with the recipe 'native', whose scores are probabilities.")
+    for name in ("service_key_env", "service_key_file", "secret_arn"):
+        if getattr(settings, name) is not None:
+            raise ValueError(
+                f"{name} is set with the recipe 'native'. Put the key into each node's keystore, as qwen_rerank.api_key."
+            )
 
 
 def _check_credentials(settings: OpenSearchSettings) -> None:

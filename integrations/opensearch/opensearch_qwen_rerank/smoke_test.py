@@ -96,6 +96,8 @@ def search_body(recipe: str, fields: Sequence[str], query_path: str | None) -> d
     if query_path is not None:
         return {**_at_path(query_path, QUESTION), "size": len(TEXTS)}
     body: dict[str, Any] = {"query": {"match": {fields[0]: {"query": QUESTION}}}, "size": len(TEXTS)}
+    if recipe == "native":
+        return body
     if recipe == "simple":
         body["ext"] = {"rerank": {"query_context": {"query_text": QUESTION}}}
     else:

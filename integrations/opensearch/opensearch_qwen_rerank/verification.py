@@ -75,8 +75,7 @@ def verify(
         VerificationError: The pipeline does not exist, or does not rerank; the message has the cause.
     """
     verification = _Verification(cluster, settings, on_stage)
-    scores = verification.check_model()
-    verification.check_pipeline(scores)
+    scores = verification.check_pipeline(verification.check_model())
     first, reranked = verification.run_search(index, search) if index and search else ((), ())
     warnings = (
         () if scores[1] > scores[0] else (f"the model prefers the text that does not answer: {scores!r}",)
@@ -97,17 +96,19 @@ class _Verification:
         self.current = read_current_state(cluster, settings.pipeline, resource_name(settings))
         self.model_id, self.search_settings = _applied(self.current, settings.pipeline)
 
-    def check_model(self) -> list[float]:
-        """Rank both texts with the model, and return their scores."""
+    def check_model(self) -> list[float] | None:
+        """Rank both texts with the model, and return their scores; None with the recipe native, which has no model."""
         recipe, fields = self.search_settings["recipe"], self.search_settings["fields"]
+        if recipe == "native":
+            return None
         path, body = smoke_test.predict_request(recipe, self.model_id, fields)
         response, took_ms = self._timed("POST", path, body)
         scores = smoke_test.read_scores(recipe, response)
         self._add(Stage("model", took_ms, f"scores {scores[0]:.6g} and {scores[1]:.6g}"))
         return scores
 
-    def check_pipeline(self, scores: list[float]) -> None:
-        """Search for both texts in an index of their own, and compare the hits' scores with the model's."""
+    def check_pipeline(self, scores: list[float] | None) -> list[float]:
+        """Search for both texts in an index of their own, and return their scores, which must be the model's."""
         name = smoke_test.smoke_test_index(self.name)
         self._remove_index(name)
         marker = {"mappings": {"_meta": {"made_by": _MADE_BY}}}
@@ -116,10 +117,15 @@ class _Verification:
             for place, source in enumerate(smoke_test.sample_documents(self.search_settings["fields"])):
                 self.cluster.request("PUT", f"/{name}/_doc/{place}", source, {"refresh": "true"})
             body = smoke_test.search_body(*(self.search_settings[key] for key in _SEARCH_KEYS))
-            hits = self._search(name, body)["hits"]["hits"]
+            response = self._search(name, body)
         finally:
             self._remove_index(name)
-        found = {hit["_id"]: hit["_score"] for hit in hits}
+        found = {hit["_id"]: hit["_score"] for hit in response["hits"]["hits"]}
+        if scores is None:
+            outcome = response.get("ext", {}).get("qwen_rerank", {})
+            if outcome.get("status") != "reranked" or len(found) != len(smoke_test.TEXTS):
+                raise VerificationError(f"the pipeline does not rerank: {outcome.get('reason')}.")
+            return [found[str(place)] for place in range(len(found))]
         expected = {str(place): score for place, score in enumerate(scores)}
         is_right = found.keys() == expected.keys() and all(
             math.isclose(found[key], expected[key], rel_tol=_FLOAT32, abs_tol=_FLOAT32) for key in found
@@ -128,6 +134,7 @@ class _Verification:
             raise VerificationError(
                 f"the pipeline's hits do not have the model's scores: {found!r} instead of {expected!r}."
             )
+        return scores
 
     def run_search(self, index: str, search: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Run the user's search without and with the pipeline, and return the ids of the hits of both."""
@@ -174,14 +181,15 @@ class _Verification:
 
 
 def _applied(current: CurrentState, pipeline: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the model's id and the recorded settings of a pipeline that was applied."""
+    """Return the model's id, empty with the recipe native, and the recorded settings of a pipeline that was applied."""
     record = current.ownership.records.get(pipeline)
     marker = parse_marker((current.pipeline or {}).get("description"))
-    if current.model is None or record is None or marker is None:
+    is_native = record is not None and record.search_settings.get("recipe") == "native"
+    if record is None or marker is None or (current.model is None and not is_native):
         raise VerificationError(f"the pipeline {pipeline!r} was not applied. Run `apply` first.")
     if record.pending:
         raise VerificationError(f"`apply` of the pipeline {pipeline!r} was interrupted. Run it again.")
-    return current.model.id, record.search_settings
+    return "" if current.model is None else current.model.id, record.search_settings
 
 
 def _ids(response: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from opensearch_qwen_rerank.errors import ClusterError
 from opensearch_qwen_rerank.lock import LOCK_INDEX
 from opensearch_qwen_rerank.request_bodies import (
+    ALLOWED_SETTING,
     PRIVATE_ENDPOINTS_SETTING,
     PRIVATE_IP_SETTING,
     TRUSTED_SETTING,
@@ -19,6 +20,7 @@ from opensearch_qwen_rerank.request_bodies import (
 DEFAULTS: dict[str, Any] = {
     TRUSTED_SETTING: ["^https://api\\.cohere\\.ai/.*$", "^https://api\\.openai\\.com/.*$"],
     PRIVATE_IP_SETTING: "false",
+    ALLOWED_SETTING: [],
 }
 
 
@@ -52,7 +54,7 @@ class FakeCluster:
         self.credentials: dict[str, Any] = {}
         self.pipelines: dict[str, Any] = {}
         self.indices: dict[str, str | None] = dict(indices or {})
-        self.processors = {"oversample", "truncate_hits", "rerank", "ml_inference"}
+        self.processors = {"oversample", "truncate_hits", "rerank", "ml_inference", "qwen_rerank"}
         self.writes: list[tuple[str, str, Any]] = []
         self.kill_after: int | None = None
         self.refusals: list[ClusterError] = []
@@ -334,7 +336,10 @@ class FakeCluster:
 
     def reranks(self, pipeline: str) -> bool:
         """Whether a search through a pipeline would be reranked now."""
-        text = json.dumps(self.pipelines.get(pipeline))
+        body = self.pipelines.get(pipeline, {})
+        if any("qwen_rerank" in one for one in body.get("response_processors", [])):
+            return True  # the native processor needs no model
+        text = json.dumps(body)
         deployed = [key for key, one in self.objects["models"].items() if one["model_state"] == "DEPLOYED"]
         return any(f'"{key}"' in text for key in deployed)
 

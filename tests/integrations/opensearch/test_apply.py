@@ -18,6 +18,7 @@ from opensearch_qwen_rerank.destroy import plan_destroy
 from opensearch_qwen_rerank.errors import ClusterError
 from opensearch_qwen_rerank.plan import plan_apply
 from opensearch_qwen_rerank.request_bodies import (
+    ALLOWED_SETTING,
     PRIVATE_ENDPOINTS_SETTING,
     PRIVATE_IP_SETTING,
     TRUSTED_SETTING,
@@ -50,6 +51,7 @@ def destroy(cluster: FakeCluster, chosen: OpenSearchSettings, **options: Any) ->
 
 
 CHANGES: list[dict[str, Any]] = [
+    {"recipe": "native"},
     {"recipe": "simple"},
     {"service": "http://other:9000"},
     {"service": "https://public.example.org"},
@@ -476,3 +478,36 @@ def test_any_other_error_is_raised_at_once() -> None:
     cluster.refusals = [ClusterError("no permissions", status=403)]
     with pytest.raises(ClusterError, match="no permissions"):
         apply(cluster, settings())
+
+
+def test_native_needs_no_plugin_but_its_own() -> None:
+    """A cluster of the core alone, where ML Commons' addresses do not exist."""
+    cluster = FakeCluster()
+    cluster.processors = {"qwen_rerank"}
+    before = cluster.inventory()
+    cluster.objects = {}
+    chosen = settings(recipe="native")
+    apply(cluster, chosen)
+    assert cluster.persistent[ALLOWED_SETTING] == ["http://reranker:8501"]
+    assert TRUSTED_SETTING not in cluster.persistent
+    assert apply(cluster, chosen) == []
+    destroy(cluster, chosen)
+    cluster.objects = {"connectors": {}, "model_groups": {}, "models": {}}
+    assert cluster.inventory() == before
+
+
+def test_native_without_the_plugin_is_refused() -> None:
+    cluster = FakeCluster()
+    cluster.processors -= {"qwen_rerank"}
+    with pytest.raises(UnsupportedClusterError, match="Install the plugin qwen-rerank on every node"):
+        apply(cluster, settings(recipe="native"))
+
+
+def test_native_replaces_a_model_after_the_pipeline_stopped_using_it() -> None:
+    cluster = FakeCluster()
+    apply(cluster, settings())
+    steps = apply(cluster, settings(recipe="native"))
+    assert cluster.objects["models"] == cluster.objects["connectors"] == {}
+    kinds = [step.split()[1] for step in steps]
+    assert kinds.index("pipeline") < kinds.index("model")
+    assert TRUSTED_SETTING not in cluster.persistent

@@ -114,6 +114,29 @@ def test_settings_that_a_version_does_not_support_are_refused_with_the_reason(
         check_supported(settings(**changes), ClusterVersion.parse(version))
 
 
+def test_the_native_pipeline_has_both_halves() -> None:
+    chosen = settings(
+        recipe="native", fields=("title", "body"), window=50, instruction="Find remedies", on_error="raise"
+    )
+    body = pipeline_body(chosen, ClusterVersion(3, 6), model_id="")
+    assert body["request_processors"] == [{"qwen_rerank": {"window": 50, "fields": ["title", "body"]}}]
+    assert body["response_processors"] == [
+        {
+            "qwen_rerank": {
+                "endpoint": "http://reranker:8501",
+                "fields": ["title", "body"],
+                "timeout": "10s",
+                "on_failure": "fail",
+                "keep_first_score": "previous_score",
+                "instruction": "Find remedies",
+            }
+        }
+    ]
+    assert required_settings(chosen, ClusterVersion(3, 6)) == {
+        "qwen_rerank.allowed_endpoints": ["http://reranker:8501"]
+    }
+
+
 def test_fields_are_required() -> None:
     with pytest.raises(ConfigurationError, match="fields is empty"):
         check_supported(settings(fields=()), ClusterVersion(3, 6))

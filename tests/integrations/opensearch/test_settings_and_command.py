@@ -47,7 +47,11 @@ def test_the_version_is_that_of_the_base_package() -> None:
         ({"username": "a"}, "username is set alone. Also set password_env or password_file"),
         ({"secret_arn": "a"}, "secret_arn is set alone"),
         ({"service_key_env": "A", "service_key_file": "b"}, "exclude each other"),
-        ({"recipe": "poor"}, "recipe is not valid: 'poor'. It must be 'simple' or 'rich'"),
+        ({"recipe": "poor"}, "recipe is not valid: 'poor'. It must be 'simple', 'rich' or 'native'"),
+        ({"query_path": "query.match.a.query", "recipe": "native"}, "reads the query from the search itself"),
+        ({"recipe": "native", "score": "log_odds"}, "score is 'log_odds' with the recipe 'native'"),
+        ({"recipe": "native", "service_key_env": "A"}, "into each node's keystore"),
+        ({"window": 0}, "window is not valid: 0"),
         ({"timeout_s": True}, "timeout_s is not valid: True. It must be a number"),
     ],
 )

@@ -91,8 +91,9 @@ def _assemble(release: Release, home: Path) -> None:
         (whole / "bin").mkdir()  # version 2 tries to create a missing one without the permission
         for name, module in release.modules.items():
             _add_module(release, name, module, jars[name], whole)
-        for archive in sorted(jars["plugins"].glob("*.zip")):
-            _add_plugin(archive, whole / "plugins")
+        (whole / "plugins").mkdir()
+        for archive in sorted(jars["plugins"].glob("*.zip")) if release.plugins else ():
+            add_plugin(archive, whole / "plugins")
         _open_for_reading(whole)
         whole.rename(home)
     finally:
@@ -101,7 +102,9 @@ def _assemble(release: Release, home: Path) -> None:
 
 def _fetch(release: Release, project: Path) -> dict[str, Path]:
     """Copy all artifacts in one Maven run of a project with one module per part; return the folders."""
-    parts = {"lib": release.server, "plugins": release.plugins}
+    parts = {"lib": release.server}
+    if release.plugins:
+        parts["plugins"] = release.plugins
     for name, module in release.modules.items():
         parts[name] = tuple(
             f"org.opensearch.plugin:{artifact}:{release.version}" for artifact in module.artifacts
@@ -158,7 +161,8 @@ def _add_module(release: Release, name: str, module: Module, jars: Path, home: P
         (folder / "plugin-security.policy").write_text(policy, encoding="utf-8")
 
 
-def _add_plugin(archive: Path, plugins: Path) -> None:
+def add_plugin(archive: Path, plugins: Path) -> None:
+    """Unpack a plugin's zip into a folder of plugins, below the plugin's name."""
     with zipfile.ZipFile(archive) as content:
         descriptor = content.read("plugin-descriptor.properties").decode()
         name = next(line[5:] for line in descriptor.splitlines() if line.startswith("name="))

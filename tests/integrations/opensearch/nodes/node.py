@@ -10,15 +10,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from tests.integrations.opensearch.nodes.assembly import home_of
-from tests.integrations.opensearch.nodes.releases import RELEASES, Release
+from tests.integrations.opensearch.nodes.assembly import add_plugin, home_of
+from tests.integrations.opensearch.nodes.releases import CORE_RELEASES, RELEASES, Release
 from tests.integrations.opensearch.nodes.toolchain import find_java, unprivileged
 
 BOOT_S = 240.0
@@ -80,25 +80,36 @@ def running_node(
     http_port: int = 0,
     heap: str = HEAP,
     optimized: bool = False,
+    core_only: bool = False,
+    plugins: Sequence[Path] = (),
+    secrets: Mapping[str, str] | None = None,
 ) -> Iterator[Node]:
     """Run a node until the block ends, and remove its folders.
 
     Args:
-        version: One of `RELEASES`.
+        version: One of `RELEASES` or `CORE_RELEASES`.
         settings: Additional lines of opensearch.yml.
         http_port: The HTTP port; 0 for a free port.
         heap: Size of the Java heap.
         optimized: Compile as in production: slower to start, faster later.
+        core_only: Leave out k-NN, neural-search, ML Commons and the job scheduler.
+        plugins: Zips of additional plugins.
+        secrets: Settings of the keystore.
 
     Raises:
         ToolchainError: Java is missing, or Maven to assemble the node.
         NodeError: The node did not start or stop.
     """
-    release = RELEASES[version]
+    release = {**RELEASES, **CORE_RELEASES}[version]
     folder = Path(tempfile.mkdtemp(prefix=f"opensearch-{version}-"))
     try:
         _configure(folder, {"http.port": http_port, **(settings or {})})
-        command = _command(release, folder, heap=heap, optimized=optimized)
+        home = home_of(release)
+        if core_only or plugins:
+            home = _own_home(home, folder / "home", plugins, core_only=core_only)
+        if secrets:
+            _write_keystore(release, home, folder, secrets)
+        command = _command(release, home, folder, heap=heap, optimized=optimized)
         with _process(command, folder) as process:
             url = _wait_until_healthy(process, folder)
             yield Node(version, url, folder / "node.log", process)
@@ -130,8 +141,38 @@ def _configure(folder: Path, settings: Mapping[str, object]) -> None:
             shutil.chown(path, owner["user"], owner["group"])
 
 
-def _command(release: Release, folder: Path, *, heap: str, optimized: bool) -> list[str]:
-    home = home_of(release)
+def _own_home(home: Path, own: Path, plugins: Sequence[Path], *, core_only: bool) -> Path:
+    """Make a home with other plugins; the rest of it is linked."""
+    (own / "plugins").mkdir(parents=True)
+    (own / "bin").mkdir()
+    for name in ("lib", "modules"):
+        (own / name).symlink_to(home / name)
+    for folder in () if core_only else (home / "plugins").iterdir():
+        (own / "plugins" / folder.name).symlink_to(folder)
+    for archive in plugins:
+        add_plugin(archive, own / "plugins")
+    return own
+
+
+def _write_keystore(release: Release, home: Path, folder: Path, secrets: Mapping[str, str]) -> None:
+    """Create the node's keystore; the distribution's tool for it is not published."""
+    program = [
+        find_java(release).path,
+        "-cp",
+        f"{home}/lib/*",
+        str(Path(__file__).with_name("Keystore.java")),
+    ]
+    subprocess.run(
+        [*program, str(folder / "config")],
+        input="".join(f"{name}\n{value}\n" for name, value in secrets.items()),
+        text=True,
+        check=True,
+        cwd=folder,
+        **unprivileged(),
+    )
+
+
+def _command(release: Release, home: Path, folder: Path, *, heap: str, optimized: bool) -> list[str]:
     options = [one for one in JAVA_OPTIONS if not (optimized and "TieredStop" in one)]
     # End the node if the tests are killed.
     prefix = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []

@@ -70,6 +70,15 @@ class Release:
         return self.oldest_java <= java <= self.newest_java
 
 
+class CoreRelease(Release):
+    """A version of which only the core is published."""
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        """No plugins."""
+        return ()
+
+
 def _bouncy_castle(version: str) -> tuple[str, ...]:
     # Without it, a node of version 3 crashes when it encrypts a credential.
     return tuple(f"org.bouncycastle:{name}-jdk18on:{version}" for name in ("bcprov", "bcpkix", "bcutil"))
@@ -135,3 +144,33 @@ RELEASES = {
     )
 }
 """The tested versions: the oldest and the newest one whose parts are all published."""
+
+CORE_RELEASES = {
+    release.version: release
+    for release in (
+        CoreRelease(
+            "3.9.0",
+            oldest_java=21,
+            newest_java=25,
+            preferred_java=25,
+            server=(
+                "org.opensearch:opensearch:3.9.0",
+                "org.opensearch:opensearch-plugin-classloader:3.9.0",
+                "org.opensearch:opensearch-agent-bootstrap:3.9.0",
+                "org.apache.logging.log4j:log4j-core:2.25.5",
+                *_bouncy_castle("1.82"),
+            ),
+            modules={
+                "lang-painless": Module("org.opensearch.painless.PainlessModulePlugin", ("lang-painless",)),
+                "transport-netty4": Module(
+                    "org.opensearch.transport.Netty4ModulePlugin", ("transport-netty4-client",)
+                ),
+                "analysis-common": Module(
+                    "org.opensearch.analysis.common.CommonAnalysisModulePlugin", ("analysis-common",)
+                ),
+            },
+            java_options=("--add-modules=jdk.incubator.vector",),
+        ),
+    )
+}
+"""Versions to test plugins on that need the core alone."""
