@@ -42,4 +42,4 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 def replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD. The length stays, so that spans remain valid."""
-    return _SURROGATES.sub("\ufffd", text)
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)

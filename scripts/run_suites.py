@@ -96,6 +96,7 @@ SUITES = (
     Suite("batch", paths=("tests/batch",)),
     Suite("evaluation", paths=("tests/evaluation",)),
     Suite("ray", paths=("tests/ray",)),
+    Suite("soak", paths=("tests/soak",)),
     Suite("langchain", paths=("tests/integrations/langchain",)),
     Suite("llama_index", paths=("tests/integrations/llama_index",)),
     Suite("haystack", paths=("tests/integrations/haystack",)),

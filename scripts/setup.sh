@@ -5,10 +5,11 @@
 #                                        stamp NAME says that nothing has changed since the last time
 #
 # Needs Python 3.11 or newer and a package index; as root on a Debian-like system it installs a missing Python itself.
+# The variables VENV and BASE_PYTHON name another environment and the interpreter that it is made with.
 
 shopt -s inherit_errexit
 
-VENV=.venv
+VENV=${VENV:-.venv}
 PYTHON=$VENV/bin/python
 
 say() { printf '==> %s\n' "$*" >&2; }
@@ -24,7 +25,7 @@ is_usable_python() {
 
 find_python() {
   local name
-  for name in python3 python3.13 python3.12 python3.11; do
+  for name in ${BASE_PYTHON:+"$BASE_PYTHON"} python3 python3.13 python3.12 python3.11; do
     if command -v "$name" >/dev/null && is_usable_python "$name"; then
       command -v "$name"
       return 0

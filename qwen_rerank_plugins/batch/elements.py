@@ -8,15 +8,31 @@ from pathlib import Path
 
 from qwen_rerank_plugins.batch.streams import BYTE_ORDER_MARK, LineTooLongError, TextLines
 
-__all__ = ["JsonElements", "begins_with"]
+__all__ = ["JsonElements", "open_json"]
 
 BLOCK_CHARS = 1 << 16
 _OUTSIDE = re.compile(r'[\[\]{},"]')
+_OUTSIDE_OR_LINE_END = re.compile(r'[\[\]{},"\n]')
 _IN_STRING = re.compile(r'["\\]')
 _BLANK = " \t\r\n"
 
 
-def begins_with(lines: TextLines) -> str:
+def open_json(path: Path, *, encoding: str, max_chars: int) -> TextLines:
+    """Open a file of JSON as lines: the elements of an array; in `.json` values that may span lines; else its lines.
+
+    Args:
+        path: As `TextLines`.
+        encoding: As `TextLines`.
+        max_chars: Maximum characters of an element or a line.
+    """
+    with TextLines(path, encoding=encoding, max_chars=max_chars) as lines:
+        is_array = _begins_with(lines) == "["
+    if is_array or path.name.lower().removesuffix(".gz").endswith(".json"):
+        return JsonElements(path, encoding=encoding, max_chars=max_chars, is_array=is_array)
+    return TextLines(path, encoding=encoding, max_chars=max_chars)
+
+
+def _begins_with(lines: TextLines) -> str:
     """Return the first character of a file that is not blank; empty if there is none."""
     while block := lines.read(BLOCK_CHARS):
         if text := block.removeprefix(BYTE_ORDER_MARK).lstrip(_BLANK):
@@ -34,7 +50,8 @@ class JsonElements(TextLines):
         path: As `TextLines`.
         encoding: As `TextLines`.
         max_chars: Maximum characters of an element.
-        is_array: Whether the file contains one array; otherwise values, one after the other.
+        is_array: Whether the file contains one array; otherwise values, one after the other. Strings and numbers end
+            with their line.
 
     Attributes:
         number: The line that the last element begins in, from 1.
@@ -57,9 +74,10 @@ class JsonElements(TextLines):
     def _split(self) -> Iterator[str | None]:
         """Yield each element; None in place of one that is too long."""
         depth, is_quoted, state = 0, False, "before"
+        outside = _OUTSIDE if self._base else _OUTSIDE_OR_LINE_END
         for block in self._blocks():
             begin = at = 0
-            while found := (_IN_STRING if is_quoted else _OUTSIDE).search(block, at):
+            while found := (_IN_STRING if is_quoted else outside).search(block, at):
                 at, char = found.end(), found[0]
                 if is_quoted:
                     is_quoted, at = char != '"', at + (char == "\\")
@@ -71,7 +89,7 @@ class JsonElements(TextLines):
                 elif depth == self._base == 1 and char == ",":
                     yield from self._take(block[begin : at - 1])
                     begin = at
-                elif depth <= 0 and char in "]}":
+                elif depth <= 0 and char in "]}\n":
                     # The bracket that closes the array is not part of its last element.
                     yield from self._take(block[begin : at - (state == "inside")])
                     state, begin = "after", at

@@ -96,9 +96,9 @@ def _is_utf8(sample: bytes) -> bool:
 def _guess(path: Path, sample: bytes) -> str:
     from charset_normalizer import from_bytes
 
+    # All of these decode the whole sample: charset-normalizer looks at parts only above 10 MB.
     found = from_bytes(sample, cp_isolation=list(_CANDIDATES), threshold=1 - MIN_CONFIDENCE)
-    # charset-normalizer looks at parts of a sample of one-byte characters.
-    confidence = {match.encoding: 1 - match.chaos for match in found if _is_valid(sample, match.encoding)}
+    confidence = {match.encoding: 1 - match.chaos for match in found}
     best = max(confidence.values(), default=0.0)
     near = [name for name in _CANDIDATES if name in confidence and confidence[name] > best - _TIE]
     common = [name for name in near if _common_share(sample, name) >= _MIN_COMMON]
@@ -106,14 +106,6 @@ def _guess(path: Path, sample: bytes) -> str:
         return (common or near)[0]
     known = f"it may be {' or '.join(near)}" if near else "no encoding is plausible"
     raise InputError(f"encoding of {path} is not known: {known}; name it with --encoding")
-
-
-def _is_valid(sample: bytes, encoding: str) -> bool:
-    try:
-        sample.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _common_share(sample: bytes, name: str) -> float:

@@ -13,7 +13,7 @@ from qwen_rerank_plugins.batch.sources import CsvSource, JsonLinesSource
 from qwen_rerank_plugins.batch.writers import CsvWriter, JsonLinesWriter, TextOutput
 from qwen_rerank_plugins.errors import InputError
 
-__all__ = ["detect_format", "open_source", "open_writer", "require_format"]
+__all__ = ["SUFFIXES", "detect_format", "open_source", "open_writer", "require_format"]
 
 SUFFIXES: dict[str, FileFormat] = {
     ".csv": "csv",

@@ -6,10 +6,12 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.batch.files import JobFiles
 from qwen_rerank_plugins.batch.formats import detect_format, open_source, open_writer, require_format
 from qwen_rerank_plugins.batch.journal import Journal
@@ -110,8 +112,7 @@ class _Job:
         source = open_source(self._path, self._options)
         if self._options.explode and source.layout.form == "pairs":
             raise InputError("explode is for lists, and the rows of this file are pairs; remove --explode")
-        guess = Guess.of(source)
-        if guess is not None and on_guess is not None:
+        if on_guess is not None and (guess := Guess.of(source.text_format, _first_texts(source))):
             on_guess(guess)
         with self._files.open_journal(self._path, resume=resume, overwrite=overwrite) as journal:
             published = journal.metadata("published")
@@ -170,6 +171,11 @@ class _Job:
             "model": config.model if remote else info.get("model"),
             "instruction": config.instruction if options.instruction is None else options.instruction,
             "chunks": [config.chunk_tokens, config.chunk_overlap],
+            "unwrap": config.unwrap,
+            "family_file": file_digest(Path(config.family)) if Path(config.family).is_file() else None,
+            # Where a record ends, and thus the number of each row, may depend on it.
+            "max_row_chars": options.max_row_chars,
+            "version": __version__,
             **{name: info[name] for name in _FINGERPRINT_FIELDS if name in info},
         }
 
@@ -221,6 +227,7 @@ class _Job:
             "num_pairs": journal.num_scored(),
             "num_written": summary.num_written,
             "num_rejected": summary.num_rejected,
+            "num_warned": journal.num_warned(),
             "num_blank_lines": source.num_blank_lines,
             "model": self._reranker.model,
         }
@@ -241,6 +248,7 @@ class _Job:
             "num_pairs": journal.num_scored(),
             "num_written": 0,
             "num_rejected": journal.num_rejected(),
+            "num_warned": journal.num_warned(),
             "num_blank_lines": source.num_blank_lines,
             "model": self._reranker.model,
         }
@@ -259,3 +267,9 @@ class _Job:
             pairs_per_s=self._pairs_per_s,
             **figures,
         )
+
+
+def _first_texts(source: Source) -> Iterator[str]:
+    for chunk in islice(source.chunks(for_scoring=True), 1):
+        for row in chunk.rows:
+            yield from (row.query, *row.texts)

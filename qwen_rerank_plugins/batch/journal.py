@@ -22,14 +22,15 @@ APPLICATION_ID = 0x51526A31
 _TABLES = """
 CREATE TABLE IF NOT EXISTS job (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scores (row INTEGER, position INTEGER, list, relevance_score REAL, log_odds REAL,
-                                   flags INTEGER, PRIMARY KEY (row, position)) WITHOUT ROWID;
+                                   flags INTEGER, warnings TEXT, PRIMARY KEY (row, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rejected (row INTEGER PRIMARY KEY, line INTEGER, reason TEXT);
 """
-# Ranks each list, best first; ties keep the order of the file. SQLite sorts in a temporary file.
+# Ranks each list, best first; blank documents are last, and ties keep the order of the file. SQLite sorts in a
+# temporary file.
 _RANKS = """
 CREATE TABLE ranks AS
-SELECT row, position, rank, relevance_score, log_odds, flags FROM (
-    SELECT *, ROW_NUMBER() OVER (PARTITION BY list ORDER BY {key} DESC, row, position) AS rank FROM scores
+SELECT row, position, rank, relevance_score, log_odds, flags, warnings FROM (
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY list ORDER BY flags & 4, {key} DESC, row, position) AS rank FROM scores
     WHERE row NOT IN (SELECT row FROM rejected)
 ) WHERE rank <= :top_n AND relevance_score >= :min_score ORDER BY row, position
 """
@@ -44,7 +45,8 @@ class ScoredPair(NamedTuple):
         list_key: Equal for pairs that are ranked together.
         relevance_score: Probability in [0, 1].
         log_odds: Logit of the probability, or None.
-        flags: Sum of 1 if the document was truncated and 2 if the query was.
+        flags: Sum of 1 if the document was truncated, 2 if the query was, and 4 if the document was blank and not sent.
+        warnings: What was wrong with the texts, as a JSON list; None for nothing.
     """
 
     row: int
@@ -53,6 +55,7 @@ class ScoredPair(NamedTuple):
     relevance_score: float
     log_odds: float | None
     flags: int
+    warnings: str | None = None
 
 
 class RankedPair(NamedTuple):
@@ -64,6 +67,7 @@ class RankedPair(NamedTuple):
     relevance_score: float
     log_odds: float | None
     flags: int
+    warnings: str | None
 
 
 class Journal:
@@ -140,7 +144,12 @@ class Journal:
     def add_scores(self, pairs: Iterable[ScoredPair]) -> None:
         """Store the scores of one call in one transaction."""
         with self._transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?)", pairs)
+            db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", pairs)
+
+    def clear_rejected(self) -> None:
+        """Forget the rejected rows: other settings may accept them."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM rejected")
 
     def add_rejected(self, rows: Sequence[tuple[int, int, str]]) -> None:
         """Store the number, line and reason of rejected rows."""
@@ -158,6 +167,13 @@ class Journal:
         (count,) = self._db.execute("SELECT COUNT(*) FROM scores").fetchone()
         return int(count)
 
+    def num_warned(self) -> int:
+        """Return the number of rows with a warning."""
+        (count,) = self._db.execute(
+            "SELECT COUNT(DISTINCT row) FROM scores WHERE warnings NOT NULL"
+        ).fetchone()
+        return int(count)
+
     def num_rejected(self) -> int:
         """Return the number of rejected rows."""
         (count,) = self._db.execute("SELECT COUNT(*) FROM rejected").fetchone()
@@ -171,9 +187,12 @@ class Journal:
     def compute_ranks(self, *, top_n: int | None, min_score: float | None) -> None:
         """Rank every list over the whole file and drop pairs below `min_score` or behind `top_n`.
 
-        Pairs are sorted by log-odds if every score has them, since probabilities saturate at 0 and 1.
+        Pairs are sorted by log-odds if every score has them, since probabilities saturate at 0 and 1; blank documents
+        that were not sent have none.
         """
-        gap = self._db.execute("SELECT 1 FROM scores WHERE log_odds IS NULL LIMIT 1").fetchone()
+        gap = self._db.execute(
+            "SELECT 1 FROM scores WHERE log_odds IS NULL AND NOT flags & 4 LIMIT 1"
+        ).fetchone()
         key = "log_odds" if gap is None else "relevance_score"
         bounds = {"top_n": (1 << 62) if top_n is None else top_n, "min_score": min_score or 0.0}
         with self._transaction() as db:

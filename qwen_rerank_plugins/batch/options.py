@@ -98,7 +98,9 @@ class BatchOptions(BaseModel):
     replace_columns: bool = Field(
         default=False, description="Drop columns of the input that the output adds, as an earlier run did."
     )
-    details: bool = Field(default=False, description="Add `log_odds`, `truncated` and `query_truncated`.")
+    details: bool = Field(
+        default=False, description="Add `log_odds`, `truncated`, `query_truncated`, `blank` and `warnings`."
+    )
 
     instruction: str | None = Field(default=None, description="The instruction; None for the reranker's.")
     top_n: Count | None = Field(
@@ -171,7 +173,7 @@ class BatchOptions(BaseModel):
 
     def details_columns(self) -> tuple[str, ...]:
         """Return the columns that `details` adds to score and rank."""
-        return ("log_odds", "truncated", "query_truncated") if self.details else ()
+        return ("log_odds", "truncated", "query_truncated", "blank", "warnings") if self.details else ()
 
     def added_columns(self, form: Form) -> tuple[str, ...]:
         """Return the columns that the output adds to the input's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -127,4 +128,6 @@ class _AddedColumns:
             scores["log_odds"] = pair.log_odds
             scores["truncated"] = bool(pair.flags & 1)
             scores["query_truncated"] = bool(pair.flags & 2)
+            scores["blank"] = bool(pair.flags & 4)
+            scores["warnings"] = json.loads(pair.warnings or "[]")
         return scores

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, pairwise
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from qwen_rerank_plugins.batch.options import BatchOptions
+from qwen_rerank_plugins.batch.parquet_pages import DELTA_ENCODINGS, read_pages
 from qwen_rerank_plugins.batch.protocols import OutputRow
 from qwen_rerank_plugins.batch.rows import Chunk, Layout, Row, detect_form
-from qwen_rerank_plugins.batch.streams import read_errors_as_input_errors
+from qwen_rerank_plugins.batch.streams import GZIP_MAGIC, read_errors_as_input_errors
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError
 
 try:
@@ -30,9 +31,14 @@ READ_BUFFER_BYTES = 1 << 20
 CHUNK_CHARS = 8 << 20
 MAX_FOOTER_BYTES = 16 << 20
 MAX_FOOTER_ITEMS = 100_000
-"""Maximum columns, and maximum row groups, of a file."""
+"""Maximum length of a list in a footer, such as that of the row groups."""
+MAX_COLUMNS = 10_000
 MAX_VALUES = 1 << 26
 """Maximum values of a column in a row group, which a few bytes of the file can repeat."""
+MAX_LIST_VALUES = 1 << 24
+"""The same for a column of lists: one row may have them all, and a row is decoded as a whole."""
+MAX_PAGE_BYTES = 128 << 20
+"""Maximum bytes of a row group's largest pages, decompressed, one per column: so much is in memory at the same time."""
 
 _MAGIC = b"PAR1"
 _ELEMENT_CHARS = 4  # quotes and a comma: an element takes memory, even if it is empty
@@ -41,6 +47,8 @@ _ADDED_TYPES = {
     "log_odds": pa.float64(),
     "truncated": pa.bool_(),
     "query_truncated": pa.bool_(),
+    "blank": pa.bool_(),
+    "warnings": pa.list_(pa.string()),
 }
 
 
@@ -65,6 +73,8 @@ class ParquetSource:
         self._path = path
         self._options = options
         self._check_footer()
+        self._batch_rows = options.window_rows
+        self._delta_paths: set[str] = set()
         with self._open(()) as file:
             self.schema = file.schema_arrow
             self._text_paths = self._check_metadata(file)
@@ -87,6 +97,10 @@ class ParquetSource:
 
     def _check_footer(self) -> None:
         with read_errors_as_input_errors(self._path), self._path.open("rb") as file:
+            if file.read(2) == GZIP_MAGIC:
+                raise InputError(
+                    f"{self._path} is compressed with gzip; unpack it: Parquet compresses its pages"
+                )
             file.seek(-min(8, self._path.stat().st_size), io.SEEK_END)
             tail = file.read()
         num_bytes = int.from_bytes(tail[:4], "little")
@@ -97,23 +111,51 @@ class ParquetSource:
             )
 
     def _check_metadata(self, file: Any) -> list[str]:
-        """Check the number of values, and return the paths of the columns that contain text or bytes."""
-        metadata = file.metadata
-        for index in range(metadata.num_row_groups):
-            group = metadata.row_group(index)
-            for number in range(metadata.num_columns):
-                column = group.column(number)
-                if column.num_values > MAX_VALUES:
+        """Check columns, values and pages, and return the paths of the columns that are read as dictionaries."""
+        if file.metadata.num_columns > MAX_COLUMNS:
+            raise InputError(
+                f"{self._path} has {file.metadata.num_columns} columns; at most {MAX_COLUMNS} are read"
+            )
+        columns = [file.schema.column(number) for number in range(file.metadata.num_columns)]
+        with read_errors_as_input_errors(self._path), self._path.open("rb") as raw:
+            for index in range(file.metadata.num_row_groups):
+                group = file.metadata.row_group(index)
+                chunks = [group.column(number) for number in range(len(columns))]
+                num_bytes = sum(map(partial(self._check_chunk, raw), columns, chunks))
+                if num_bytes > MAX_PAGE_BYTES:
                     raise InputError(
-                        f"{self._path} has {column.num_values} values of {column.path_in_schema!r} in a row group; "
-                        f"at most {MAX_VALUES} are read: write smaller row groups"
+                        f"{self._path} has pages of {num_bytes} bytes, decompressed, in one row group; at most "
+                        f"{MAX_PAGE_BYTES} are read: write smaller pages, or fewer columns"
                     )
-        columns = map(file.schema.column, range(metadata.num_columns))
         return [
             column.path
             for column in columns
-            if column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
+            if column.physical_type == "BYTE_ARRAY"
+            and column.logical_type.type != "DECIMAL"
+            and column.path not in self._delta_paths
         ]
+
+    def _check_chunk(self, raw: BinaryIO, column: Any, chunk: Any) -> int:
+        """Check a column of a row group, and return the bytes of its largest page."""
+        in_list = column.max_repetition_level > 0
+        limit = MAX_LIST_VALUES if in_list else MAX_VALUES
+        if chunk.num_values > limit:
+            raise InputError(
+                f"{self._path} has {chunk.num_values} values of {column.path!r} in a row group; "
+                f"at most {limit} are read: write smaller row groups"
+            )
+        start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+        pages = list(read_pages(raw, start, chunk.total_compressed_size, chunk.num_values))
+        largest = max((page.num_bytes for page in pages), default=0)
+        if column.physical_type == "BYTE_ARRAY" and any(page.encoding in DELTA_ENCODINGS for page in pages):
+            if in_list:
+                raise InputError(
+                    f"{self._path} has delta encoding in lists: {column.path!r}; write another one"
+                )
+            # pyarrow cannot read such pages as dictionaries, and a string may repeat all of its page.
+            self._delta_paths.add(column.path)
+            self._batch_rows = max(1, min(self._batch_rows, MAX_PAGE_BYTES // max(1, largest)))
+        return largest
 
     def _check_types(self) -> None:
         for name in (self.layout.query, *self.layout.needed[2:]):
@@ -150,7 +192,7 @@ class ParquetSource:
         """Yield batches within a row group: nested columns of two dictionaries cannot be read as one batch."""
         for index in range(file.metadata.num_row_groups):
             yield from file.iter_batches(
-                self._options.window_rows, row_groups=[index], columns=columns, use_threads=False
+                self._batch_rows, row_groups=[index], columns=columns, use_threads=False
             )
 
     def _parts(self, batch: Any) -> Iterator[tuple[Any, bool]]:
@@ -201,40 +243,33 @@ class ParquetSource:
 
 def _row_chars(batch: Any) -> list[int]:
     """Return the characters of each row, without decoding a row."""
-    columns = [_num_chars(column) for column in batch.columns]
-    return [sum(sizes) for sizes in zip(*columns, strict=True)]
+    return reduce(pc.add, map(_num_chars, batch.columns)).to_pylist()  # type: ignore[no-any-return]
 
 
-def _num_chars(array: Any) -> list[int]:
-    """Return the characters of each value; bytes count as characters, and other values as one."""
+def _num_chars(array: Any) -> Any:
+    """Return the characters of each value as int64; bytes count as characters, and other values as one."""
     kind = array.type
     if pa.types.is_dictionary(kind):
-        sizes = _num_chars(array.dictionary)
-        return [0 if index is None else sizes[index] for index in array.indices.to_pylist()]
+        return pc.fill_null(_num_chars(array.dictionary).take(array.indices), 0)
     if _is_text(kind):
-        return _without_null(pc.utf8_length(array))
+        return pc.fill_null(pc.utf8_length(array).cast(pa.int64()), 0)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
-        return _without_null(pc.binary_length(array))
-    if pa.types.is_struct(kind):
-        return [sum(sizes) for sizes in zip(*map(_num_chars, array.flatten()), strict=True)] or [1] * len(
-            array
-        )
+        return pc.fill_null(pc.binary_length(array).cast(pa.int64()), 0)
+    if pa.types.is_struct(kind) and kind.num_fields:
+        return reduce(pc.add, map(_num_chars, array.flatten()))
     if _is_list(kind) or pa.types.is_map(kind):
-        totals = [0, *accumulate(size + _ELEMENT_CHARS for size in _num_chars(array.values))]
+        sizes = pc.cumulative_sum(pc.add(_num_chars(array.values), _ELEMENT_CHARS))
+        totals = pa.concat_arrays([pa.array([0], pa.int64()), sizes])
         offsets = _offsets(array)
-        return [totals[end] - totals[start] for start, end in pairwise(offsets)]
-    return [1] * len(array)
+        return pc.subtract(totals.take(offsets[1:]), totals.take(offsets[:-1]))
+    return pa.repeat(pa.scalar(1, pa.int64()), len(array))
 
 
-def _offsets(array: Any) -> list[int]:
+def _offsets(array: Any) -> Any:
     if not pa.types.is_fixed_size_list(array.type):
-        return array.offsets.to_pylist()  # type: ignore[no-any-return]
+        return array.offsets
     size = array.type.list_size
-    return [size * (array.offset + index) for index in range(len(array) + 1)]
-
-
-def _without_null(lengths: Any) -> list[int]:
-    return [length or 0 for length in lengths.to_pylist()]
+    return pa.array([size * (array.offset + index) for index in range(len(array) + 1)], pa.int64())
 
 
 class ParquetWriter:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from qwen_rerank_plugins.batch.protocols import Source
-from qwen_rerank_plugins.batch.rows import Chunk
+from qwen_rerank_plugins.batch.protocols import TextFormat
 
 __all__ = ["BatchProgress", "BatchReport", "Guess", "ProgressMeter"]
 
@@ -49,7 +48,7 @@ class Guess:
         options: The options that name it instead: `encoding`, `delimiter` or both.
         encoding: The encoding.
         delimiter: The delimiter of CSV; None for JSON.
-        texts: The first texts of the rows as they were decoded, those beyond ASCII first.
+        texts: The beginnings of three decoded texts, those beyond ASCII first.
     """
 
     options: tuple[str, ...]
@@ -58,20 +57,23 @@ class Guess:
     texts: tuple[str, ...]
 
     @classmethod
-    def of(cls, source: Source) -> Self | None:
-        """Return the guess of a source; None if nothing was guessed."""
-        text_format = source.text_format
+    def of(cls, text_format: TextFormat | None, texts: Iterable[str]) -> Self | None:
+        """Return the guesses in a text format; None if there are none.
+
+        Args:
+            text_format: The format of a file.
+            texts: Its first texts; not iterated over if nothing was guessed.
+        """
         if text_format is None or not text_format.guessed:
             return None
-        chunk = next(source.chunks(for_scoring=True), Chunk())
-        texts = list(dict.fromkeys(text for row in chunk.rows for text in (row.query, *row.texts) if text))
-        shown = sorted(texts, key=str.isascii)[:GUESS_TEXTS]
-        return cls(text_format.guessed, text_format.encoding, text_format.delimiter, tuple(shown))
+        found = sorted(dict.fromkeys(filter(None, texts)), key=str.isascii)[:GUESS_TEXTS]
+        shown = tuple(text[:GUESS_CHARS] for text in found)
+        return cls(text_format.guessed, text_format.encoding, text_format.delimiter, shown)
 
     def __str__(self) -> str:
         """Return one sentence, with the first texts."""
         values = " and ".join(f"{name} {getattr(self, name)!r}" for name in self.options)
-        texts = ", ".join(repr(text[:GUESS_CHARS]) for text in self.texts) or "no text"
+        texts = ", ".join(map(repr, self.texts)) or "no text"
         options = " or ".join(f"--{name}" for name in self.options)
         return f"{values} guessed; the text reads {texts}; correct it with {options}"
 
@@ -93,6 +95,7 @@ class BatchReport:
         rejected: The file of the rejected rows, or None.
         elapsed_s: Seconds of this run.
         pairs_per_s: Pairs that this run scored per second of scoring; None if it scored none.
+        num_warned: Rows with a warning about their texts.
     """
 
     status: Literal["complete", "stopped"]
@@ -107,6 +110,7 @@ class BatchReport:
     rejected: Path | None
     elapsed_s: float
     pairs_per_s: float | None
+    num_warned: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields as plain JSON types."""

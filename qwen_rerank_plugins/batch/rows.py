@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +12,13 @@ from typing import Any
 from qwen_rerank_plugins.batch.options import BatchOptions, Form
 from qwen_rerank_plugins.errors import InputError
 
-__all__ = ["BadRowError", "Chunk", "Layout", "Row", "detect_form", "parse_json"]
+__all__ = ["BadRowError", "Chunk", "Layout", "Row", "detect_form", "parse_json", "repair_json"]
 
 MAX_NAMED_COLUMNS = 12
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
 
 
 class BadRowError(Exception):
@@ -33,6 +38,7 @@ class Row:
         documents: The documents as they appear in the row; one in a pair.
         texts: The text of each document.
         instruction: The instruction of this row; None for the job's instruction.
+        is_repaired: Whether U+FFFD replaced a lone surrogate in the JSON of this row.
         problem: Why the row cannot be ranked, or None. If it is set, query and documents have no meaning.
     """
 
@@ -44,6 +50,7 @@ class Row:
     documents: Sequence[Any] = ()
     texts: Sequence[str] = ()
     instruction: str | None = None
+    is_repaired: bool = False
     problem: str | None = None
 
 
@@ -161,7 +168,13 @@ class Layout:
         if self.form == "pairs":
             row.documents = row.texts = (_check_text(value, self.documents),)
         else:
-            row.documents = _check_list(value, self.documents)
+            if isinstance(value, str):  # a cell of CSV, or a text column of Parquet
+                text = repair_json(value)
+                row.is_repaired |= text != value
+                value = _parse_list(text, self.documents)
+            if not isinstance(value, list):
+                raise BadRowError(f"{self.documents!r} must be a list, not {_type_name(value)}")
+            row.documents = value
             row.texts = [
                 _text_of(document, f"{self.documents}[{index}]")
                 for index, document in enumerate(row.documents)
@@ -182,6 +195,13 @@ class Layout:
         taken = _quote_names(sorted(self._reserved.intersection(columns)))
         hint = "choose other names with --score-column, --rank-column and so on, or drop them with --replace-columns"
         return f"already has {taken}; {hint}"
+
+
+def repair_json(text: str) -> str:
+    """Return JSON with U+FFFD in place of each escape of a lone surrogate, which UTF-8 cannot encode."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
 
 
 def parse_json(text: str) -> Any:
@@ -236,17 +256,7 @@ def _cell(cells: Mapping[str, Any], column: str) -> Any:
 def _check_text(value: Any, place: str) -> str:
     if not isinstance(value, str):
         raise BadRowError(f"{place!r} must be a string, not {_type_name(value)}")
-    if not value.isascii() and not _is_unicode(value):
-        raise BadRowError(f"{place!r} is not valid Unicode: it contains half of a surrogate pair")
     return value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _text_of(document: Any, place: str) -> str:
@@ -257,15 +267,11 @@ def _text_of(document: Any, place: str) -> str:
     return _check_text(document, place)
 
 
-def _check_list(value: Any, place: str) -> list[Any]:
-    if isinstance(value, str):  # a cell of CSV, or a text column of Parquet
-        try:
-            value = parse_json(value)
-        except BadRowError as error:
-            raise BadRowError(f"{place!r} must be a JSON array: {error}") from None
-    if not isinstance(value, list):
-        raise BadRowError(f"{place!r} must be a list, not {_type_name(value)}")
-    return value
+def _parse_list(text: str, place: str) -> Any:
+    try:
+        return parse_json(text)
+    except BadRowError as error:
+        raise BadRowError(f"{place!r} must be a JSON array: {error}") from None
 
 
 def _read_instruction(cells: Mapping[str, Any], column: str) -> str | None:

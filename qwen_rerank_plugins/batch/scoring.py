@@ -7,6 +7,7 @@ never idles.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from qwen_rerank_plugins.batch.progress import ProgressMeter
 from qwen_rerank_plugins.batch.protocols import Source
 from qwen_rerank_plugins.batch.rows import Chunk, Row
 from qwen_rerank_plugins.errors import InputError, RerankError
+from qwen_rerank_plugins.recipe import REPAIRED_TEXT
 from qwen_rerank_plugins.reranker import Reranker
 from qwen_rerank_plugins.types import PairScore, Priority
 
@@ -118,6 +120,7 @@ class ScoringPass:
         """
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="qwen-rerank-batch") as executor:
             self._meter.start_clock()
+            self._journal.clear_rejected()
             try:
                 self._submit_all(executor)
                 self._drain()
@@ -255,10 +258,13 @@ class ScoringPass:
     ) -> Iterator[ScoredPair]:
         by_query = self._source.layout.form == "pairs"
         keys = {query: _list_key(call.instruction, query) for query, _ in call.groups} if by_query else {}
-        for (row, position, _), score in zip(pairs, scores, strict=True):
+        for (row, position, text), score in zip(pairs, scores, strict=True):
             key = keys[row.query] if by_query else row.number
-            flags = score.truncated | score.query_truncated << 1
-            yield ScoredPair(row.number, position, key, score.relevance_score, score.log_odds, flags)
+            flags = score.truncated | score.query_truncated << 1 | score.blank << 2
+            is_repaired = row.is_repaired and "\ufffd" in f"{row.query}{text}{row.instruction}"
+            warnings = [*score.warnings, *([REPAIRED_TEXT] if is_repaired else [])]
+            kept = json.dumps(warnings) if warnings else None
+            yield ScoredPair(row.number, position, key, score.relevance_score, score.log_odds, flags, kept)
 
     def _advance(self, fraction: float, rows: float, *, done_now: float) -> None:
         self._fraction += fraction

@@ -14,12 +14,20 @@ from qwen_rerank_plugins.batch.delimited import (
     fit_cells,
     read_records,
 )
-from qwen_rerank_plugins.batch.elements import JsonElements, begins_with
+from qwen_rerank_plugins.batch.elements import open_json
 from qwen_rerank_plugins.batch.encodings import detect_encoding
 from qwen_rerank_plugins.batch.formulas import unescape_formula
 from qwen_rerank_plugins.batch.options import BatchOptions, Form
 from qwen_rerank_plugins.batch.protocols import TextFormat
-from qwen_rerank_plugins.batch.rows import BadRowError, Chunk, Layout, Row, detect_form, parse_json
+from qwen_rerank_plugins.batch.rows import (
+    BadRowError,
+    Chunk,
+    Layout,
+    Row,
+    detect_form,
+    parse_json,
+    repair_json,
+)
 from qwen_rerank_plugins.batch.streams import LineTooLongError, TextLines, find_bad_bytes
 from qwen_rerank_plugins.errors import InputError
 
@@ -69,10 +77,6 @@ class JsonLinesSource:
         self._options = options
         self.num_blank_lines = 0
         self.text_format = _encoding(path, options)
-        with self._open_lines() as lines:
-            self._is_array = begins_with(lines) == "["
-        is_json = path.name.lower().removesuffix(".gz").endswith(".json")
-        self._has_elements = self._is_array or is_json
         self.layout = Layout(options, self._detect_form())
 
     def _detect_form(self) -> Form:
@@ -103,13 +107,7 @@ class JsonLinesSource:
             yield from _group_rows(self._rows(lines, self.layout), lines, self._options.window_rows)
 
     def _open(self) -> TextLines:
-        if not self._has_elements:
-            return self._open_lines()
-        encoding, max_chars = self.text_format.encoding, self._options.max_row_chars
-        return JsonElements(self._path, encoding=encoding, max_chars=max_chars, is_array=self._is_array)
-
-    def _open_lines(self) -> TextLines:
-        return TextLines(
+        return open_json(
             self._path, encoding=self.text_format.encoding, max_chars=self._options.max_row_chars
         )
 
@@ -134,9 +132,10 @@ class JsonLinesSource:
 
 
 def _read_json_row(row: Row, line: str, layout: Layout, encoding: str) -> Row:
-    row.source = line
+    row.source = repair_json(line)
+    row.is_repaired = row.source != line
     try:
-        row.cells = _parse_object(line, encoding)
+        row.cells = _parse_object(row.source, encoding)
     except BadRowError as error:
         row.problem = str(error)
         return row

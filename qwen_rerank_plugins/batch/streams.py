@@ -171,18 +171,17 @@ def find_bad_bytes(line: str, encoding: str) -> str | None:
     return None
 
 
-def read_lines(path: Path, *, encoding: str, name: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a file with their numbers, without line ends.
+def read_lines(lines: TextLines, name: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of an open file with their numbers, without line ends.
 
     Args:
-        path: The file.
-        encoding: The name of the codec.
-        name: The file's name in error messages.
+        lines: The file, which is closed at the end.
+        name: Its name in error messages.
 
     Raises:
         InputError: The file cannot be read, or a line is too long or not valid in the encoding.
     """
-    with TextLines(path, encoding=encoding, max_chars=MAX_LINE_CHARS) as lines:
+    with lines:
         while True:
             lines.start_record()
             try:
@@ -191,7 +190,7 @@ def read_lines(path: Path, *, encoding: str, name: str) -> Iterator[tuple[int, s
                 raise InputError(f"{name}, line {lines.number}: {error}") from None
             if line is None:
                 return
-            problem = find_bad_bytes(line, encoding)
+            problem = find_bad_bytes(line, lines.encoding)
             if problem is not None:
                 raise InputError(f"{name}, line {lines.number}: {problem}; name the encoding with --encoding")
             yield lines.number, line.removesuffix("\n").removesuffix("\r")

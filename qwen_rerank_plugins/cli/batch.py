@@ -62,7 +62,8 @@ ReplaceColumns = Annotated[
     bool | None, typer.Option("--replace-columns", help="Drop columns of IN that OUT adds.")
 ]
 Details = Annotated[
-    bool | None, typer.Option("--details", help="Add log_odds, truncated and query_truncated.")
+    bool | None,
+    typer.Option("--details", help="Add log_odds, truncated, query_truncated, blank and warnings."),
 ]
 Instruction = Annotated[str | None, typer.Option(help="Instruction: what makes a document relevant.")]
 TopN = Annotated[int | None, typer.Option("--top-n", "-n", help="Documents to keep per query.")]
@@ -304,6 +305,10 @@ def _conclude(report: BatchReport, caught: list[int], *, as_json: bool, can_resu
     typer.echo(f"{report.num_rows} rows read, {report.num_written} written{resumed}{speed}", err=True)
     if report.num_blank_lines:
         typer.echo(f"blank lines skipped: {report.num_blank_lines}", err=True)
+    if report.num_warned:
+        typer.echo(
+            f"rows with warnings about their texts: {report.num_warned}; see them with --details", err=True
+        )
     if report.num_rejected:
         typer.echo(f"rejected rows: {report.num_rejected}, see {report.rejected}", err=True)
         return EXIT_REJECTED

@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from qwen_rerank_plugins.batch import delimited
-from qwen_rerank_plugins.batch.elements import JsonElements, begins_with
+from qwen_rerank_plugins.batch import Guess, delimited
+from qwen_rerank_plugins.batch.elements import open_json
 from qwen_rerank_plugins.batch.encodings import detect_encoding
 from qwen_rerank_plugins.batch.options import BatchOptions
-from qwen_rerank_plugins.batch.rows import BadRowError, parse_json
-from qwen_rerank_plugins.batch.streams import MAX_LINE_CHARS, LineTooLongError, TextLines, find_bad_bytes
+from qwen_rerank_plugins.batch.protocols import TextFormat
+from qwen_rerank_plugins.batch.rows import BadRowError, parse_json, repair_json
+from qwen_rerank_plugins.batch.streams import MAX_LINE_CHARS, TextLines, read_lines
 from qwen_rerank_plugins.errors import InputError
 
 InputFormat = Literal["text", "jsonl", "csv"]
@@ -42,13 +43,15 @@ class DocumentFile:
         texts: The text of each document.
         records: Each document as the file holds it: a string, or the mapping that the text is part of.
         num_blank_lines: Number of blank lines, which are skipped.
-        guess: Encoding and delimiter with three decoded texts, if one of them is a guess.
+        guess: Encoding and delimiter with three decoded texts, if one of them is a guess; else None.
+        repaired: Indices of the documents in whose JSON U+FFFD replaced a lone surrogate.
     """
 
     texts: list[str]
     records: list[Any]
     num_blank_lines: int
-    guess: str | None = None
+    guess: Guess | None = None
+    repaired: frozenset[int] = frozenset()
 
 
 def read_documents(
@@ -77,17 +80,12 @@ def read_documents(
         open_lines: Callable[[], TextLines] = partial(
             TextLines, file, encoding=encoding, max_chars=MAX_LINE_CHARS
         )
-        guessed = [f"encoding {encoding!r}"] if is_guess else []
+        text_format = TextFormat(encoding, options.delimiter, ("encoding",) if is_guess else ())
         if chosen == "csv":
-            return _read_csv(open_lines, name, text_field, options.delimiter, suffix, guessed)
+            return _read_csv(open_lines, name, text_field, text_format, "\t" if suffix == ".tsv" else ",")
         if chosen == "jsonl":
-            with open_lines() as lines:
-                if begins_with(lines) == "[":
-                    open_lines = partial(
-                        JsonElements, file, encoding=encoding, max_chars=MAX_LINE_CHARS, is_array=True
-                    )
-        with open_lines() as lines:
-            return _read_lines(lines, name, chosen, text_field or "text", guessed)
+            open_lines = partial(open_json, file, encoding=encoding, max_chars=MAX_LINE_CHARS)
+        return _read_lines(open_lines(), name, chosen, text_field or "text", text_format)
 
 
 @contextmanager
@@ -106,38 +104,28 @@ def _named_file(path: str) -> Iterator[tuple[Path, str]]:
 
 
 def _read_lines(
-    lines: TextLines, name: str, chosen: InputFormat, text_field: str, guessed: list[str]
+    lines: TextLines, name: str, chosen: InputFormat, text_field: str, text_format: TextFormat
 ) -> DocumentFile:
     texts: list[str] = []
     records: list[Any] = []
+    repaired: set[int] = set()
     num_blank_lines = 0
-    while True:
-        lines.start_record()
-        try:
-            line = next(lines, None)
-            if line is None:
-                return DocumentFile(texts, records, num_blank_lines, _guess(guessed, texts))
-            place = f"{name}, line {lines.number}"
-            if not line.strip():
-                num_blank_lines += 1
-                continue
-            if problem := find_bad_bytes(line, lines.encoding):
-                raise InputError(f"{place}: {problem}; name the encoding with --encoding")
-            text = line.removesuffix("\n").removesuffix("\r")
-            record = parse_json(text) if chosen == "jsonl" else text
-        except (BadRowError, LineTooLongError) as error:
-            raise InputError(f"{name}, line {lines.number}: {error}") from error
+    for number, line in read_lines(lines, name):
+        place = f"{name}, line {number}"
+        if not line.strip():
+            num_blank_lines += 1
+            continue
+        record: Any = line
+        if chosen == "jsonl":
+            text = repair_json(line)
+            repaired |= {len(texts)} if text != line else set()
+            try:
+                record = parse_json(text)
+            except BadRowError as error:
+                raise InputError(f"{place}: {error}") from error
         texts.append(_text_of_record(record, place, text_field))
         records.append(record)
-
-
-def _guess(guessed: list[str], texts: list[str]) -> str | None:
-    if not guessed:
-        return None
-    shown = ", ".join(repr(text[:40]) for text in sorted(texts, key=str.isascii)[:3]) or "no text"
-    return (
-        f"{' and '.join(guessed)} guessed; the text reads {shown}; correct it with --encoding or --delimiter"
-    )
+    return DocumentFile(texts, records, num_blank_lines, Guess.of(text_format, texts), frozenset(repaired))
 
 
 def _text_of_record(record: Any, place: str, text_field: str) -> str:
@@ -159,18 +147,18 @@ def _read_csv(
     open_lines: Callable[[], TextLines],
     name: str,
     text_field: str | None,
-    delimiter: str | None,
-    suffix: str,
-    guessed: list[str],
+    text_format: TextFormat,
+    default_delimiter: str,
 ) -> DocumentFile:
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_CHARS))  # the default refuses long documents
+    delimiter = text_format.delimiter
     if delimiter is None:
         wanted = {text_field} if text_field else set(DEFAULT_CSV_FIELDS)
-        default = "\t" if suffix == ".tsv" else ","
         delimiter, is_guess = delimited.detect_delimiter(
-            open_lines, default, lambda names: bool(wanted & {*names})
+            open_lines, default_delimiter, lambda names: bool(wanted & {*names})
         )
-        guessed = [*guessed, f"delimiter {delimiter!r}"] if is_guess else guessed
+        guessed = (*text_format.guessed, *(("delimiter",) if is_guess else ()))
+        text_format = TextFormat(text_format.encoding, delimiter, guessed)
     texts: list[str] = []
     records: list[Any] = []
     num_blank_lines = 0
@@ -189,7 +177,7 @@ def _read_csv(
                 row = cells[: len(columns)] if not any(map(str.strip, cells[len(columns) :])) else cells
                 texts.append(_csv_cell(row, columns, position, place))
                 records.append(dict(zip(columns, row, strict=False)))
-    return DocumentFile(texts, records, num_blank_lines, _guess(guessed, texts))
+    return DocumentFile(texts, records, num_blank_lines, Guess.of(text_format, texts))
 
 
 def _csv_column(columns: list[str], name: str, text_field: str | None) -> str:

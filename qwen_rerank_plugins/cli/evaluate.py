@@ -45,6 +45,7 @@ _DATA_PROBLEMS = {
     "judged_queries_without_text": "judged queries without a text, counted as 0",
     "judged_queries_without_a_relevant_document": "judged queries without a relevant document, counted as 0",
     "judgements_of_unknown_documents": "judgements of documents that are not in the corpus",
+    "texts_with_lone_surrogates": "texts with lone surrogates, which were replaced by U+FFFD",
 }
 
 

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import enum
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +29,7 @@ from qwen_rerank_plugins.cli.options import (
     report_errors,
 )
 from qwen_rerank_plugins.errors import InputError
+from qwen_rerank_plugins.recipe import REPAIRED_TEXT
 
 if TYPE_CHECKING:
     from qwen_rerank_plugins.cli.documents import DocumentFile
@@ -109,7 +113,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         documents = _read(file, input_format, text_field, encoding=encoding, delimiter=delimiter)
         announce_demo(loaded.config)
         result = _rank_with_progress(loaded.config, query, documents.texts)
-        _print_result(result, documents, output)
+        _print_result(_with_repairs(result, documents.repaired), documents, output)
 
 
 def _read(
@@ -127,7 +131,7 @@ def _read(
         path, input_format=kind.value if kind else None, text_field=text_field, options=options
     )
     if documents.guess:
-        typer.echo(documents.guess, err=True)
+        typer.echo(str(documents.guess), err=True)
     if documents.num_blank_lines:
         typer.echo(f"blank lines skipped: {documents.num_blank_lines}", err=True)
     return documents
@@ -162,6 +166,17 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.advance(task, done)
 
 
+def _with_repairs(result: RerankResult, repaired: AbstractSet[int]) -> RerankResult:
+    """Return the result with a warning for each document that was repaired when the file was read."""
+    marked = [
+        replace(one, score=replace(one.score, warnings=(*one.warnings, REPAIRED_TEXT)))
+        if one.score is not None and one.index in repaired
+        else one
+        for one in result.results
+    ]
+    return replace(result, results=tuple(marked))
+
+
 def _print_result(result: RerankResult, documents: DocumentFile, output: OutputFormat) -> None:
     """Print the result, and on standard error why it is not ranked or empty."""
     from qwen_rerank_plugins.cli.tables import result_object, result_table, row_objects, to_json
@@ -169,6 +184,8 @@ def _print_result(result: RerankResult, documents: DocumentFile, output: OutputF
     if result.status != "ranked":
         reason = result.error or "`enabled` is false"
         typer.echo(f"not ranked, documents are in input order: {reason}", err=True)
+    for warning, count in Counter(text for one in result.results for text in one.warnings).items():
+        typer.echo(f"{count} of the documents: {warning}", err=True)
     if output is OutputFormat.JSON:
         typer.echo(
             to_json(result_object(result, documents.records, num_blank_lines=documents.num_blank_lines))

@@ -52,6 +52,7 @@ def row_objects(result: RerankResult, records: Sequence[Any]) -> list[dict[str, 
             "truncated": one.truncated,
             "query_truncated": one.query_truncated,
             "span": None if one.span is None else list(one.span),
+            "warnings": list(one.warnings),
             "document": records[one.index],
         }
         for rank, one in enumerate(result.results, start=1)

@@ -50,10 +50,12 @@ def run(
     scorer: Scorer | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    config: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> BatchReport:
     """Run a job with the lexical scorer, or another."""
-    reranker = Reranker(backend="lexical") if scorer is None else Reranker(scorer=scorer)
+    settings = {"backend": "lexical", **(config or {})}
+    reranker = Reranker(**settings) if scorer is None else Reranker(scorer=scorer)
     with reranker:
         return run_batch(
             source,

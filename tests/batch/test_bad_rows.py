@@ -22,7 +22,6 @@ GOOD = '{"query": "q", "document": "d"}'
         (b'{"query": 3, "document": "d"}', "'query' must be a string, not int"),
         (b'{"query": "q", "document": null}', "'document' must be a string, not null"),
         (b'{"query": " \\n", "document": "d"}', "'query' is blank"),
-        (b'{"query": "q", "document": "\\ud800"}', "half of a surrogate pair"),
         (b'{"query": "q", "document": "\xe9"}', "not UTF-8: byte 0xe9 at character 29"),
         (b'{"query": "q", "document": "d", "x": NaN}', "not valid JSON: NaN"),
         (b'{"query": "q", "document": "d", "x": 1e999}', "number too large: 1e999"),

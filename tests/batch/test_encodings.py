@@ -116,6 +116,45 @@ def test_what_is_not_plausibly_text_is_refused(tmp_path: Path, data: bytes, mess
         run(tmp_path / "in.csv", tmp_path / "out.csv")
 
 
+@pytest.mark.parametrize("place", [16, 17])
+def test_a_few_zeros_do_not_make_text_utf16(tmp_path: Path, place: int) -> None:
+    """All zeros are in one half of the units, as in UTF-16, but there are too few."""
+    data = bytearray(table([("cats and dogs", "are animals")] * 9).encode())
+    data[place] = 0
+    (tmp_path / "in.csv").write_bytes(data)
+    assert detect_encoding(tmp_path / "in.csv") == ("utf-8", False)
+
+
+def test_zeros_in_both_halves_of_the_units_are_not_utf16(tmp_path: Path) -> None:
+    """A column of a fixed width, padded with zeros."""
+    rows = [(f"{text}\0\0\0\0", text) for text in ("猫用香波", "洗猫")] * 9
+    (tmp_path / "in.csv").write_bytes(table(rows).encode("gb18030"))
+    with pytest.raises(InputError, match="no encoding is plausible"):
+        detect_encoding(tmp_path / "in.csv")
+    (tmp_path / "in.csv").write_bytes(table(rows).encode())
+    assert detect_encoding(tmp_path / "in.csv") == ("utf-8", False)
+
+
+def test_units_that_are_no_characters_are_not_utf16(tmp_path: Path) -> None:
+    data = "怎么洗猫\n".encode("utf-16-le") * 20 + b"\x00\xd8" + "洗\n".encode("utf-16-le")
+    (tmp_path / "in.csv").write_bytes(data)
+    with pytest.raises(InputError, match=r"encoding of .* is not known"):
+        detect_encoding(tmp_path / "in.csv")
+
+
+@pytest.mark.parametrize("num_rows", [5, 500])
+def test_a_byte_that_an_encoding_does_not_have_excludes_it_wherever_it_is(
+    tmp_path: Path, num_rows: int
+) -> None:
+    data = table(WESTERN * num_rows).encode("cp1252")
+    for place in (30, len(data) // 2, len(data) - 3):
+        (tmp_path / "in.csv").write_bytes(data[:place] + b"\x81" + data[place:])
+        try:
+            assert detect_encoding(tmp_path / "in.csv")[0] != "cp1252"
+        except InputError as error:
+            assert "is not known" in str(error)  # noqa: PT017 (either outcome is right)
+
+
 def test_damage_in_utf8_is_a_bad_row_and_not_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_bytes(table(CHINESE * 3).encode() + b"q,caf\xe9\n")
     report = run(tmp_path / "in.csv", tmp_path / "out.jsonl", on_bad_row="reject")

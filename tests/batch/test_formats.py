@@ -161,7 +161,9 @@ def test_parquet_keeps_types_and_metadata(tmp_path: Path) -> None:
 def test_details_are_added_on_request(tmp_path: Path) -> None:
     run(write_csv(tmp_path / "in.csv", PAIRS[:1]), tmp_path / "out.jsonl", details=True)
     (row,) = read_jsonl(tmp_path / "out.jsonl")
-    assert list(row)[-5:] == ["relevance_score", "rank", "log_odds", "truncated", "query_truncated"]
+    assert list(row)[-7:] == [
+        "relevance_score", "rank", "log_odds", "truncated", "query_truncated", "blank", "warnings",
+    ]  # fmt: skip
     assert (row["log_odds"], row["truncated"]) == (4.5, False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from qwen_rerank_plugins import InputError
 from qwen_rerank_plugins.batch import BatchOptions, parquet
 from qwen_rerank_plugins.batch.parquet import ParquetSource
+from qwen_rerank_plugins.batch.parquet_pages import read_pages
 from tests.batch.files import read_jsonl, run
 
 LONG = "word " * 80_000
@@ -110,9 +112,123 @@ def test_a_footer_of_very_many_columns_is_refused_before_it_is_parsed(
 
 def test_a_row_group_of_very_many_values_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write(tmp_path / "in.parquet", {"query": ["q"], "documents": [["d"] * 500]})
-    monkeypatch.setattr(parquet, "MAX_VALUES", 400)
+    monkeypatch.setattr(parquet, "MAX_LIST_VALUES", 400)
     with pytest.raises(InputError, match=r"has 500 values of 'documents\.list\.element' in a row group"):
         run(source, tmp_path / "out.jsonl")
+    flat = write(tmp_path / "flat.parquet", {"query": ["q"] * 500, "document": ["d"] * 500})
+    run(flat, tmp_path / "flat.jsonl")
+    monkeypatch.setattr(parquet, "MAX_VALUES", 400)
+    with pytest.raises(InputError, match=r"has 500 values of 'query' in a row group; at most 400 are read"):
+        run(flat, tmp_path / "flat.csv")
+
+
+BOMBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({"document": [LONG * 400]}, {"use_dictionary": False}),
+    "dictionary": ({"document": [LONG * 400]}, {"dictionary_pagesize_limit": 1 << 40}),
+    "list": ({"documents": [[LONG * 400]]}, {}),
+    "struct": ({"documents": [[{"text": LONG * 400}]]}, {}),
+    "bytes elsewhere": ({"document": ["d"], "raw": [LONG.encode() * 400]}, {}),
+    "version 2": ({"document": [LONG * 400]}, {"data_page_version": "2.0"}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [*((name, "zstd") for name in BOMBS), ("plain", "gzip"), ("plain", "brotli")]
+)
+def test_a_page_that_decompresses_to_very_much_is_refused_without_decompressing_it(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    """2,254 bytes took 1.5 GB, and 2,267 bytes as a dictionary 5.2 GB."""
+    columns, options = BOMBS[name]
+    source = write(tmp_path / "in.parquet", {"query": ["q"], **columns}, compression=codec, **options)
+    assert source.stat().st_size < 400_000
+    allocated = pa.total_allocated_bytes()
+    with pytest.raises(
+        InputError, match=r"has pages of \d+ bytes, decompressed, in one row group; at most 134217728"
+    ):
+        ParquetSource(source, BatchOptions())
+    assert pa.total_allocated_bytes() - allocated < 1e6
+
+
+def test_pages_of_all_columns_count_together_and_only_the_largest_of_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "MAX_PAGE_BYTES", 60_000)
+    rows = [f"{number:05}" for number in range(20_000)]
+    one = {"query": rows, "document": rows}
+    options = {
+        "use_dictionary": False,
+        "data_page_size": 10_000,
+        "compression": "none",
+        "write_batch_size": 100,
+    }
+    assert run(write(tmp_path / "in.parquet", one, **options), tmp_path / "out.jsonl").num_rows == 20_000
+    more = {**one, **{f"c{number}": rows for number in range(4)}}
+    with pytest.raises(InputError, match="decompressed, in one row group; at most 60000 are read"):
+        run(write(tmp_path / "more.parquet", more, **options), tmp_path / "more.jsonl")
+
+
+def test_sizes_come_from_the_pages_and_not_from_the_footer(tmp_path: Path) -> None:
+    """A header with long statistics, whose numbers take several bytes; damage in it is reported."""
+    texts = ["a" * 3000, "z" * 5000, *(f"{number} {'m' * 900}" for number in range(4000))]
+    source = write(tmp_path / "in.parquet", {"query": texts, "document": texts}, use_dictionary=False)
+    chunk = pq.read_metadata(source).row_group(0).column(1)
+    with source.open("rb") as file:
+        found = list(read_pages(file, chunk.data_page_offset, chunk.total_compressed_size, chunk.num_values))
+    assert sum(page.num_values for page in found) == len(texts)
+    assert sum(page.num_bytes for page in found) == pytest.approx(
+        sum(len(text) + 4 for text in texts), rel=0.01
+    )
+    data = bytearray(source.read_bytes())
+    for damage in (
+        b"\xff" * 12,
+        b"\x15\x04\x15\x01\x15\x01\x00",
+        b"\x19" * 12,
+        b"\x18\xff\xff\xff\x7f",
+        b"\x1c" * 99,
+    ):
+        data[chunk.data_page_offset : chunk.data_page_offset + len(damage)] = damage
+        (tmp_path / "bad.parquet").write_bytes(data)
+        with pytest.raises(InputError, match=r"file cannot be read: .*page header"):
+            run(tmp_path / "bad.parquet", tmp_path / "bad.jsonl", overwrite=True)
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_strings_that_repeat_their_page_are_read_a_few_rows_at_a_time(tmp_path: Path, encoding: str) -> None:
+    texts = [f"{'a' * 1_000_000}{number}" for number in range(300)]
+    options = {"use_dictionary": False, "compression": "zstd", "data_page_size": 1 << 30}
+    source = write(
+        tmp_path / "in.parquet",
+        {"query": ["q"] * 300, "document": texts},
+        column_encoding={"document": encoding},
+        **options,
+    )
+    if encoding == "DELTA_LENGTH_BYTE_ARRAY":
+        with pytest.raises(InputError, match="decompressed, in one row group"):
+            ParquetSource(source, BatchOptions())
+        return
+    allocated, found = pa.total_allocated_bytes(), []
+    for chunk in ParquetSource(source, BatchOptions()).chunks(for_scoring=True):
+        assert pa.total_allocated_bytes() - allocated < 400e6
+        found += [row.texts[0][1_000_000:] for row in chunk.rows]
+    assert found == [text[1_000_000:] for text in texts]
+    lists = {"query": ["q"], "documents": [texts[:3]]}
+    write(source, lists, column_encoding={"documents.list.element": encoding}, **options)
+    with pytest.raises(InputError, match=r"has delta encoding in lists: 'documents\.list\.element'"):
+        ParquetSource(source, BatchOptions())
+
+
+def test_too_many_columns_and_a_packed_file_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"query": ["q"], "document": ["d"], **{f"c{number}": [1] for number in range(30)}}
+    source = write(tmp_path / "in.parquet", columns)
+    monkeypatch.setattr(parquet, "MAX_COLUMNS", 31)
+    with pytest.raises(InputError, match="has 32 columns; at most 31 are read"):
+        run(source, tmp_path / "out.jsonl")
+    (tmp_path / "in.parquet.gz").write_bytes(gzip.compress(source.read_bytes()))
+    with pytest.raises(InputError, match="is compressed with gzip; unpack it"):
+        run(tmp_path / "in.parquet.gz", tmp_path / "out.jsonl")
 
 
 def test_every_type_comes_back_as_it_was(tmp_path: Path) -> None:

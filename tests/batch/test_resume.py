@@ -170,13 +170,39 @@ def test_an_unfinished_job_is_reported_and_discarded_only_on_request(tmp_path: P
         ({"instruction": "another"}, "instruction was None, is 'another'"),
         ({"scorer": FakeScorer()}, "model was 'lexical', is 'fake'"),
         ({"unescape_formulas": True}, "unescape_formulas was False, is True"),
+        ({"max_row_chars": 1000}, "max_row_chars was 16777216, is 1000"),
+        ({"config": {"unwrap": "strip"}}, "unwrap was 'warn', is 'strip'"),
+        ({"config": {"chunk_tokens": 99}}, r"chunks was \[512, 64\], is \[99, 64\]"),
+        ({"config": {"family": "family.yaml"}}, "family_file was None, is '3:"),
     ],
 )
-def test_a_journal_of_another_job_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_a_journal_of_another_job_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("family.yaml").write_text("{}\n", encoding="utf-8")
     source = write_csv(tmp_path / "in.csv", PAIRS)
     _stop_at_once(source, tmp_path / "out.csv")
     with pytest.raises(InputError, match=message):
         run(source, tmp_path / "out.csv", resume=True, **change)  # type: ignore[arg-type]
+
+
+def test_a_journal_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_csv(tmp_path / "in.csv", PAIRS)
+    _stop_at_once(source, tmp_path / "out.csv")
+    monkeypatch.setattr("qwen_rerank_plugins.batch.job.__version__", "0.0.1")
+    with pytest.raises(InputError, match=r"version was '[0-9.]+', is '0\.0\.1'"):
+        run(source, tmp_path / "out.csv", resume=True)
+
+
+def test_a_row_that_was_rejected_may_be_accepted_by_the_settings_of_the_next_run(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "in.csv", PAIRS)
+    options = BatchOptions(on_bad_row="reject", max_document_chars=10, concurrency=1)
+    with Reranker(backend="lexical") as reranker:
+        stopped = run_batch(source, tmp_path / "out.csv", reranker=reranker, options=options, stop=Counter(0))
+    assert (stopped.status, stopped.num_rejected) == ("stopped", 2)
+    report = run(source, tmp_path / "out.csv", resume=True)
+    assert (report.num_written, report.num_rejected) == (5, 0)
 
 
 def test_a_changed_input_is_refused(tmp_path: Path) -> None:

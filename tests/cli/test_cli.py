@@ -87,7 +87,8 @@ def test_json_keeps_its_schema_and_is_ascii() -> None:
     assert answer["usage"] == {"num_pairs": 2, "num_tokens": 8, "num_cached_pairs": 0}
     (row,) = answer["results"]
     assert list(row) == [
-        "rank", "index", "relevance_score", "log_odds", "truncated", "query_truncated", "span", "document",
+        "rank", "index", "relevance_score", "log_odds", "truncated", "query_truncated", "span",
+        "warnings", "document",
     ]  # fmt: skip
     assert (row["rank"], row["index"], row["document"], row["span"]) == (1, 0, "blue 鲸 whale", None)
 

@@ -75,6 +75,13 @@ def test_a_bad_line_of_jsonl_is_named(tmp_path: Path, line: str, message: str) -
         _read(tmp_path, "a.jsonl", f'"good"\n\n{line}\n')
 
 
+def test_values_of_json_may_span_lines_and_strings_end_with_theirs(tmp_path: Path) -> None:
+    file = _read(tmp_path, "a.json", '"one, [two]"\n{"text":\n"three"}\n\n"four"')
+    assert file.texts == ["one, [two]", "three", "four"]
+    with pytest.raises(InputError, match="line 2: must be a string or an object with 'text', got int"):
+        _read(tmp_path, "a.json", '"one"\n2\n"three"')
+
+
 @pytest.mark.parametrize("header", ["id,text", "document,id", "only"])
 def test_the_column_of_a_csv_is_found(tmp_path: Path, header: str) -> None:
     columns = header.split(",")
@@ -148,10 +155,10 @@ def test_encodings_delimiters_and_arrays_are_those_of_batch(
     file = _read(tmp_path, name, text.encode(encoding))
     assert file.texts == ["怎么洗猫", "用温水和猫用香波轻轻地洗"]
     guessed = [*(["encoding"] if encoding != "utf-8" else []), *(["delimiter"] if name == "a.csv" else [])]
-    assert [word for word in ("encoding", "delimiter") if f"{word} '" in (file.guess or "")] == guessed
+    assert list(file.guess.options if file.guess else ()) == guessed
     if guessed:
         assert file.guess is not None
-        assert "'怎么洗猫', '用温水和猫用香波轻轻地洗'" in file.guess
+        assert "'怎么洗猫', '用温水和猫用香波轻轻地洗'" in str(file.guess)
 
 
 def test_the_command_takes_encoding_and_delimiter_and_prints_a_guess(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,28 @@ def test_a_folder_and_its_three_files_give_the_same_figures(folder: Path) -> Non
     other = figures(*files, "--backend", "lexical")
     assert one["after"] == other["after"]
     assert one["dataset"]["judgements"] == 4
+
+
+def test_a_guessed_encoding_is_printed_with_three_texts(folder: Path) -> None:
+    corpus = folder / "corpus.jsonl"
+    rows = [
+        {"_id": f"d{n}", "text": text}
+        for n, text in enumerate(("用温水和香波洗", "今天股市下跌", "怎么洗猫"), 1)
+    ]
+    corpus.write_bytes("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode("gb18030"))
+    words = [
+        sys.executable,
+        "-m",
+        "qwen_rerank_plugins",
+        "evaluate",
+        "--dataset",
+        str(folder),
+        "--backend",
+        "lexical",
+    ]
+    result = subprocess.run([*words, "--resamples", "10"], capture_output=True, text=True, check=True)
+    sentence = "encoding 'gb18030' guessed; the text reads '用温水和香波洗', '今天股市下跌', '怎么洗猫'; correct it with --encoding"
+    assert f"{corpus}: {sentence}\n" in result.stderr
 
 
 def test_a_run_replaces_the_built_in_first_stage(folder: Path, tmp_path: Path) -> None:

@@ -75,6 +75,14 @@ def test_mteb_rows_are_candidates_of_their_own_queries(tmp_path: Path) -> None:
     assert dataset.candidates["row-1"] == ["text-1", "text-2"]
 
 
+def test_brackets_and_empty_columns_of_tables_are_no_json_and_no_cells(tmp_path: Path) -> None:
+    assert read_corpus(write(tmp_path / "c.tsv", "[1]\t[x]\n2\ty\n")) == {"[1]": "[x]", "2": "y"}
+    qrels = write(tmp_path / "qrels", "query-id\tcorpus-id\tscore\t\t\n[q]\td\t1\t\t\n[q]\te\t0\n")
+    assert read_qrels(qrels) == {"[q]": {"d": 1, "e": 0}}
+    assert read_qrels(write(tmp_path / "bare", "[q] 0 d 1\n")) == {"[q]": {"d": 1}}
+    assert read_run(write(tmp_path / "run", "[q] Q0 d 1 0.5 t\n")) == {"[q]": {"d": 0.5}}
+
+
 def test_a_run_keeps_scores_and_not_ranks(tmp_path: Path) -> None:
     path = write(tmp_path / "run", "q1 Q0 d1 1 0.5 t\nq1 Q0 d2 9 0.75 t\n")
     assert read_run(path) == {"q1": {"d1": 0.5, "d2": 0.75}}
@@ -92,7 +100,8 @@ def test_a_run_keeps_scores_and_not_ranks(tmp_path: Path) -> None:
         ("c.jsonl", '\n{"text": "x"}\n', "line 2: no '_id' or"),
         ("c.jsonl", '{"_id": "a", "text": 3}\n', "line 1: 'text' must be a string, not int"),
         ("c.jsonl", '{"_id": true, "text": "x"}\n', "line 1: the id is not valid: True"),
-        ("c.jsonl", "[1]\n", "line 1: the line must be a JSON object, not list"),
+        ("c.jsonl", "[1]\n", "line 1: the line must be a JSON object, not int"),
+        ("c.jsonl", '{"_id": "a", "text": "x"}\n[1]\n', "line 2: the line must be a JSON object, not list"),
         ("c.jsonl", "{oops\n", "line 1: not valid JSON"),
         ("c.jsonl", '{"_id": "a", "text": "x", "text": "y"}\n', "line 1: key 3 of an object repeats"),
         ("c.tsv", "no tab\n", "line 1: no tab"),
@@ -127,7 +136,12 @@ def test_files_in_other_encodings_are_read_as_utf8_ones(
         assert dataset.corpus == {"d1": "用温水和猫用香波轻轻地洗"}
         assert dataset.queries["1"].text == "怎么洗猫"
         guesses = encoding in {"gb18030", "utf-16-le"} and chosen is None
-        assert ("guessed" in caplog.text) == guesses
+        sentence = f"encoding {encoding!r} guessed; the text reads {{}}; correct it with --encoding"
+        for path, texts in (
+            (corpus, "'用温水和猫用香波轻轻地洗', 'd1'"),
+            (queries, "'怎么洗猫', '今天股市', '1'"),
+        ):
+            assert (f"{path}: {sentence.format(texts)}" in caplog.text) == guesses
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """A Ray cluster of local processes, until the last test."""
+    with running_cluster():
+        yield
+
+
+@contextmanager
+def running_cluster() -> Iterator[None]:
+    """Run a Ray cluster of local processes until the block ends."""
     folder = tempfile.mkdtemp(prefix="r")  # short: the paths of Ray's sockets have a limit
     _start(folder)
     try:

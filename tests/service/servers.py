@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -145,6 +146,8 @@ def running_process(
     settings: dict[str, Any] | None = None,
     scorer: dict[str, Any] | None = None,
     wait: bool = True,
+    program: str = "tests.service.serve_double",
+    environment: dict[str, str] | None = None,
 ) -> Iterator[RunningProcess]:
     """Serve in a process until the block ends.
 
@@ -154,6 +157,8 @@ def running_process(
         settings: Settings of the service.
         scorer: Arguments of a `SteeredScorer` to score with, or None.
         wait: Whether to wait until it is ready.
+        program: The module to run.
+        environment: Variables of the process beside those of this one.
     """
     arguments = {
         "config": config or {"backend": "lexical"},
@@ -163,8 +168,9 @@ def running_process(
     log = folder / "service.log"
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.service.serve_double", json.dumps(arguments)],
+            [sys.executable, "-m", program, json.dumps(arguments)],
             cwd=ROOT,
+            env=os.environ | (environment or {}),
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from qwen_rerank_plugins.recipe import replace_surrogates
+
 __all__ = ["Dataset", "Qrels", "Query", "Run"]
 
 Qrels = Mapping[str, Mapping[str, int]]
@@ -68,6 +70,7 @@ class Dataset:
 
     def facts(self) -> dict[str, int]:
         """Return counts of the collection and of its inconsistencies."""
+        texts = [*self.corpus.values(), *(query.text for query in self.queries.values())]
         judged = [(doc_id, grade) for grades in self.qrels.values() for doc_id, grade in grades.items()]
         return {
             "documents": len(self.corpus),
@@ -80,4 +83,5 @@ class Dataset:
                 max(grades.values(), default=0) <= 0 for grades in self.qrels.values()
             ),
             "judgements_of_unknown_documents": sum(doc_id not in self.corpus for doc_id, _ in judged),
+            "texts_with_lone_surrogates": sum(text != replace_surrogates(text) for text in texts),
         }

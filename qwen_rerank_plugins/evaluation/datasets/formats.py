@@ -9,6 +9,7 @@ from typing import Any
 
 from qwen_rerank_plugins.evaluation.datasets.dataset import Query
 from qwen_rerank_plugins.evaluation.datasets.lines import Line, read_lines
+from qwen_rerank_plugins.recipe import replace_surrogates
 
 __all__ = ["read_candidates", "read_corpus", "read_qrels", "read_queries", "read_run"]
 
@@ -66,8 +67,9 @@ def read_qrels(path: Path, *, encoding: str | None = None) -> dict[str, dict[str
         InputError: A line has other columns, a grade is not an integer, or a pair is judged twice.
     """
     qrels: dict[str, dict[str, int]] = {}
-    for position, line in enumerate(read_lines(path, encoding)):
-        cells = line.text.split("\t") if "\t" in line.text else line.text.split()
+    for position, line in enumerate(read_lines(path, encoding, is_json=False)):
+        text = line.text.rstrip("\t")  # empty columns of a spreadsheet
+        cells = text.split("\t") if "\t" in text else text.split()
         if position == 0 and cells[-1].strip().lower() in {"score", "relevance", "rel", "grade"}:
             continue
         if len(cells) not in {_TREC_QREL_COLUMNS, _BEIR_QREL_COLUMNS}:
@@ -86,7 +88,7 @@ def read_run(path: Path, *, encoding: str | None = None) -> dict[str, dict[str, 
         InputError: A line has other columns, a score is not finite, or a query's document is repeated.
     """
     run: dict[str, dict[str, float]] = {}
-    for line in read_lines(path, encoding):
+    for line in read_lines(path, encoding, is_json=False):
         cells = line.text.split()
         if len(cells) != _RUN_COLUMNS:
             line.fail(f"{len(cells)} columns; expected query, Q0, document, rank, score, tag")
@@ -123,19 +125,19 @@ def read_candidates(path: Path, *, encoding: str | None = None) -> dict[str, lis
 def _records_with_ids(
     path: Path, keys: tuple[str, ...], encoding: str | None
 ) -> Iterator[tuple[Line, str, dict[str, Any]]]:
-    name = path.name.removesuffix(".gz")
-    for line in read_lines(path, encoding):
-        if Path(name).suffix.lower() in _TSV_SUFFIXES:
+    is_tsv = Path(path.name.removesuffix(".gz")).suffix.lower() in _TSV_SUFFIXES
+    for line in read_lines(path, encoding, is_json=not is_tsv):
+        if is_tsv:
             found, tab, text = line.text.partition("\t")
             if not tab:
                 line.fail("no tab; separate id and text by a tab")
-            yield line, found.strip(), {"text": text}
+            yield line, found.strip(), {"text": text.rstrip("\t")}
         else:
             record = line.record()
             identity = line.first_of(record, keys)
             if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
                 line.fail(f"the id is not valid: {identity!r}; use a string or an integer")
-            yield line, str(identity), record
+            yield line, replace_surrogates(str(identity)), record
 
 
 def _text(line: Line, record: dict[str, Any], key: str, default: str | None = None) -> str:
@@ -148,7 +150,7 @@ def _text(line: Line, record: dict[str, Any], key: str, default: str | None = No
 def _group(record: dict[str, Any], key: str) -> str:
     metadata = record.get("metadata")
     value = record.get(key, metadata.get(key) if isinstance(metadata, dict) else None)
-    return str(value) if isinstance(value, str | int) else ""
+    return replace_surrogates(str(value)) if isinstance(value, str | int) else ""
 
 
 def _grade(line: Line, cell: str) -> int:

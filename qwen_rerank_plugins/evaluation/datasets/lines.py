@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from qwen_rerank_plugins.batch import streams
+from qwen_rerank_plugins.batch import Guess, streams
+from qwen_rerank_plugins.batch.elements import open_json
 from qwen_rerank_plugins.batch.encodings import detect_encoding
+from qwen_rerank_plugins.batch.protocols import TextFormat
 from qwen_rerank_plugins.batch.rows import BadRowError, parse_json
 from qwen_rerank_plugins.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 _MAX_NAMED_KEYS = 8
+_GUESS_LINES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,13 @@ class Line:
         return record[present]
 
 
-def read_lines(path: Path, encoding: str | None = None) -> Iterator[Line]:
+def read_lines(path: Path, encoding: str | None = None, *, is_json: bool = True) -> Iterator[Line]:
     """Yield the lines that are not blank. Gzip is detected by the first bytes.
 
     Args:
         path: The file.
         encoding: The encoding; None to detect it.
+        is_json: Whether the file may be an array, whose elements are yielded.
 
     Raises:
         InputError: The file cannot be read, its encoding is not known, or a line is not valid in it.
@@ -80,7 +85,26 @@ def read_lines(path: Path, encoding: str | None = None) -> Iterator[Line]:
     if encoding is None:
         encoding, is_guess = detect_encoding(path)
         if is_guess:
-            logger.warning("encoding of %s guessed: %s; correct it with --encoding", path, encoding)
-    for number, text in streams.read_lines(path, encoding=encoding, name=str(path)):
+            guess = Guess.of(
+                TextFormat(encoding, None, ("encoding",)), _first_texts(path, encoding, is_json=is_json)
+            )
+            logger.warning("%s: %s", path, guess)
+    for number, text in _open(path, encoding, is_json=is_json):
         if text.strip():
             yield Line(path, number, text.rstrip("\r\n"))
+
+
+def _open(path: Path, encoding: str, *, is_json: bool) -> Iterator[tuple[int, str]]:
+    open_lines = open_json if is_json else streams.TextLines
+    lines = open_lines(path, encoding=encoding, max_chars=streams.MAX_LINE_CHARS)
+    return streams.read_lines(lines, str(path))
+
+
+def _first_texts(path: Path, encoding: str, *, is_json: bool) -> Iterator[str]:
+    """Yield the strings of the first lines: values of JSON objects, else cells between tabs."""
+    for _, line in islice(_open(path, encoding, is_json=is_json), _GUESS_LINES):
+        try:
+            values = [*parse_json(line).values()] if line.startswith("{") else line.split("\t")
+        except BadRowError:
+            values = [line]
+        yield from (value for value in values if isinstance(value, str))

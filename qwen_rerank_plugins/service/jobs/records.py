@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
-from qwen_rerank_plugins.batch import BatchReport
+from qwen_rerank_plugins.batch import BatchReport, Guess
 from qwen_rerank_plugins.service.errors import STATUSES, Problem
 
 __all__ = ["FORMATS", "JOB_ID", "SHOWN_STATES", "Job", "JobSpec", "Progress"]
@@ -90,8 +90,13 @@ class Job(JobSpec):
         default=None, description="Number of jobs before it in the queue; null unless it is queued."
     )
     progress: Progress = Progress()
+    guess: Guess | None = Field(
+        default=None,
+        description="Encoding and delimiter with three decoded texts, if one of them is a guess.",
+    )
     model: str | None = None
     num_written: Count | None = None
+    num_warned: Count | None = Field(default=None, description="Rows with a warning about their texts.")
     result_bytes: Count | None = None
     rejected_bytes: Count | None = None
     problem: JobProblem | None = None
@@ -112,7 +117,7 @@ class Job(JobSpec):
             )
             return
         self.state, self.model = "done", PurePath(outcome.model).name or outcome.model
-        self.num_written = outcome.num_written
+        self.num_written, self.num_warned = outcome.num_written, outcome.num_warned
         numbers = ("num_rows", "num_pairs", "num_rejected", "pairs_per_s")
         known = {name: getattr(outcome, name) for name in numbers}
         self.progress = Progress(phase="writing", fraction=1.0, seconds_left=0.0, **known)

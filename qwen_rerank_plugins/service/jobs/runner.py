@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from qwen_rerank_plugins.batch import BatchProgress, BatchReport, run_batch
+from qwen_rerank_plugins.batch import BatchProgress, BatchReport, Guess, run_batch
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError, RerankError
 from qwen_rerank_plugins.reranker import Reranker
@@ -94,13 +94,16 @@ class Run:
                 self.stopped.set()
             loop.call_soon_threadsafe(on_progress, self, progress)
 
+        def note_guess(guess: Guess) -> None:
+            loop.call_soon_threadsafe(setattr, self.job, "guess", guess)
+
         scorer = self.scorer = BackgroundScorer(self.lifecycle, self.admission, count=count_pairs)
         if self.stopped.is_set():
             scorer.stop()
         found: BatchReport | Problem | None
         try:
             report = await in_daemon_thread(
-                lambda: self._rank(scorer, forward), name=f"qwen-rerank-job-{self.job.id[:8]}"
+                lambda: self._rank(scorer, forward, note_guess), name=f"qwen-rerank-job-{self.job.id[:8]}"
             )
             num_rows, found = report.num_rows, report if report.status == "complete" else None
         except Exception as error:  # noqa: BLE001 (any error ends the job)
@@ -112,7 +115,18 @@ class Run:
     def _is_stopped(self) -> bool:
         return self.stopped.is_set() or self.lifecycle.state == "draining"
 
-    def _rank(self, scorer: BackgroundScorer, on_progress: Callable[[BatchProgress], None]) -> BatchReport:
+    def _rank(
+        self,
+        scorer: BackgroundScorer,
+        on_progress: Callable[[BatchProgress], None],
+        on_guess: Callable[[Guess], None],
+    ) -> BatchReport:
+        num_bytes = self.store.input_path(self.job).stat().st_size
+        if num_bytes != self.job.num_bytes:
+            raise InputError(
+                f"the uploaded file was changed on the service's disk: {num_bytes} bytes instead of "
+                f"{self.job.num_bytes}; upload it again"
+            )
         # Only the client sets top_n and min_score, as for requests.
         config = self.config.replace(top_n=None, min_score=None, deadline_s=None, admission="wait")
         options = batch_options(self.job, config, concurrency=CONCURRENCY)
@@ -131,6 +145,7 @@ class Run:
                 resume=True,
                 overwrite=True,
                 on_progress=on_progress,
+                on_guess=on_guess,
                 stop=self._is_stopped,
             )
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import PurePath
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers, QueryParams
 
 from qwen_rerank_plugins.batch import BatchOptions
+from qwen_rerank_plugins.batch.formats import SUFFIXES
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.service.errors import BodyError, Problem, ProblemError
@@ -45,16 +47,6 @@ _TYPES: Mapping[str, str | None] = {
 }
 UPLOAD_TYPES = tuple(_TYPES)
 """Media types of uploads. With the last one, `format` or the name determines the format."""
-
-_SUFFIXES = {
-    "csv": "csv",
-    "tsv": "csv",
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-    "json": "jsonl",
-    "parquet": "parquet",
-    "pq": "parquet",
-}
 
 MAX_NAME_CHARS = 120
 MAX_TEXT_CHARS = 10_000
@@ -95,10 +87,11 @@ PARAMETERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
     ),
     "delimiter": (
         {"type": "string", "pattern": '^[^\\r\\n"]$'},
-        "Delimiter of CSV; by default it is detected, in `.tsv` a tab.",
+        "Delimiter of CSV; by default it is detected, and a tab is tried first in `.tsv`.",
     ),
+    "replace_columns": (_BOOLEAN, "Drop columns that the result adds, such as those of an earlier job."),
     "explode": (_BOOLEAN, "Write one row per document of a list."),
-    "details": (_BOOLEAN, "Add `log_odds`, `truncated` and `query_truncated`."),
+    "details": (_BOOLEAN, "Add `log_odds`, `truncated`, `query_truncated`, `blank` and `warnings`."),
     "bom": (_BOOLEAN, "Start CSV with a byte order mark, from which Excel detects UTF-8."),
 }
 """Name → JSON schema and description."""
@@ -121,8 +114,7 @@ def read_job_spec(query: QueryParams, headers: Headers, config: RerankConfig) ->
     kind = _content_type(headers)
     given = _parse_parameters(query)
     name = shown_name(given.get("name", ""))
-    suffix = name.rpartition(".")[2].lower() if "." in name else ""
-    input_format = given.get("format") or _TYPES[kind] or _SUFFIXES.get(suffix)
+    input_format = given.get("format") or _TYPES[kind] or SUFFIXES.get(PurePath(name.lower()).suffix)
     if input_format is None:
         names = ", ".join(FORMATS)
         raise BodyError(
@@ -135,9 +127,7 @@ def read_job_spec(query: QueryParams, headers: Headers, config: RerankConfig) ->
                 f"format is not supported here: {chosen[:20]!r}; use one of {', '.join(formats())}"
             )
     options = {key: value for key, value in given.items() if key not in _NOT_OPTIONS}
-    if "delimiter" not in options and (suffix == "tsv" or kind == "text/tab-separated-values"):
-        options["delimiter"] = "\t"
-    name = name or f"upload.{input_format}"
+    name = name or ("upload.tsv" if kind == "text/tab-separated-values" else f"upload.{input_format}")
     spec = JobSpec(name=name, input_format=input_format, output_format=output_format, options=options)
     batch_options(spec, config)
     return spec

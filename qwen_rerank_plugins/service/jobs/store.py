@@ -7,7 +7,7 @@
     FOLDER/ID/result.csv        the result, with the files of the batch pipeline beside it
 
 A record is written after the files that it needs, and before the deletion of files that it no longer needs. Files with
-other names are never deleted, and no name from a client is part of a path.
+other names are never deleted, and no name from a client is part of a path, except a suffix of a known format.
 
 The database has a write-ahead log, so that reads never wait for writes: the event loop may read. Each write is a
 transaction of its own, is on the disk when it returns, and blocks meanwhile; all writes come from one thread.
@@ -25,9 +25,10 @@ import time
 import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+from qwen_rerank_plugins.batch.formats import SUFFIXES
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.service.jobs.records import JOB_ID, Job
 
@@ -142,8 +143,10 @@ class Store:
         return self._folder / f"{job_id}{UPLOADING}"
 
     def input_path(self, job: Job) -> Path:
-        """Return the path of the upload."""
-        return self._folder / job.id / f"input.{job.input_format}"
+        """Return the path of the upload. It keeps a suffix that the batch pipeline knows, such as `.tsv`."""
+        suffix = PurePath(job.name.lower()).suffix
+        known = suffix if SUFFIXES.get(suffix) == job.input_format else f".{job.input_format}"
+        return self._folder / job.id / f"input{known}"
 
     def result_path(self, job: Job, suffix: str = "") -> Path:
         """Return the path of the result, or with a suffix, of a file that the batch pipeline writes beside it."""

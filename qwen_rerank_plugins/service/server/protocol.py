@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from qwen_rerank_plugins.service.api.body import EXTEND_BODY_TIMEOUT
@@ -69,6 +69,7 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._framing_bytes = 0
         self._unsent_bytes = 0
         self._is_shutting_down = False
+        self._closes_after_body = False
 
     # Receiving.
 
@@ -158,7 +159,8 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._start_receive_timer(self.receive_timeout_s + APP_MARGIN_S)
         self._offer_extension()
         super().on_headers_complete()
-        if self._is_shutting_down and self.cycle is not None:
+        self.cycle.transport = cast(asyncio.Transport, _ResponseTransport(self, self.cycle))
+        if self._is_shutting_down:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -173,6 +175,8 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes = True, 0
         self._stop_receive_timer()
         super().on_message_complete()
+        if self._closes_after_body:
+            self.transport.close()
 
     def _offer_extension(self) -> None:
         """Let the app restart the timeout for the body; only it knows which bodies may be long."""
@@ -265,6 +269,18 @@ class DeadlineProtocol(HttpToolsProtocol):
         if not self._is_answering and not self.transport.is_closing():
             self.transport.close()
 
+    def close_after(self, cycle: RequestResponseCycle) -> None:
+        """Close the connection when the rest of the body has been received and discarded, or has timed out.
+
+        Closing with unread data resets the connection, and the client may lose the answer (RFC 9112, section 9.6).
+        """
+        if self._in_head or self._is_shutting_down or cycle is not self.cycle or not cycle.response_complete:
+            self.transport.close()
+            return
+        self._closes_after_body = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel all timers."""
         self._stop_receive_timer()
@@ -296,6 +312,19 @@ class DeadlineProtocol(HttpToolsProtocol):
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         self.transport.close()
+
+
+class _ResponseTransport:
+    """The transport of one answer, which closes the connection after the body of its request."""
+
+    def __init__(self, protocol: DeadlineProtocol, cycle: RequestResponseCycle) -> None:
+        self._protocol, self._cycle = protocol, cycle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol.transport, name)
+
+    def close(self) -> None:
+        self._protocol.close_after(self._cycle)
 
 
 def _queued_bytes(connection: socket.socket | None) -> int:

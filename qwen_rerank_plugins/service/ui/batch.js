@@ -222,7 +222,7 @@ function setUpForm({ key, about, say, onJob }) {
 
 /** The form's elements; their texts follow the page's language by their marks. */
 function formParts() {
-  const chooser = element("input", { type: "file", accept: ".csv,.tsv,.jsonl,.ndjson,.parquet", hidden: true, id: "batch-file" });
+  const chooser = element("input", { type: "file", accept: ".csv,.tsv,.json,.jsonl,.ndjson,.parquet", hidden: true, id: "batch-file" });
   const choose = element("button", { type: "button", id: "batch-choose", class: "grow" });
   const zone = element("div", { class: "row batch-zone" }, choose, chooser);
   const fields = {
@@ -232,6 +232,7 @@ function formParts() {
     min_score: element("input", { type: "number", id: "batch-score", min: 0, max: 1, step: "any" }),
     on_bad_row: choice("batch-bad", [["stop", "batchBadRowStop"], ["reject", "batchBadRowReject"]]),
     output_format: choice("batch-format", [["", "batchFormatSame"], ["csv", ""], ["jsonl", ""], ["parquet", ""]]),
+    encoding: element("input", { type: "text", id: "batch-encoding", spellcheck: "false" }),
     instruction: element("textarea", { id: "batch-instruction", rows: 2, dir: "auto" }),
   };
   const send = element("button", { type: "submit", class: "primary", id: "batch-send", "data-text": "batchUpload" }, t("batchUpload"));
@@ -245,6 +246,7 @@ function formParts() {
     min_score: "batchMinScore",
     on_bad_row: "batchBadRow",
     output_format: "batchFormat",
+    encoding: "batchEncoding",
     instruction: "instruction",
   };
   const labelled = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, withLabel(labels[name], field)]));
@@ -252,7 +254,7 @@ function formParts() {
     "details",
     { class: "batch-more" },
     element("summary", { "data-text": "batchMore" }, t("batchMore")),
-    element("div", { class: "batch-fields" }, labelled.top_n, labelled.min_score, labelled.on_bad_row, labelled.output_format),
+    element("div", { class: "batch-fields" }, labelled.top_n, labelled.min_score, labelled.on_bad_row, labelled.output_format, labelled.encoding),
     labelled.instruction,
   );
   const node = element(

@@ -61,6 +61,7 @@ function newEntry(first, actions) {
   const state = element("span", { class: "tag" });
   const bar = element("progress", { max: 1 });
   const facts = element("p", { class: "muted" });
+  const guess = element("p", { class: "muted", dir: "auto" });
   const problem = element("p", { class: "job-problem", dir: "auto" });
   const result = link("result", (event) => actions.download(event, job, "result"));
   const rejected = link("rejected", (event) => actions.download(event, job, "rejected"));
@@ -71,6 +72,7 @@ function newEntry(first, actions) {
     element("div", { class: "row" }, name, state),
     bar,
     facts,
+    guess,
     problem,
     element("div", { class: "row" }, result, rejected, remove.button),
   );
@@ -82,6 +84,8 @@ function newEntry(first, actions) {
     state.textContent = stateName(job);
     showBar(bar, job);
     facts.textContent = factsOf(job).join(" · ");
+    guess.textContent = guessOf(job);
+    guess.hidden = job.guess === null;
     problem.textContent = job.problem?.message ?? "";
     problem.hidden = job.problem === null;
     showLink(result, job, "result", job.state === "done", t("batchResult"));
@@ -137,11 +141,22 @@ function factsOf(job) {
     ...(job.state === "queued" && job.num_ahead ? [t("batchAhead", { n: job.num_ahead })] : []),
     ...(num_rows ? [t("batchRows", { n: num_rows })] : []),
     ...(num_rejected ? [t("batchNumRejected", { n: num_rejected })] : []),
+    ...(job.num_warned ? [t("batchNumWarned", { n: job.num_warned })] : []),
     ...(isRunning && phase === "writing" ? [t("batchWriting")] : []),
     ...(isRunning && pairs_per_s ? [t("batchRate", { n: pairs_per_s })] : []),
     ...(isRunning && seconds_left ? [t("batchLeft", { time: duration(seconds_left) })] : []),
     ...(job.expires ? [t("batchExpires", { time: clock(job.expires) })] : []),
   ];
+}
+
+/**
+ * How the file was decoded, where that is a guess.
+ * @param {Job} job
+ */
+function guessOf({ guess }) {
+  if (guess === null) return "";
+  const values = guess.options.map((option) => JSON.stringify(guess[option]));
+  return t("batchGuess", { values: values.join(t("separator")), texts: guess.texts.join(" · ") });
 }
 
 /**

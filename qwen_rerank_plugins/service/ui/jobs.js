@@ -12,6 +12,7 @@ const DOWNLOAD_TIMEOUT_MS = 3_600_000;
 const TYPES = {
   csv: "text/csv",
   tsv: "text/tab-separated-values",
+  json: "application/x-ndjson",
   jsonl: "application/x-ndjson",
   ndjson: "application/x-ndjson",
   parquet: "application/vnd.apache.parquet",
@@ -25,7 +26,9 @@ const TYPES = {
  * @property {string} output_format
  * @property {number | null} num_ahead
  * @property {number | null} num_written
+ * @property {number | null} num_warned
  * @property {number | null} rejected_bytes
+ * @property {{options: ("encoding" | "delimiter")[], encoding: string, delimiter: string | null, texts: string[]} | null} guess
  * @property {number | null} expires
  * @property {{phase: string, fraction: number, num_rows: number, num_rejected: number, pairs_per_s: number | null,
  *   seconds_left: number | null}} progress

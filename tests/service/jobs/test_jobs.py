@@ -139,6 +139,36 @@ def test_the_format_comes_from_parameter_type_or_name(
     assert (job["state"], job["input_format"]) == ("done", name), job
 
 
+@pytest.mark.parametrize("name", ["", "a.tsv", "a.csv"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_a_type_or_a_suffix_is_only_the_first_guess_at_the_delimiter(
+    client: Client, name: str, delimiter: str
+) -> None:
+    content = csv_file(ROWS).replace(b",", delimiter.encode())
+    job = client.wait(client.upload(content, {"Content-Type": "text/tab-separated-values"}, name=name))
+    assert job["state"] == "done", job
+    assert job["options"] == {}
+    first = "," if name == "a.csv" else "\t"
+    assert (job["guess"] is None) == (delimiter == first)
+
+
+def test_a_guess_is_shown_with_three_texts_while_the_job_runs_and_after_it(
+    client: Client, folder: Path
+) -> None:
+    rows = [
+        {"query": "怎么洗猫", "document": text * 30} for text in ("cats", "用温水轻轻地洗", "今天股市下跌")
+    ]
+    content = csv_file(rows).decode().replace(",", ";").encode("gb18030")
+    job = client.wait(client.upload(content, name="gbk.csv"))
+    texts = ["怎么洗猫", ("用温水轻轻地洗" * 6)[:40], ("今天股市下跌" * 7)[:40]]
+    guess = {"options": ["encoding", "delimiter"], "encoding": "gb18030", "delimiter": ";", "texts": texts}
+    assert job["guess"] == guess
+    (stored,) = [json.loads(row["details"]) for row in records(folder) if row["id"] == job["id"]]
+    assert stored["guess"] == guess
+    named = client.wait(client.upload(content, encoding="gbk", delimiter=";"))
+    assert (named["state"], named["guess"]) == ("done", None)
+
+
 def test_every_option_of_the_pipeline_is_passed_on(client: Client) -> None:
     rows = [{"q": row["query"], "d": row["document"], "why": "find it"} for row in ROWS]
     job_id = client.upload(

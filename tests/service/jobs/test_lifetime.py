@@ -187,6 +187,17 @@ def test_a_score_that_is_no_number_ends_a_job_without_a_word_of_the_engine_s(tmp
         assert running.rank().status_code == 200
 
 
+def test_a_job_whose_upload_was_replaced_while_it_waited_fails(tmp_path: Path) -> None:
+    with serving(tmp_path) as (running, client):
+        running.service.lifecycle._state = "failing"
+        job_id = client.upload(csv_file(ROWS))
+        (tmp_path / job_id / "input.csv").write_bytes(csv_file(ROWS[:5]))
+        running.service.lifecycle._state = "ready"
+        job = client.wait(job_id)
+        assert (job["state"], job["problem"]["status"]) == ("failed", 422)
+        assert "upload it again" in job["problem"]["message"]
+
+
 def test_a_job_waits_for_the_model(tmp_path: Path) -> None:
     with serving(tmp_path) as (running, client):
         running.service.lifecycle._state = "failing"

@@ -16,6 +16,7 @@ import pytest
 
 from qwen_rerank_plugins.service.jobs.records import Job
 from qwen_rerank_plugins.service.jobs.store import Store
+from qwen_rerank_plugins.service.server import protocol
 from qwen_rerank_plugins.service.server.protocol import DeadlineProtocol
 from tests.service.jobs.uploads import csv_file, pairs, serving
 from tests.service.servers import RunningService, running_service, wait_for
@@ -103,6 +104,39 @@ def test_a_body_that_comes_slowly_but_in_time_is_taken(service: RunningService) 
             client.sendall(request[at : at + 40])
             time.sleep(TIMEOUT_S / 40)
         assert status_of(client.recv(65536)) == 200
+
+
+def closing_request(num_bytes: int) -> bytes:
+    return raw_request(b"", declared=num_bytes).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+def test_a_client_that_closes_after_its_request_gets_an_early_answer(service: RunningService) -> None:
+    """RFC 9112, section 9.6: closing with unread data resets the connection, and the answer is lost."""
+    size = 9 << 20
+    with connect(service) as client:
+        client.sendall(closing_request(size))
+        for _ in range(9):
+            client.sendall(bytes(1 << 20))
+        assert status_of(read_all(client)) == 413
+
+
+def test_the_rest_of_the_body_after_an_early_answer_has_a_deadline(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "APP_MARGIN_S", 0.0)
+    with connect(service) as client:
+        client.sendall(closing_request(9 << 20))
+        assert status_of(read_all(client)) == 413
+        client.sendall(b"x")
+        wait_for(lambda: is_reset(client, b"x"))
+
+
+def is_reset(client: socket.socket, data: bytes) -> bool:
+    try:
+        client.sendall(data)
+    except ConnectionError:
+        return True
+    return False
 
 
 def test_an_idle_connection_is_closed_after_its_time(service: RunningService) -> None:
