@@ -41,8 +41,9 @@ def blocks(kind: str) -> list[tuple[str, Any]]:
 
 
 def test_there_is_a_page_for_each_audience_and_every_json_block_is_marked() -> None:
-    assert PAGES.keys() == {"opensearch-administration.md", "opensearch-search.md", "opensearch-managed.md"}
-    assert sum(page.count("```json") for page in PAGES.values()) == len(BLOCKS) == 7
+    audiences = ("administration", "managed", "native", "search")
+    assert list(PAGES) == [f"opensearch-{name}.md" for name in audiences]
+    assert sum(page.count("```json") for page in PAGES.values()) == len(BLOCKS) == 9
 
 
 def test_the_bodies_shown_are_those_that_are_sent() -> None:

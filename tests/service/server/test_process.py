@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import socket
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import httpx
 import pytest
 
 from qwen_rerank_plugins import ConfigurationError, RerankConfig
-from qwen_rerank_plugins.service.server.server import bind, serve
+from qwen_rerank_plugins.service.lifecycle import Event
+from qwen_rerank_plugins.service.server.server import _collect_garbage, bind, serve
 from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.laws.sources import run_fresh
 from tests.service.servers import RunningProcess, running_process, wait_for
@@ -152,3 +155,22 @@ def test_what_was_loaded_is_kept_from_the_garbage_collector() -> None:
         "raise SystemExit(serve(RerankConfig(backend='lexical'), ServiceSettings(port=0), announce=tell))\n"
     )
     assert (ran.returncode, ran.stdout.strip()) == (0, "frozen: True"), ran.stderr
+
+
+class Traceback:
+    itself: Traceback
+
+
+def test_what_a_failed_engine_left_is_collected_when_the_service_has_recovered() -> None:
+    """The tracebacks of an engine's death hold its tensors in cycles: memory grew by 5 MB with each rebuild of a tiny model."""
+    gc.collect()
+    gc.disable()
+    try:
+        traceback = Traceback()
+        traceback.itself = traceback
+        garbage = weakref.ref(traceback)
+        del traceback
+        _collect_garbage(lambda _: None)(Event("recovered"))
+        assert garbage() is None
+    finally:
+        gc.enable()

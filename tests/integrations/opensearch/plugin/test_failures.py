@@ -53,15 +53,15 @@ def test_every_fault_is_marked_or_raised(native: Native, faulty: FaultyService) 
     strict = native.pipeline(faulty.url, timeout="20s", on_failure="fail")
     for name, (behave, reason, status) in FAULTS.items():
         faulty.always = behave
-        short = {"ext": {"qwen_rerank": {"timeout": f"{HANG_TIMEOUT_MS}ms"}}} if name == "silent" else {}
+        hung = {"qwen_rerank": {"timeout": f"{HANG_TIMEOUT_MS}ms"}} if name == "silent" else {}
         started = time.monotonic()
-        answer = native.search(lenient, **short)
+        answer = native.search(lenient, ext=hung)
         assert time.monotonic() - started < MAX_WAIT_S, name
         assert hits_of(answer) == first_order, name
         assert outcome_of(answer)["status"] == "failed"
         assert reason in outcome_of(answer)["reason"], name
         with pytest.raises(TransportError) as failure:
-            native.search(strict, **short)
+            native.search(strict, ext=hung)
         assert failure.value.status_code == status, name
         assert reason in str(failure.value), name
     assert native.statistics()["requests_in_flight"] == 0

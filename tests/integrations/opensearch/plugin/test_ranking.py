@@ -17,9 +17,10 @@ from tests.integrations.opensearch.live.texts import (
     hits_of,
     numbers_of,
 )
-from tests.integrations.opensearch.nodes.faulty import FaultyService, answer_of
+from tests.integrations.opensearch.nodes.faulty import FaultyService, Reply, answer_of
 from tests.integrations.opensearch.nodes.services import RerankService
-from tests.integrations.opensearch.plugin.conftest import KEY, NUM_NUMBERS, NUMBERS, Native
+from tests.integrations.opensearch.plugin.conftest import KEY, NUM_NUMBERS, Native
+from tests.integrations.opensearch.test_client_docs import BLOCKS
 
 pytestmark = [pytest.mark.loopback, pytest.mark.timeout(1800)]
 
@@ -195,6 +196,26 @@ def test_aggregations_and_the_rest_are_kept(native: Native, faulty: FaultyServic
     assert outcome_of(answer).keys() == {"status", "took_ms"}
 
 
+def test_the_search_in_the_documentation_has_the_outcome_shown_there(
+    native: Native, faulty: FaultyService
+) -> None:
+    shown = {name: body for kind, name, body in BLOCKS if kind == "native"}
+    index = native.cluster.unique("documented")
+    native.cluster.load(
+        index, [{"body": "limescale 0.5", "language": "en"}], properties={"language": {"type": "keyword"}}
+    )
+    faulty.always = lambda service, body: Reply(
+        200, b'{"model": "m", "results": [{"index": 0, "relevance_score": 0.5}]}'
+    )
+    pipeline = native.pipeline(faulty.url, fields=["body"])
+    search = shown["search"]
+    search["ext"]["qwen_rerank"]["timeout"] = "20s"
+    answer = native.search(pipeline, index, **search)
+    assert numbers_of(answer) == [0]
+    assert outcome_of(answer).keys() == shown["outcome"].keys()
+    assert faulty.seen[0].body["query"] == search["ext"]["qwen_rerank"]["query_text"]
+
+
 def test_wrong_options_are_refused(native: Native, faulty: FaultyService) -> None:
     with pytest.raises(RequestError, match="colour"):
         native.pipeline(faulty.url, colour="red")
@@ -202,7 +223,3 @@ def test_wrong_options_are_refused(native: Native, faulty: FaultyService) -> Non
         native.pipeline(faulty.url, request={"windows": 3})
     with pytest.raises(RequestError, match="min_score"):
         native.search(native.pipeline(faulty.url), ext={"qwen_rerank": {"min_score": 7}})
-
-
-def test_the_index_of_the_numbers_is_complete(native: Native) -> None:
-    assert native.cluster.client.count(index=NUMBERS)["count"] == NUM_NUMBERS
