@@ -6,10 +6,12 @@ import asyncio
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from qwen_rerank_plugins.errors import ClosedError, InputError
+from qwen_rerank_plugins.recipe import REPAIRED_TEXT, replace_surrogates
 from qwen_rerank_plugins.types import PairScore, Priority, ScoreRequest, TextLimits
 
 __all__ = ["LexicalScorer"]
@@ -76,9 +78,11 @@ class LexicalScorer:
                 query, is_cut = _first_words(*key)
                 terms[key] = (_terms(query), is_cut)
             query_terms, query_truncated = terms[key]
-            scores.append(
-                self._score_pair(query_terms, request.document, limits, query_truncated=query_truncated)
-            )
+            score = self._score_pair(query_terms, request.document, limits, query_truncated=query_truncated)
+            texts = (request.query, request.document, request.instruction or "")
+            if any(replace_surrogates(text) != text for text in texts):
+                score = replace(score, warnings=(REPAIRED_TEXT,))
+            scores.append(score)
         return scores
 
     async def ascore(

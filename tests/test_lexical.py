@@ -16,6 +16,7 @@ from qwen_rerank_plugins import (
     ScoreRequest,
     TextLimits,
 )
+from qwen_rerank_plugins.recipe import REPAIRED_TEXT
 
 
 def _log_odds(query: str, *documents: str) -> list[float]:
@@ -115,3 +116,12 @@ def test_a_limit_of_the_whole_leaves_the_query_alone() -> None:
     assert (none.log_odds, none.truncated) == (-6.0, True)
     assert (three.log_odds, three.truncated) == (_log_odds("blue whale", "a red fox")[0], True)
     assert (all_words.log_odds, all_words.truncated) == (_log_odds("blue whale", document)[0], False)
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_a_text_with_half_an_emoji_is_marked(broken: int) -> None:
+    query, document, instruction = ("whale\ud83d" if place == broken else "whale" for place in range(3))
+    marked, plain = LexicalScorer().score(
+        [ScoreRequest(query, document, instruction), ScoreRequest("whale", "whale")]
+    )
+    assert (marked.warnings, plain.warnings) == ((REPAIRED_TEXT,), ())
