@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -42,6 +43,19 @@ def read_all(client: socket.socket) -> bytes:
     while chunk := client.recv(65536):
         received += chunk
     return received
+
+
+def read_answer(client: socket.socket) -> bytes:
+    """Read one answer, which may arrive in several packets, by its Content-Length."""
+    received = b""
+    while True:
+        head, found, body = received.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+        if found and length and len(body) >= int(length[1]):
+            return received
+        chunk = client.recv(65536)
+        assert chunk, received
+        received += chunk
 
 
 def status_of(answer: bytes) -> int:
@@ -247,7 +261,7 @@ def test_an_offer_of_another_protocol_is_ignored(service: RunningService, protoc
             client.sendall(request[:at])
             time.sleep(0.02)
             client.sendall(request[at:])
-            answer = client.recv(65536)
+            answer = read_answer(client)
             assert status_of(answer) == 200
             assert json.loads(answer.partition(b"\r\n\r\n")[2])["results"]
 
@@ -381,7 +395,7 @@ def test_the_last_answer_before_the_end_closes_its_connection(monkeypatch: pytes
     monkeypatch.setattr("qwen_rerank_plugins.service.server.protocol.LAST_CALL_S", 3.0)
     with running_service(shutdown_grace_s=20.0) as running, connect(running) as client:
         client.sendall(raw_request(BODY))
-        answer = client.recv(65536)
+        answer = read_answer(client)
         assert (status_of(answer), b"connection: close" in answer.lower()) == (200, False)
         (connection,) = running.server.server_state.connections
         assert isinstance(connection, DeadlineProtocol)
