@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-from hypothesis import settings
 
-settings.register_profile("busy", deadline=None)  # an example may take seconds on a busy machine
-settings.load_profile("busy")
+with suppress(ModuleNotFoundError):  # the oldest dependencies are tested without hypothesis
+    from hypothesis import settings
+
+    settings.register_profile("busy", deadline=None)  # an example may take seconds on a busy machine
+    settings.load_profile("busy")
 
 # A shell starts what it runs in the background with interrupts ignored, and children inherit that; tests send some.
 signal.signal(signal.SIGINT, signal.default_int_handler)
