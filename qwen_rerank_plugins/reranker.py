@@ -295,7 +295,6 @@ class Reranker(CloseMixin):
         )
         deadline_s = validation.check_deadline(deadline_s)
         validation.check_priority(priority)
-        limits = validation.check_limits(limits)
         chosen = self._chosen_instruction(instruction)
         lists = validation.check_lists(queries, documents_per_query)
         return RankInput(

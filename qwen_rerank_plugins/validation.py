@@ -20,7 +20,6 @@ __all__ = [
     "check_deadline",
     "check_documents",
     "check_instruction",
-    "check_limits",
     "check_lists",
     "check_min_score",
     "check_priority",
@@ -193,21 +192,16 @@ def check_lists(queries: object, documents_per_query: object) -> list[tuple[str,
     ]
 
 
-def check_limits(limits: object) -> TextLimits | None:
-    """Return None or limits.
-
-    Raises:
-        InputTypeError: It is something else.
-    """
-    if limits is None or isinstance(limits, TextLimits):
-        return limits
-    raise _wrong_type("limits", "`TextLimits` or None", limits)
-
-
 def list_requests(
     lists: Sequence[tuple[str, Sequence[Document]]], instruction: str | None, limits: TextLimits | None = None
 ) -> list[ScoreRequest]:
-    """Return one request per document, for queries with their documents that are validated."""
+    """Return one request per document, for queries with their documents that are validated.
+
+    Raises:
+        InputTypeError: The limits have the wrong type.
+    """
+    if limits is not None and not isinstance(limits, TextLimits):
+        raise _wrong_type("limits", "`TextLimits` or None", limits)
     return [
         ScoreRequest(query, text_of(document), instruction, limits)
         for query, documents in lists

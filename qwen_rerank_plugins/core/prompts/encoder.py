@@ -164,8 +164,10 @@ class PromptEncoder:
             )
         cleaned = self._cleaner.clean(query, "query")
         warnings = cleaned.warnings
-        max_query_tokens = _lower(self.limits.max_query_tokens, limits.max_query_tokens)
-        query, query_truncated = self._truncate(cleaned.text, max_query_tokens)
+        max_tokens = self.limits.max_query_tokens
+        query, query_truncated = self._truncate(
+            cleaned.text, min(max_tokens, limits.max_query_tokens or max_tokens)
+        )
         values = {"query": query}
         choices = (cleaned.instruction, instruction, self.family.default_instruction)
         instruction = next((choice for choice in choices if choice is not None), None)
@@ -175,7 +177,7 @@ class PromptEncoder:
             warnings += cleaned.warnings
         root = self._segment_ids(self.family.root, values)
         prefix = self._segment_ids(self.family.query, values)
-        max_length = _lower(self.limits.max_length, limits.max_length)
+        max_length = min(self.limits.max_length, limits.max_length or self.limits.max_length)
         budget = max_length - len(root) - len(prefix) - self._num_fixed_tokens
         if budget < 1:
             num_tokens = len(root) + len(prefix) + self._num_fixed_tokens
@@ -272,7 +274,3 @@ class PromptEncoder:
             )
             for start, end in kept
         ] or [tail]
-
-
-def _lower(limit: int, other: int | None) -> int:
-    return limit if other is None else min(limit, other)

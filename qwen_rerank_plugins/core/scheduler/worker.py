@@ -78,6 +78,7 @@ class Worker:
         is_alive: Whether the device is in service.
         needs_after_fork: Whether the engine comes from the parent process and `after_fork` is still to be called.
         budget_tokens: Token budget of the next batch.
+        background_tokens: Maximum new tokens of the next background batch.
         tokens_per_s: Recent speed; 0 before the first batch.
     """
 
@@ -96,17 +97,13 @@ class Worker:
         self.budget_tokens = max_batch_tokens
         self.tokens_per_s = 0.0
         self._max_batch_tokens = max_batch_tokens
-        self._background_batch_tokens = background_batch_tokens or max_batch_tokens
+        self.background_tokens = background_batch_tokens or max_batch_tokens
+        self._background_batch_tokens = self.background_tokens
         self._background_batch_s = background_batch_s
         self._deaths: deque[float] = deque()
         self._num_restarts = self._num_oom_splits = 0
         self._num_batches = self._num_prompts = self._num_tokens = 0
         self._compute_s = 0.0
-
-    @property
-    def background_tokens(self) -> int:
-        """Maximum new tokens of the next background batch."""
-        return max(self._background_batch_tokens, int(self._background_batch_s * self.tokens_per_s))
 
     def run(self, batch: Sequence[QueuedPrompt]) -> Iterator[list[tuple[QueuedPrompt, float | RerankError]]]:
         """Compute a batch and yield the prompts of each sub-batch with their log-odds or their request's error.
@@ -185,6 +182,9 @@ class Worker:
         speed = tokens / max(seconds, 1e-6)
         weight = _SPEED_SMOOTHING if self.tokens_per_s else 1.0
         self.tokens_per_s += weight * (speed - self.tokens_per_s)
+        self.background_tokens = max(
+            self._background_batch_tokens, int(self._background_batch_s * self.tokens_per_s)
+        )
 
     def _halve_budget(self, failed_tokens: int) -> None:
         self.budget_tokens = max(1, min(self.budget_tokens, failed_tokens) // 2)

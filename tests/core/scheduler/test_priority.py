@@ -175,13 +175,20 @@ def test_what_earlier_batches_contained_leaves_room_in_a_background_batch() -> N
     assert sizes == [1, 5, 5, 5, 4], "200 - 150 tokens leave room for five documents"
 
 
-def test_a_fast_device_takes_larger_background_batches() -> None:
+def test_a_fast_device_takes_larger_background_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least `background_batch_tokens`, and as many as it computes in `background_batch_s` at its recent speed."""
     worker = Worker(FakeEngine(), BATCH, BACKGROUND_BATCH, background_batch_s=0.5)
+    clock = iter([0.0, 1.0, 10.0, 10.01])
+    monkeypatch.setattr("qwen_rerank_plugins.core.scheduler.worker.time.perf_counter", lambda: next(clock))
     assert worker.background_tokens == BACKGROUND_BATCH
-    worker.tokens_per_s = 100.0
-    assert worker.background_tokens == BACKGROUND_BATCH
-    worker.tokens_per_s = 300.0
-    assert worker.background_tokens == 150
+    for request, wanted in (
+        (request_of(0, "background", 5), BACKGROUND_BATCH),
+        (request_of(1, "background", 5), None),
+    ):
+        batch = [QueuedPrompt(request, index, prompt) for index, prompt in enumerate(request.prompts)]
+        list(worker.run(batch))
+        assert worker.background_tokens == (wanted or int(0.5 * worker.tokens_per_s))
+    assert worker.background_tokens > 2 * BACKGROUND_BATCH
 
 
 def test_a_background_request_that_is_gone_when_its_turn_comes_holds_nobody_up() -> None:
