@@ -103,15 +103,15 @@ def test_warnings_of_the_scorer_survive_a_stop_and_are_counted_by_rows(tmp_path:
     documents = [{"text": "a"}, "<Document>: b", "<Document>: c"]
     rows = [{"query": "q", "documents": documents}, {"query": "q", "documents": ["d"]}]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
-    told = TEMPLATE_IN_TEXT
+    warning = TEMPLATE_IN_TEXT
 
     def score_one(request: ScoreRequest) -> PairScore:
-        return PairScore(0.5, 0.0, warnings=(told,) if "<" in request.document else ())
+        return PairScore(0.5, 0.0, warnings=(warning,) if "<" in request.document else ())
 
     report = run(source, tmp_path / "out.jsonl", scorer=FakeScorer(score_one), details=True)
     assert report.num_warned == report.as_dict()["num_warned"] == 1
     results = read_jsonl(tmp_path / "out.jsonl")[0]["results"]
-    assert [one["warnings"] for one in results] == [[], [told], [told]]
+    assert [one["warnings"] for one in results] == [[], [warning], [warning]]
 
 
 def test_blank_documents_that_were_not_sent_are_last_and_do_not_change_the_order_of_others(

@@ -135,7 +135,7 @@ class _Planner:
         new = PipelineRecord(self.required, replaced, self._search_settings(), ids)
         pending = replace(
             new,
-            ids={kind: self._existing_ids(kind) for kind in RESOURCE_PATHS if self._existing_ids(kind)},
+            ids={kind: found for kind in RESOURCE_PATHS if (found := self._existing_ids(kind))},
             pending=bool(resources or removals),
             creating=creating,
             stale=self.stale,

@@ -84,6 +84,25 @@ def _bouncy_castle(version: str) -> tuple[str, ...]:
     return tuple(f"org.bouncycastle:{name}-jdk18on:{version}" for name in ("bcprov", "bcpkix", "bcutil"))
 
 
+def _server_of_3(version: str, *, log4j: str) -> tuple[str, ...]:
+    return (
+        *(
+            f"org.opensearch:opensearch{part}:{version}"
+            for part in ("", "-plugin-classloader", "-agent-bootstrap")
+        ),
+        f"org.apache.logging.log4j:log4j-core:{log4j}",
+        *_bouncy_castle("1.82"),
+    )
+
+
+_MODULES_OF_3 = {
+    "lang-painless": Module("org.opensearch.painless.PainlessModulePlugin", ("lang-painless",)),
+    "transport-netty4": Module("org.opensearch.transport.Netty4ModulePlugin", ("transport-netty4-client",)),
+    "analysis-common": Module(
+        "org.opensearch.analysis.common.CommonAnalysisModulePlugin", ("analysis-common",)
+    ),
+}
+
 RELEASES = {
     release.version: release
     for release in (
@@ -114,21 +133,9 @@ RELEASES = {
             oldest_java=21,
             newest_java=25,
             preferred_java=21,
-            server=(
-                "org.opensearch:opensearch:3.6.0",
-                "org.opensearch:opensearch-plugin-classloader:3.6.0",
-                "org.opensearch:opensearch-agent-bootstrap:3.6.0",
-                "org.apache.logging.log4j:log4j-core:2.25.3",
-                *_bouncy_castle("1.82"),
-            ),
+            server=_server_of_3("3.6.0", log4j="2.25.3"),
             modules={
-                "lang-painless": Module("org.opensearch.painless.PainlessModulePlugin", ("lang-painless",)),
-                "transport-netty4": Module(
-                    "org.opensearch.transport.Netty4ModulePlugin", ("transport-netty4-client",)
-                ),
-                "analysis-common": Module(
-                    "org.opensearch.analysis.common.CommonAnalysisModulePlugin", ("analysis-common",)
-                ),
+                **_MODULES_OF_3,
                 # knn and neural-search extend it.
                 "transport-grpc": Module(
                     "org.opensearch.transport.grpc.GrpcPlugin", ("transport-grpc", "transport-grpc-spi")
@@ -153,22 +160,8 @@ CORE_RELEASES = {
             oldest_java=21,
             newest_java=25,
             preferred_java=25,
-            server=(
-                "org.opensearch:opensearch:3.9.0",
-                "org.opensearch:opensearch-plugin-classloader:3.9.0",
-                "org.opensearch:opensearch-agent-bootstrap:3.9.0",
-                "org.apache.logging.log4j:log4j-core:2.25.5",
-                *_bouncy_castle("1.82"),
-            ),
-            modules={
-                "lang-painless": Module("org.opensearch.painless.PainlessModulePlugin", ("lang-painless",)),
-                "transport-netty4": Module(
-                    "org.opensearch.transport.Netty4ModulePlugin", ("transport-netty4-client",)
-                ),
-                "analysis-common": Module(
-                    "org.opensearch.analysis.common.CommonAnalysisModulePlugin", ("analysis-common",)
-                ),
-            },
+            server=_server_of_3("3.9.0", log4j="2.25.5"),
+            modules=_MODULES_OF_3,
             java_options=("--add-modules=jdk.incubator.vector",),
         ),
     )
