@@ -191,13 +191,17 @@ def _date(answer: httpx.Response) -> float:
     return parsedate_to_datetime(answer.headers["date"]).timestamp()
 
 
+UNDAMAGED = "undamaged_checkpoint"
+"""The folder of Ray's workers, which load their checkpoint again whenever one is killed."""
+
+
 async def killed_ray_workers(soak: Soak, draw: random.Random) -> None:
     """A worker of a Ray cluster is killed while it scores; its pairs are scored by another."""
     await asyncio.to_thread(_score_while_killing, soak)
 
 
 def _score_while_killing(soak: Soak) -> None:
-    scorer = _ray_scorer(str(soak.folder / "checkpoint"))
+    scorer = _ray_scorer(str(soak.folder / UNDAMAGED))
     pairs = [ScoreRequest(group.query, document) for group in soak.groups for document in group.documents]
     with killing_one("ray::ScoringWorker"):
         scores = scorer.score(pairs)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -26,7 +27,15 @@ import psutil
 from tests.service.jobs.uploads import entries
 from tests.service.servers import RunningProcess, running_process
 from tests.soak.disks import FullDisk, small_disk
-from tests.soak.disturbances import ALWAYS, CLOCK, LONG, Disturbance, clock_jumps, killed_ray_workers
+from tests.soak.disturbances import (
+    ALWAYS,
+    CLOCK,
+    LONG,
+    UNDAMAGED,
+    Disturbance,
+    clock_jumps,
+    killed_ray_workers,
+)
 from tests.soak.jobs import Jobs
 from tests.soak.ledger import Ledger
 from tests.soak.measurements import Figures, Sample, growth
@@ -227,6 +236,7 @@ async def soaking(folder: Path, environment: dict[str, str]) -> AsyncIterator[So
         full_disk = stack.enter_context(small_disk(folder / "disk"))
         (folder / "faults").mkdir()
         model = str(tiny_checkpoint(folder / "checkpoint"))
+        shutil.copytree(model, folder / UNDAMAGED)
         engine: dict[str, Any] = {"model": model, "device": "cpu", "dtype": "float32", "num_threads": 1}
         groups = make_groups(NUM_GROUPS, engine)
         service = stack.enter_context(
