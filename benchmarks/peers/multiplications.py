@@ -11,9 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
-from qwen_rerank_plugins.core.model.decoder import CPU_ROWS_PER_BLOCK, Decoder, Linear
+from qwen_rerank_plugins.core.model.decoder import (
+    CPU_ROWS_PER_BLOCK,
+    CPU_ROWS_PER_INT8_BLOCK,
+    Decoder,
+)
+from qwen_rerank_plugins.core.model.int8 import Int8Linear
+from qwen_rerank_plugins.core.model.linear import Linear
 
 __all__ = ["Batch", "multiply"]
 
@@ -29,11 +34,11 @@ class _Product(NamedTuple):
     """`num_rows` rows times a stored matrix [out, in]."""
 
     num_rows: int
-    weight: Tensor
+    linear: Linear
 
     @property
     def num_operations(self) -> int:
-        return 2 * self.num_rows * self.weight.numel()
+        return 2 * self.num_rows * self.linear.weight.numel()
 
 
 def multiply(decoder: Decoder, batches: Sequence[Batch]) -> dict[str, Any]:
@@ -60,48 +65,46 @@ def multiply(decoder: Decoder, batches: Sequence[Batch]) -> dict[str, Any]:
 
 def _products(decoder: Decoder, batch: Batch) -> Iterator[_Product]:
     """Yield the products of one forward pass; the last layer computes only keys and values for all tokens."""
-    attention = decoder.architecture.attention
-    queries = attention.num_heads * attention.head_dim
     for layer in decoder.weights.layers[:-1]:
-        yield from _each(batch.num_tokens, (layer.qkv, layer.output, layer.gate_up, layer.down))
+        yield from _each(batch.num_tokens, layer.linears)
     last = decoder.weights.layers[-1]
-    keys_and_values = last.qkv.rows(queries, last.qkv.weight.shape[0])
-    yield from _each(batch.num_tokens, (keys_and_values,))
-    yield from _each(batch.num_prompts, (last.qkv.rows(0, queries), last.output, last.gate_up, last.down))
+    yield from _each(batch.num_tokens, (last.key_value,))
+    yield from _each(batch.num_prompts, (last.query, last.output, last.gate_up, last.down))
 
 
 def _each(num_rows: int, layers: Iterable[Linear]) -> Iterator[_Product]:
-    return (_Product(num_rows, layer.weight) for layer in layers)
+    return (_Product(num_rows, layer) for layer in layers)
 
 
 class _Workspace:
     """Buffers for factors and results, so that no memory is allocated while timing."""
 
     def __init__(self, products: Sequence[_Product], dtype: torch.dtype) -> None:
-        sizes_in = max(product.num_rows * product.weight.shape[1] for product in products)
-        sizes_out = max(product.num_rows * product.weight.shape[0] for product in products)
-        integers = products[0].weight.dtype is torch.int8
-        self._multiply = torch._int_mm if integers else torch.mm  # noqa: SLF001 - the one int8 product torch has
-        self._in = torch.randn(sizes_in).mul_(10).to(torch.int8 if integers else dtype)
-        self._out = torch.zeros(sizes_out, dtype=torch.int32 if integers else dtype)
+        sizes_in = max(num_rows * linear.in_features for num_rows, linear in products)
+        sizes_out = max(num_rows * linear.out_features for num_rows, linear in products)
+        is_quantized = products[0].linear.is_quantized
+        self._in = torch.randn(sizes_in).abs_().mul_(10).to(torch.uint8 if is_quantized else dtype)
+        self._out = torch.zeros(0 if is_quantized else sizes_out, dtype=dtype)
 
     def time(self, products: Sequence[_Product], block: int) -> float:
         """Return seconds of the products, `block` rows at a time."""
         start = time.perf_counter()
-        for num_rows, weight in products:
+        for num_rows, linear in products:
             for first in range(0, num_rows, block):
-                self._product(min(block, num_rows - first), weight)
+                self._product(min(block, num_rows - first), linear)
         return time.perf_counter() - start
 
-    def _product(self, num_rows: int, weight: Tensor) -> None:
-        size_out, size_in = weight.shape
-        x = self._in[: num_rows * size_in].view(num_rows, size_in)
-        out = self._out[: num_rows * size_out].view(num_rows, size_out)
-        self._multiply(x, weight.t(), out=out)
+    def _product(self, num_rows: int, linear: Linear) -> None:
+        x = self._in[: num_rows * linear.in_features].view(num_rows, -1)
+        if isinstance(linear, Int8Linear):
+            linear.multiply(x)
+        else:
+            out = self._out[: num_rows * linear.out_features].view(num_rows, -1)
+            torch.mm(x, linear.weight.t(), out=out)
 
 
 def _faster_block(workspace: _Workspace, products: Sequence[_Product]) -> int:
     """Return the faster number of rows at a time: the core's own blocks, or all. Also warms up."""
-    blocks = (CPU_ROWS_PER_BLOCK, 1 << 30)
+    blocks = (CPU_ROWS_PER_INT8_BLOCK, CPU_ROWS_PER_BLOCK, 1 << 30)
     times = {block: min(workspace.time(products, block) for _ in range(2)) for block in blocks}
     return min(times, key=times.__getitem__)

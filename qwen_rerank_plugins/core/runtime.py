@@ -29,7 +29,7 @@ from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.engine.self_check import SelfCheck, run_self_check
 from qwen_rerank_plugins.core.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from qwen_rerank_plugins.core.model.decoder import Decoder
-from qwen_rerank_plugins.core.model.quantization import get_quantizer
+from qwen_rerank_plugins.core.model.int8 import get_quantizer
 from qwen_rerank_plugins.core.model.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.core.prompts.families import PromptFamily, get_family
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids, check_family, read_recipe
@@ -210,7 +210,7 @@ def _load_engine(
             f"use the tokenizer that belongs to the weights"
         )
     dtype = choose_dtype(config.dtype, device, checkpoint.dtype)
-    convert = get_quantizer(config.quantization)
+    convert = get_quantizer(config.quantization, device, checkpoint.architecture.linear_shapes)
     weights = load_weights(checkpoint, answer_ids(tokenizer, family), device, dtype, convert)
     decoder = Decoder(checkpoint.architecture, weights)
     return Engine(decoder, scale=family.scale, prefix_cache_bytes=config.prefix_cache_mb << 20)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from benchmarks import invariance
 from benchmarks.invariance import Comparison
-from qwen_rerank_plugins.core.model.decoder import Decoder, Linear
+from qwen_rerank_plugins.core.model.decoder import Decoder
+from qwen_rerank_plugins.core.model.linear import Linear
 
 QUICK = ["--pairs", "2", "--rounds", "1"]
 

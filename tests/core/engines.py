@@ -10,6 +10,7 @@ import torch
 from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.model.checkpoint import open_checkpoint
 from qwen_rerank_plugins.core.model.decoder import Decoder
+from qwen_rerank_plugins.core.model.int8 import get_quantizer
 from qwen_rerank_plugins.core.model.weights import load_weights
 
 CPU = torch.device("cpu")
@@ -20,6 +21,15 @@ def decoder_of(
 ) -> Decoder:
     checkpoint = open_checkpoint(str(folder))
     return Decoder(checkpoint.architecture, load_weights(checkpoint, answers, CPU, dtype))
+
+
+def quantized(decoder: Decoder, kind: str = "int8") -> Decoder:
+    """Quantise a decoder's layers in place, and return a decoder of them."""
+    convert = get_quantizer(kind, CPU, decoder.architecture.linear_shapes)
+    if convert:
+        for layer in decoder.weights.layers:
+            convert(layer)
+    return Decoder(decoder.architecture, decoder.weights)
 
 
 def engine_of(

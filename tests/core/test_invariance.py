@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from qwen_rerank_plugins.core.engine.engine import Engine
-from qwen_rerank_plugins.core.model import decoder as decoder_module
+from qwen_rerank_plugins.core.model import linear as linear_module
 from qwen_rerank_plugins.core.model import ops
-from qwen_rerank_plugins.core.model.decoder import Linear
-from qwen_rerank_plugins.core.model.quantization import get_quantizer
+from qwen_rerank_plugins.core.model.linear import Linear
 from tests.core.checkpoints import Shape, make
-from tests.core.engines import decoder_of
+from tests.core.engines import decoder_of, quantized
 from tests.core.forests import grid
 
 
@@ -57,10 +56,7 @@ def test_a_score_has_the_same_bits_in_any_company(
     tmp_path: Path, num_threads: int, shape: str, quantization: str
 ) -> None:
     """Alone, in random batches of all sizes and orders, in small row blocks, and after cached prefixes."""
-    decoder = decoder_of(make(tmp_path, SHAPES[shape], seed=num_threads))
-    if convert := get_quantizer(quantization):
-        for layer in decoder.weights.layers:
-            convert(layer)
+    decoder = quantized(decoder_of(make(tmp_path, SHAPES[shape], seed=num_threads)), quantization)
     engine, caching_engine = Engine(decoder), Engine(decoder, prefix_cache_bytes=1 << 20)
     alone = [engine.log_odds([prompt])[0] for prompt in PROMPTS]
     rng = random.Random(shape)
@@ -109,7 +105,7 @@ def test_the_activation_rounds_alike_wherever_a_threads_share_ends(num_threads: 
 def test_only_small_products_are_padded(num_threads: int) -> None:
     """More rows than 16 per thread leave no share of three rows or fewer."""
     limit = 16 * num_threads
-    missing = [decoder_module._missing_rows(torch.empty(count, 4)) for count in range(1, limit + 9)]
+    missing = [linear_module._missing_rows(torch.empty(count, 4)) for count in range(1, limit + 9)]
     assert missing[: limit - 1] == [-count % 8 for count in range(1, limit)]
     assert not any(missing[limit - 1 :])
 

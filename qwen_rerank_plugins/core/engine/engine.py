@@ -148,13 +148,18 @@ def select_attention(device: torch.device, dtype: torch.dtype) -> AttentionBacke
 def reference_log_odds(decoder: Decoder, prompts: Sequence[Segment], scale: float = 1.0) -> list[float]:
     """Return the log-odds of each prompt computed alone, with one dense mask.
 
-    This is the reference that `Engine.log_odds` is compared with: no sharing, no fast attention backend.
+    This is the reference that `Engine.log_odds` is compared with: nothing is shared, and no fast attention
+    backend is used.
     """
-    alone = (
-        Segment.after(None, tuple(chain.from_iterable(segment.ids for segment in prompt.path())))
-        for prompt in prompts
-    )
+    alone = (_alone(prompt, has_root=decoder.is_quantized) for prompt in prompts)
     return [decoder.forward(pack([prompt]), DenseAttention)[0].item() * scale for prompt in alone]
+
+
+def _alone(prompt: Segment, *, has_root: bool) -> Segment:
+    """Return a prompt as one segment; after its root, if it has one, which is computed with less error in int8."""
+    root, *others = prompt.path()
+    ids = tuple(chain.from_iterable(segment.ids for segment in others))
+    return Segment.after(None, root.ids, ids) if has_root else Segment.after(None, root.ids + ids)
 
 
 def _out_of_memory_message(forest: PackedForest, name: str) -> str:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from qwen_rerank_plugins.core.model.attention import (
@@ -24,10 +24,11 @@ from qwen_rerank_plugins.core.model.attention import (
     KVLayout,
     VarlenAttention,
 )
+from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.core.model.ops import RotaryCache, apply_qk_norm_rope, rms_norm, swiglu_
 from qwen_rerank_plugins.core.model.packing import PackedForest
 
-__all__ = ["Architecture", "AttentionBackend", "Decoder", "LayerWeights", "Linear", "Weights"]
+__all__ = ["Architecture", "AttentionBackend", "Decoder", "LayerWeights", "Weights"]
 
 AttentionBackend = type[DenseAttention] | type[GroupedAttention] | type[VarlenAttention]
 
@@ -39,13 +40,6 @@ the cache, slower.
 
 CPU_ROWS_PER_INT8_BLOCK = 512
 """The same for int8, whose weights are a quarter of the size and whose sums should stay in cache."""
-
-ROW_MULTIPLE = 8
-MIN_ROWS_PER_THREAD = 16
-"""On a CPU, products with fewer rows per thread are padded to a multiple of 8 rows. MKL rounds a row the same
-in any company, except for the last one to three rows of a thread's share, which use another kernel. Larger
-products have no such shares.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,70 +62,33 @@ class Architecture:
     qk_norm: bool
     qkv_bias: bool
 
-
-class Linear:
-    """A matrix multiplication by stored weights [out, in]; quantised layers are its subclasses."""
-
-    __slots__ = ("bias", "weight")
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight = weight
-        self.bias = bias
-
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Multiply [rows, in] to [rows, out]; `out`, if given, may receive the result."""
-        if missing := _missing_rows(x):
-            return F.linear(F.pad(x, (0, 0, 0, missing)), self.weight, self.bias)[: x.shape[0]]
-        if out is None:
-            return F.linear(x, self.weight, self.bias)
-        if self.bias is None:
-            return torch.mm(x, self.weight.t(), out=out)
-        return torch.addmm(self.bias, x, self.weight.t(), out=out)
-
-    def add_to(self, x: Tensor, y: Tensor) -> None:
-        """Add the product with `y` to `x` in place."""
-        if missing := _missing_rows(x):
-            padded_x, padded_y = (F.pad(t, (0, 0, 0, missing)) for t in (x, y))
-            x.copy_(padded_x.addmm_(padded_y, self.weight.t())[: x.shape[0]])
-        else:
-            x.addmm_(y, self.weight.t())
-
-    def rows(self, first: int, last: int) -> Linear:
-        """Return the layer of the outputs from `first` to `last`, as a view."""
-        return Linear(self.weight[first:last], None if self.bias is None else self.bias[first:last])
-
-    def rounds_rows_alike(self) -> bool:
-        """Return whether a row of the product has the same bits among few other rows as among many."""
-        num_rows = MIN_ROWS_PER_THREAD * torch.get_num_threads() + 5
-        x = torch.randn(num_rows, self.weight.shape[1], generator=torch.Generator().manual_seed(0))
-        every = self(x)
-        return all(torch.equal(self(x[:count]), every[:count]) for count in range(1, num_rows, 3))
-
     @property
-    def num_bytes(self) -> int:
-        """Memory of the weights."""
-        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
-
-
-def _missing_rows(x: Tensor) -> int:
-    """Return the rows to add to a product on a CPU, so that a row's rounding does not depend on the others."""
-    if x.device.type != "cpu" or x.shape[0] >= MIN_ROWS_PER_THREAD * torch.get_num_threads():
-        return 0
-    return -x.shape[0] % ROW_MULTIPLE
+    def linear_shapes(self) -> list[tuple[int, int]]:
+        """Shapes [out, in] of the linear layers of `LayerWeights`."""
+        hidden, mlp = self.hidden_size, self.intermediate_size
+        queries = self.attention.num_heads * self.attention.head_dim
+        keys = self.attention.num_kv_heads * self.attention.head_dim
+        return [(queries, hidden), (2 * keys, hidden), (hidden, queries), (2 * mlp, hidden), (hidden, mlp)]
 
 
 @dataclass(slots=True)
 class LayerWeights:
-    """One layer. `qkv` and `gate_up` are fused projections of the same input."""
+    """One layer. `key_value` and `gate_up` are fused projections of the same input."""
 
     input_norm: Tensor
-    qkv: Linear
+    query: Linear
+    key_value: Linear
     query_norm: Tensor | None
     key_norm: Tensor | None
     output: Linear
     mlp_norm: Tensor
     gate_up: Linear
     down: Linear
+
+    @property
+    def linears(self) -> tuple[Linear, ...]:
+        """The linear layers."""
+        return (self.query, self.key_value, self.output, self.gate_up, self.down)
 
 
 @dataclass(slots=True)
@@ -164,7 +121,7 @@ class Decoder:
         self.weights = weights
         self.device = weights.final_norm.device
         self.dtype = weights.final_norm.dtype
-        self.is_quantized = weights.layers[0].output.weight.dtype is torch.int8
+        self.is_quantized = weights.layers[0].output.is_quantized
         dim = architecture.attention.head_dim
         exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=self.device) / dim
         self.norm = partial(rms_norm, eps=architecture.rms_eps)
@@ -217,16 +174,13 @@ class Decoder:
         on_cpu = self.device.type == "cpu" and torch.backends.mkl.is_available()
         if not on_cpu or self.dtype is not torch.float32 or self.architecture.attention.num_kv_heads == 1:
             return False
-        layer = self.weights.layers[0]
-        return all(
-            linear.rounds_rows_alike() for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
-        )
+        return all(linear.rounds_rows_alike() for linear in self.weights.layers[0].linears)
 
-    def blocks(self, num_rows: int) -> list[slice]:
-        """Split rows into blocks of even size, none larger than fits the cache."""
-        count = max(1, -(-num_rows // self._rows_per_block))
-        size = -(-num_rows // count)
-        return [slice(first, min(first + size, num_rows)) for first in range(0, num_rows, size)]
+    def blocks(self, num_rows: int, start: int = 0) -> list[slice]:
+        """Split rows from `start` into blocks of even size, none larger than fits the cache."""
+        count = max(1, -(-(num_rows - start) // self._rows_per_block))
+        size = -(-(num_rows - start) // count)
+        return [slice(first, min(first + size, num_rows)) for first in range(start, num_rows, size or 1)]
 
 
 def _rows_per_block(device: torch.device, *, is_quantized: bool) -> int:
@@ -260,9 +214,15 @@ class _ForwardPass:
         self.queries = self._empty(forest.num_tokens, shape.num_heads * shape.head_dim)
         self.keys = self._empty(self.num_cached + forest.num_tokens, kv_size)
         self.values = self._empty(self.num_cached + forest.num_tokens, kv_size)
-        block = decoder.blocks(forest.num_tokens)[0].stop
+        self.num_precise = layout.num_root_rows if decoder.is_quantized else 0
+        self.blocks = [
+            *decoder.blocks(self.num_precise),
+            *decoder.blocks(forest.num_tokens, self.num_precise),
+        ]
+        block = max(rows.stop - rows.start for rows in self.blocks)
         last_block = decoder.blocks(len(layout.last_rows))[0].stop  # even-sized, so possibly the larger one
-        self.qkv_buffer = self._empty(block, self.queries.shape[1] + 2 * kv_size)
+        self.query_buffer = self._empty(block, self.queries.shape[1])
+        self.kv_buffer = self._empty(block, 2 * kv_size)
         self.mlp_buffer = self._empty(max(block, last_block), 2 * decoder.architecture.intermediate_size)
         self.last_rows = torch.tensor(layout.last_rows, device=decoder.device)
         positions = [n.position + i for n in forest.nodes if not n.is_cached for i in range(len(n.ids))]
@@ -282,27 +242,23 @@ class _ForwardPass:
     def layer(self, layer_index: int, x: Tensor) -> None:
         """Compute one layer for all rows, in place."""
         layer = self.decoder.weights.layers[layer_index]
-        blocks = self.decoder.blocks(x.shape[0])
-        for rows in blocks:
+        for rows in self.blocks:
             self._project(layer, x, rows)
         self._load_store_prefix_kv(layer_index)
         attended = self.attention.attend(self.queries, self.keys, self.values)
-        for rows in blocks:
-            self._output_and_mlp(layer, x[rows], attended[rows])
+        for rows in self.blocks:
+            self._output_and_mlp(layer, x[rows], attended[rows], precise=rows.stop <= self.num_precise)
 
     def last_layer(self, x: Tensor) -> Tensor:
         """Compute the last layer for the last row of each prompt alone: [ends, hidden]."""
         decoder, last = self.decoder, self.last_rows
         layer_index = decoder.architecture.num_layers - 1
         layer = decoder.weights.layers[layer_index]
-        query_size = self.queries.shape[1]
-        to_kv = layer.qkv.rows(query_size, query_size + 2 * self.keys.shape[1])
-        for rows in decoder.blocks(x.shape[0]):
-            keys, values = to_kv(decoder.norm(x[rows], layer.input_norm)).chunk(2, -1)
-            self._store(layer, keys, values, rows)
+        for rows in self.blocks:
+            self._store(layer, self._normed(layer.key_value, x, layer.input_norm, rows), rows)
         self._load_store_prefix_kv(layer_index)
         x = x[last]
-        projected = layer.qkv.rows(0, query_size)(decoder.norm(x, layer.input_norm))
+        projected = layer.query(layer.query.encode(decoder.norm(x, layer.input_norm)))
         queries = torch.empty_like(projected)
         apply_qk_norm_rope(
             projected, layer.query_norm, self.rotation[last], decoder.architecture.rms_eps, queries
@@ -312,17 +268,21 @@ class _ForwardPass:
             self._output_and_mlp(layer, x[rows], attended[rows])
         return x
 
+    def _normed(self, linear: Linear, x: Tensor, norm: Tensor, rows: slice) -> Any:
+        """Return some rows normalised and encoded for a linear layer."""
+        return linear.encode(self.decoder.norm(x[rows], norm), precise=rows.stop <= self.num_precise)
+
     def _project(self, layer: LayerWeights, x: Tensor, rows: slice) -> None:
         """Write queries, keys and values of some rows into the buffers."""
-        shape = self.decoder.architecture.attention
-        sizes = [shape.num_heads * shape.head_dim, *2 * [shape.num_kv_heads * shape.head_dim]]
-        out = self.qkv_buffer[: rows.stop - rows.start]
-        q, k, v = layer.qkv(self.decoder.norm(x[rows], layer.input_norm), out).split(sizes, -1)
+        normed = self._normed(layer.query, x, layer.input_norm, rows)
+        queries = layer.query(normed, self.query_buffer[: rows.stop - rows.start])
         eps = self.decoder.architecture.rms_eps
-        apply_qk_norm_rope(q, layer.query_norm, self.rotation[rows], eps, self.queries[rows])
-        self._store(layer, k, v, rows)
+        apply_qk_norm_rope(queries, layer.query_norm, self.rotation[rows], eps, self.queries[rows])
+        self._store(layer, normed, rows)
 
-    def _store(self, layer: LayerWeights, keys: Tensor, values: Tensor, rows: slice) -> None:
+    def _store(self, layer: LayerWeights, normed: Any, rows: slice) -> None:
+        """Write keys and values of some rows, normalised and encoded, into the buffers."""
+        keys, values = layer.key_value(normed, self.kv_buffer[: rows.stop - rows.start]).chunk(2, -1)
         kv_rows = slice(self.num_cached + rows.start, self.num_cached + rows.stop)
         eps = self.decoder.architecture.rms_eps
         apply_qk_norm_rope(keys, layer.key_norm, self.rotation[rows], eps, self.keys[kv_rows])
@@ -337,8 +297,11 @@ class _ForwardPass:
             tensor[layer_index, 0] = self.keys[self.layout.slices[index]]
             tensor[layer_index, 1] = self.values[self.layout.slices[index]]
 
-    def _output_and_mlp(self, layer: LayerWeights, x: Tensor, attended: Tensor) -> None:
+    def _output_and_mlp(
+        self, layer: LayerWeights, x: Tensor, attended: Tensor, *, precise: bool = False
+    ) -> None:
         """Add output projection and MLP to `x` in place."""
-        layer.output.add_to(x, attended)
-        gate_up = layer.gate_up(self.decoder.norm(x, layer.mlp_norm), self.mlp_buffer[: x.shape[0]])
-        layer.down.add_to(x, swiglu_(gate_up))
+        layer.output.add_to(x, layer.output.encode(attended, precise=precise))
+        normed = layer.gate_up.encode(self.decoder.norm(x, layer.mlp_norm), precise=precise)
+        gate_up = layer.gate_up(normed, self.mlp_buffer[: x.shape[0]])
+        layer.down.add_to(x, layer.down.encode(swiglu_(gate_up), precise=precise))

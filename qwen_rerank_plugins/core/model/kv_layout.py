@@ -41,6 +41,7 @@ class KVLayout:
     Attributes:
         slices: For each node, its rows in the buffers.
         last_rows: For each node of `ends`, its last row in the packed sequence.
+        num_root_rows: Rows of the computed roots, which begin the packed sequence.
         ends: The nodes that end a prompt, each once.
         prompt_ends: For each prompt, the index of its last node in `ends`.
     """
@@ -56,6 +57,7 @@ class KVLayout:
         self.ends = sorted(set(forest.leaves))
         index_of = {node: n for n, node in enumerate(self.ends)}
         self.prompt_ends = [index_of[leaf] for leaf in forest.leaves]
+        self.num_root_rows = sum(len(n.ids) for n in forest.nodes if n.parent < 0 and not n.is_cached)
         self.last_rows = [forest.nodes[end].start + len(forest.nodes[end].ids) - 1 for end in self.ends]
 
 

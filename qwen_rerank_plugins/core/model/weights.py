@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qwen_rerank_plugins.core.model.checkpoint import Checkpoint
-from qwen_rerank_plugins.core.model.decoder import Architecture, LayerWeights, Linear, Weights
+from qwen_rerank_plugins.core.model.decoder import Architecture, LayerWeights, Weights
+from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.errors import CheckpointFormatError, TensorMismatchError
 
 __all__ = ["load_weights"]
@@ -118,10 +119,15 @@ def _load_layer(reader: _TensorReader, shape: Architecture, number: int, dtype: 
         return reader.concatenated([f"{prefix}{name}.{kind}" for name in names], dtype)
 
     with reader.keep_open():
-        qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        kv = ("self_attn.k_proj", "self_attn.v_proj")
+
+        def projection(names: Sequence[str]) -> Linear:
+            return Linear(fused(names, "weight"), fused(names, "bias") if shape.qkv_bias else None)
+
         return LayerWeights(
             input_norm=reader.tensor(f"{prefix}input_layernorm.weight", dtype),
-            qkv=Linear(fused(qkv, "weight"), fused(qkv, "bias") if shape.qkv_bias else None),
+            query=projection(["self_attn.q_proj"]),
+            key_value=projection(kv),
             query_norm=reader.tensor(f"{prefix}self_attn.q_norm.weight", dtype) if shape.qk_norm else None,
             key_norm=reader.tensor(f"{prefix}self_attn.k_norm.weight", dtype) if shape.qk_norm else None,
             output=Linear(fused(["self_attn.o_proj"], "weight")),
@@ -306,9 +312,7 @@ def _format_names(names: Sequence[str]) -> str:
 def weight_bytes(weights: Weights) -> int:
     """Return the memory of all weights."""
     return sum(tensor.nbytes for tensor in _tensors(weights)) + sum(
-        linear.num_bytes
-        for layer in weights.layers
-        for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)
+        linear.num_bytes for layer in weights.layers for linear in layer.linears
     )
 
 

@@ -10,9 +10,8 @@ import torch
 from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.model import decoder as decoder_module
 from qwen_rerank_plugins.core.model.decoder import Decoder
-from qwen_rerank_plugins.core.model.quantization import get_quantizer
 from tests.core.checkpoints import Shape, make
-from tests.core.engines import decoder_of
+from tests.core.engines import decoder_of, quantized
 from tests.core.forests import grid
 from tests.core.tolerances import assert_close
 
@@ -44,11 +43,8 @@ def test_more_prompts_than_rows_in_a_block_are_scored_alike(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], quantization: str
 ) -> None:
     """The MLP's buffer held a block of tokens, but took all prompts' last rows: torch resized it, with a warning."""
-    if convert := get_quantizer(quantization):
-        for layer in decoder.weights.layers:
-            convert(layer)
     prompts = grid(3, (2,), lengths)
-    expected = Engine(Decoder(decoder.architecture, decoder.weights)).log_odds(prompts)
+    expected = Engine(quantized(decoder, quantization)).log_odds(prompts)
     found = Engine(with_blocks_of(8, decoder, monkeypatch)).log_odds(prompts)
     assert len(set(expected)) == len(lengths)
     assert_close(found, expected)

@@ -46,7 +46,7 @@ def all_tensors(weights: Weights) -> list[Tensor]:
     found: list[Tensor | None] = [weights.embedding, weights.final_norm, weights.head]
     for layer in weights.layers:
         found += [layer.input_norm, layer.mlp_norm, layer.query_norm, layer.key_norm]
-        for linear in (layer.qkv, layer.output, layer.gate_up, layer.down):
+        for linear in layer.linears:
             found += [linear.weight, linear.bias]
     return [tensor for tensor in found if tensor is not None]
 
@@ -63,13 +63,14 @@ def test_every_tensor_arrives_in_its_place(tmp_path: Path, shape: Shape) -> None
     tensors = shape.tensors()
     weights = load(make(tmp_path, shape))
     layer, prefix = weights.layers[1], "model.layers.1."
-    qkv = [tensors[f"{prefix}self_attn.{name}_proj.weight"] for name in "qkv"]
-    assert torch.equal(layer.qkv.weight, torch.cat(qkv))
+    query, key, value = (tensors[f"{prefix}self_attn.{name}_proj.weight"] for name in "qkv")
+    assert torch.equal(layer.query.weight, query)
+    assert torch.equal(layer.key_value.weight, torch.cat([key, value]))
     gate_up = [tensors[f"{prefix}mlp.{name}_proj.weight"] for name in ("gate", "up")]
     assert torch.equal(layer.gate_up.weight, torch.cat(gate_up))
     assert torch.equal(layer.down.weight, tensors[f"{prefix}mlp.down_proj.weight"])
     assert torch.equal(layer.mlp_norm, tensors[f"{prefix}post_attention_layernorm.weight"])
-    assert (layer.qkv.bias is not None) == (shape is QWEN2)
+    assert (layer.query.bias is not None) == (layer.key_value.bias is not None) == (shape is QWEN2)
     assert (layer.query_norm is None) == (shape is QWEN2)
     assert torch.equal(weights.embedding, tensors["model.embed_tokens.weight"])
     assert torch.equal(weights.final_norm, tensors["model.norm.weight"])
@@ -112,7 +113,7 @@ def test_weights_take_the_dtype_of_the_computation(tmp_path: Path) -> None:
     folder = make(tmp_path, TIED, torch.bfloat16)
     weights = load(folder, dtype=torch.float32)
     assert weights.embedding.dtype is torch.bfloat16
-    assert weights.layers[0].qkv.weight.dtype is weights.final_norm.dtype is torch.float32
+    assert weights.layers[0].query.weight.dtype is weights.final_norm.dtype is torch.float32
     narrow = load(make(tmp_path, TIED), dtype=torch.bfloat16)
     assert narrow.embedding.dtype is narrow.layers[0].down.weight.dtype is torch.bfloat16
 

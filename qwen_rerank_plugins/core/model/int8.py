@@ -1,0 +1,227 @@
+"""int8 linear layers: weights and activations in 8 bits, products accumulated exactly in 32 bits.
+
+Weights are scaled per output row, activations per token, both symmetrically. Scores change by the rounding
+error. The embedding, the norms and the head are not quantised. On a CPU the products are oneDNN's, with
+weights packed once; the processor's instructions decide how many of an activation's 8 bits can be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qwen_rerank_plugins.core.model.decoder import LayerWeights
+from qwen_rerank_plugins.core.model.linear import Linear
+from qwen_rerank_plugins.errors import ConfigurationError, EngineError
+
+__all__ = ["ActivationCodes", "EncodedRows", "Int8Linear", "get_quantizer"]
+
+INT8_MAX = 127
+MIN_CUDA_ROWS = 17
+"""Smallest number of rows that `torch._int_mm` accepts on CUDA."""
+
+NO_ZERO_POINT = torch.zeros(1, dtype=torch.int32)
+"""The zero point of all weights."""
+
+EXACT = 1e-6
+"""Largest relative difference of an exact product: the conversion of its 32-bit sum to fp32."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationCodes:
+    """The codes of activations: unsigned 8-bit numbers from `zero_point - limit` to `zero_point + limit`.
+
+    Processors with VNNI or AMX add the products of all codes in 32 bits. Others add two neighbouring
+    products in 16 bits, which hold any such sum only if the codes have 7 bits.
+    """
+
+    limit: int
+    zero_point: int
+
+
+EIGHT_BITS = ActivationCodes(limit=127, zero_point=128)
+SEVEN_BITS = ActivationCodes(limit=63, zero_point=64)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRows:
+    """Rows of activations as codes.
+
+    Attributes:
+        codes: [parts * rows, in] 8-bit codes.
+        scale: [parts * rows, 1] fp32: the value of one step.
+        num_parts: 2 if each row is the sum of a coarse and a fine part, else 1.
+        dtype: The dtype of the activations.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    num_parts: int
+    dtype: torch.dtype
+
+
+class Int8Linear(Linear):
+    """A linear layer in int8, with the interface of `Linear`.
+
+    Args:
+        codes: [out, in] int8.
+        scale: [out] fp32: the value of one step of each row.
+        bias: [out], or None.
+        activations: The codes of the activations.
+
+    Attributes:
+        weight: The codes; on a CPU in oneDNN's packed layout.
+    """
+
+    __slots__ = ("activations", "scale")
+    is_quantized = True
+
+    def __init__(
+        self, codes: Tensor, scale: Tensor, bias: Tensor | None, activations: ActivationCodes
+    ) -> None:
+        super().__init__(torch.ops.onednn.qlinear_prepack(codes, None) if _on_cpu(codes) else codes, bias)
+        self.scale = scale
+        self.activations = activations
+
+    @classmethod
+    def from_linear(cls, linear: Linear, activations: ActivationCodes = EIGHT_BITS) -> Int8Linear:
+        """Quantise the weights of a layer."""
+        codes, scale = _quantize(linear.weight.float(), INT8_MAX)
+        return cls(codes, scale[:, 0].contiguous(), linear.bias, activations)
+
+    def encode(self, x: Tensor, *, precise: bool = False) -> EncodedRows:
+        """Quantise rows [rows, in]; see `Linear.encode`.
+
+        A precise row is the sum of two: its codes, and the codes of what they lack. Its error is that of 15
+        bits.
+        """
+        rows = x.float()
+        codes, scale = _quantize(rows, self.activations.limit)
+        if precise:
+            fine_codes, fine_scale = _quantize(rows - codes * scale, self.activations.limit)
+            codes, scale = torch.cat([codes, fine_codes]), torch.cat([scale, fine_scale])
+        if _on_cpu(codes):
+            wrapped = self.activations.zero_point - (256 if self.activations.zero_point > INT8_MAX else 0)
+            codes = codes.add_(wrapped).view(torch.uint8)
+        return EncodedRows(codes, scale, 2 if precise else 1, x.dtype)
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the input."""
+        return self.weight.numel() // self.out_features
+
+    @property
+    def out_features(self) -> int:
+        """Columns of the result."""
+        return self.scale.shape[0]
+
+    def __call__(self, x: EncodedRows, out: Tensor | None = None) -> Tensor:
+        """Multiply encoded rows to [rows, out], in the dtype of the activations; `out` is not used."""
+        del out
+        products = self.multiply(x.codes).mul_(x.scale)
+        if x.num_parts > 1:
+            coarse, fine = products.chunk(x.num_parts)
+            products = coarse.add_(fine)
+        if self.bias is not None:
+            products += self.bias
+        return products.to(x.dtype)
+
+    def add_to(self, x: Tensor, y: EncodedRows) -> None:
+        """Add the product with encoded rows `y` to `x` in place."""
+        if y.num_parts == 1 and x.dtype is torch.float32:
+            x.addcmul_(self.multiply(y.codes), y.scale)
+        else:
+            x += self(y)
+
+    def multiply(self, codes: Tensor) -> Tensor:
+        """Return exact products of codes, in fp32 and scaled by the weights' scale."""
+        if not _on_cpu(codes):
+            return _int_mm(codes, self.weight) * self.scale
+        products: Tensor = torch.ops.onednn.qlinear_pointwise(
+            *(codes, 1.0, self.activations.zero_point, self.weight, self.scale, NO_ZERO_POINT, None),
+            *(1.0, 0, torch.float32, "none", [], ""),
+        )
+        return products
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of codes, scales and bias."""
+        return super().num_bytes + self.scale.nbytes
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
+def _quantize(x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Return rows of signed codes, and the scale of each row, [rows, 1] fp32."""
+    scale = x.abs().amax(-1, keepdim=True).div_(limit).clamp_min_(torch.finfo(torch.float32).tiny)
+    return (x * scale.reciprocal()).round_().to(torch.int8), scale
+
+
+def _int_mm(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the exact int32 products of int8 rows on CUDA."""
+    padded = torch.nn.functional.pad(x, (0, 0, 0, max(0, MIN_CUDA_ROWS - x.shape[0])))
+    return torch._int_mm(padded, weight.t())[: x.shape[0]]  # noqa: SLF001 - torch's only int8 product
+
+
+def get_quantizer(
+    kind: str, device: torch.device, shapes: Iterable[tuple[int, int]]
+) -> Callable[[LayerWeights], None] | None:
+    """Return the function that quantises a layer in place; None for no quantisation.
+
+    Args:
+        kind: "none" or "int8".
+        device: Device of the weights.
+        shapes: The shapes [out, in] of a layer's weights.
+
+    Raises:
+        ConfigurationError: The kind is unknown.
+        EngineError: int8 products are not exact on this processor.
+    """
+    if kind == "none":
+        return None
+    if kind != "int8":
+        raise ConfigurationError(f"quantization {kind!r} is not supported; use 'none' or 'int8'")
+    activations = exact_activations(shapes) if device.type == "cpu" else EIGHT_BITS
+
+    def quantize(layer: LayerWeights) -> None:
+        for name in ("query", "key_value", "output", "gate_up", "down"):
+            setattr(layer, name, Int8Linear.from_linear(getattr(layer, name), activations))
+
+    return quantize
+
+
+def exact_activations(shapes: Iterable[tuple[int, int]]) -> ActivationCodes:
+    """Return the codes with the most bits whose products are exact on this processor.
+
+    Products of the largest numbers are compared with integers, for each shape of the weights.
+
+    Raises:
+        EngineError: None are exact.
+    """
+    sizes, error = sorted(set(shapes)), 0.0
+    for activations in (EIGHT_BITS, SEVEN_BITS):
+        error = max(_worst_case_error(activations, *size) for size in sizes)
+        if error <= EXACT:
+            return activations
+    raise EngineError(
+        f"int8 products are not exact on this processor: a product of the largest numbers differs from integers by "
+        f"{error:.2g} of its size. Set quantization to 'none'"
+    )
+
+
+def _worst_case_error(activations: ActivationCodes, size_out: int, size_in: int) -> float:
+    """Return the largest relative difference between products of the largest numbers and integers."""
+    signs = torch.ones(8, size_in, dtype=torch.float64)
+    signs[1] = -1.0
+    signs[2, ::2] = signs[3, 1::2] = signs[4, : size_in // 2] = signs[5, ::3] = signs[6, ::5] = -1.0
+    codes = (signs * INT8_MAX).to(torch.int8).repeat(-(-size_out // 8), 1)[:size_out]
+    linear = Int8Linear(codes, torch.ones(size_out), None, activations)
+    rows = (signs * activations.limit).float().repeat(5, 1)
+    exact = rows.double() @ codes.double().t()
+    found = linear(linear.encode(rows)).double()
+    return float(((found - exact).abs() / exact.abs().clamp_min(size_in)).max())

@@ -1,0 +1,168 @@
+"""int8: exact products of rounded numbers, a quarter of the memory, and scores that stay near."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds
+from qwen_rerank_plugins.core.model import int8 as int8_module
+from qwen_rerank_plugins.core.model.int8 import (
+    EIGHT_BITS,
+    SEVEN_BITS,
+    ActivationCodes,
+    Int8Linear,
+    _quantize,
+    _worst_case_error,
+    exact_activations,
+    get_quantizer,
+)
+from qwen_rerank_plugins.core.model.linear import Linear
+from qwen_rerank_plugins.core.model.weights import weight_bytes
+from qwen_rerank_plugins.errors import ConfigurationError, EngineError
+from tests.core.checkpoints import Shape, make
+from tests.core.engines import CPU, decoder_of, quantized
+from tests.core.forests import grid
+from tests.core.tolerances import sigmoid
+
+PROMPTS = grid(20, (6, 9), (4, 4, 7, 30))
+
+
+@pytest.fixture
+def linear() -> Linear:
+    draw = torch.Generator().manual_seed(1)
+    return Linear(torch.randn(24, 32, generator=draw), torch.randn(24, generator=draw))
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(7, 32, generator=torch.Generator().manual_seed(2))
+
+
+def product(linear: Linear, x: torch.Tensor) -> torch.Tensor:
+    return linear(linear.encode(x))
+
+
+def test_a_product_is_within_what_rounding_can_do(linear: Linear, x: torch.Tensor) -> None:
+    """Each factor is off by half a step at most: 1/254 of its row's largest number."""
+    exact, found = linear(x), product(Int8Linear.from_linear(linear), x)
+    largest_x = x.abs().amax(-1, keepdim=True)
+    largest_w = linear.weight.abs().amax(-1)
+    bound = 32 * largest_x * largest_w * (2 / 254 + 1 / 254**2)
+    assert ((found - exact).abs() <= bound).all()
+    assert (found - exact).abs().max() < 0.2
+
+
+def test_numbers_that_are_steps_are_exact() -> None:
+    """127 in each row makes the step one: integers then lose nothing."""
+    weight = torch.randint(-126, 127, (5, 16), generator=torch.Generator().manual_seed(3)).float()
+    x = torch.randint(-126, 127, (4, 16), generator=torch.Generator().manual_seed(4)).float()
+    weight[:, 0] = x[:, 0] = 127
+    assert torch.allclose(product(Int8Linear.from_linear(Linear(weight)), x), x @ weight.T, rtol=1e-6)
+
+
+def test_precise_rows_have_the_error_of_weights_alone(linear: Linear, x: torch.Tensor) -> None:
+    """A coarse and a fine part: 15 bits of an activation."""
+    int8 = Int8Linear.from_linear(linear)
+    codes, scale = _quantize(linear.weight, 127)
+    wanted = x.double() @ (codes * scale).double().T + torch.as_tensor(linear.bias)
+    found = int8(int8.encode(x, precise=True))
+    coarse = (product(int8, x) - wanted).abs().max()
+    assert (found - wanted).abs().max() < coarse / 50
+    target = torch.ones(7, 24)
+    int8.add_to(target, int8.encode(x, precise=True))
+    torch.testing.assert_close(target, 1 + found)
+
+
+@pytest.mark.parametrize("activations", [EIGHT_BITS, SEVEN_BITS])
+def test_fewer_bits_cost_accuracy_and_nothing_else(
+    linear: Linear, x: torch.Tensor, activations: ActivationCodes
+) -> None:
+    exact, found = linear(x), product(Int8Linear.from_linear(linear, activations), x)
+    error = float((found - exact).norm() / exact.norm())
+    print(f"relative error with +-{activations.limit}: {error:.3g}")
+    assert 0.2 / activations.limit < error < 2 / activations.limit
+
+
+def test_products_of_the_largest_numbers_are_exact_here() -> None:
+    """Whatever this processor is: eight bits with VNNI or AMX, seven elsewhere."""
+    shapes = [(96, 64), (24, 1024), (8, 4096)]
+    found = exact_activations(shapes)
+    assert max(_worst_case_error(found, *size) for size in shapes) <= 1e-6
+
+
+def test_without_vnni_seven_bits_are_used(tmp_path: Path) -> None:
+    """OneDNN is limited to AVX2, where a sum of two products of eight bits saturates."""
+    script = (
+        "from qwen_rerank_plugins.core.model.int8 import EIGHT_BITS, _worst_case_error, exact_activations\n"
+        "print(exact_activations([(64, 512)]).limit, _worst_case_error(EIGHT_BITS, 64, 512) > 0.1)"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["63", "True"]
+
+
+def test_a_processor_that_is_never_exact_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_module, "_worst_case_error", lambda *_: 0.25)
+    with pytest.raises(
+        EngineError, match=r"differs from integers by 0\.25 of its size\. Set quantization to 'none'"
+    ):
+        get_quantizer("int8", CPU, [(64, 512)])
+
+
+def test_a_product_can_be_added_in_place(linear: Linear, x: torch.Tensor) -> None:
+    int8 = Int8Linear.from_linear(Linear(linear.weight))
+    target = torch.ones(7, 24)
+    int8.add_to(target, int8.encode(x))
+    torch.testing.assert_close(target, 1 + product(int8, x))
+
+
+def test_rows_of_noughts_stay_noughts(linear: Linear) -> None:
+    linear.weight[3] = 0
+    out = product(Int8Linear.from_linear(Linear(linear.weight)), torch.zeros(20, 32))
+    assert torch.equal(out, torch.zeros(20, 24))
+
+
+def test_not_a_number_is_not_hidden(linear: Linear, x: torch.Tensor) -> None:
+    """Rounding must not turn a broken activation into a plausible score."""
+    x[2, 5] = torch.nan
+    out = product(Int8Linear.from_linear(linear), x)
+    assert out[2].isnan().all()
+    assert out[[0, 1, 3]].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_result_has_the_inputs_dtype(linear: Linear, x: torch.Tensor, dtype: torch.dtype) -> None:
+    assert product(Int8Linear.from_linear(linear), x.to(dtype)).dtype is dtype
+
+
+def test_the_memory_is_a_quarter(linear: Linear) -> None:
+    assert Int8Linear.from_linear(Linear(linear.weight)).num_bytes == 24 * 32 + 24 * 4
+
+
+def test_scores_stay_near(tmp_path: Path) -> None:
+    shape = Shape(hidden_size=128, intermediate_size=256)
+    folder = make(tmp_path, shape)
+    exact = decoder_of(folder)
+    wanted, size = reference_log_odds(exact, PROMPTS), weight_bytes(exact.weights)
+    int8 = quantized(decoder_of(folder))
+    assert int8.is_quantized
+    assert not exact.is_quantized
+    found = Engine(int8).log_odds(PROMPTS)
+    error = max(abs(sigmoid(a) - sigmoid(b)) for a, b in zip(found, wanted, strict=True))
+    print(f"int8 probability: {error:.3g}")
+    assert error < 0.05
+    assert weight_bytes(int8.weights) < size / 3
+
+
+def test_other_kinds_are_refused() -> None:
+    assert get_quantizer("none", CPU, []) is None
+    with pytest.raises(ConfigurationError, match="quantization 'fp8' is not supported; use"):
+        get_quantizer("fp8", CPU, [])
