@@ -31,7 +31,7 @@ from benchmarks import machine  # noqa: E402
 from benchmarks.workloads import make_workloads  # noqa: E402
 from qwen_rerank_plugins import RerankConfig  # noqa: E402
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds  # noqa: E402
-from qwen_rerank_plugins.core.engine.self_check import tolerance  # noqa: E402
+from qwen_rerank_plugins.core.engine.self_check import run_self_check  # noqa: E402
 from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits  # noqa: E402
 from qwen_rerank_plugins.core.runtime import load_runtime  # noqa: E402
 from qwen_rerank_plugins.core.sequences import Segment  # noqa: E402
@@ -163,7 +163,7 @@ def _ordinal(value: float) -> int:
 
 def compare(protocol: Protocol) -> list[Comparison]:
     """Run the protocol, with the bounds that docs/invariance.md promises for this engine."""
-    bound = tolerance(protocol.engine)
+    bound = run_self_check(protocol.engine, "", None).tolerance
     company = 0.0 if protocol.engine.decoder.is_batch_invariant else bound
     alone = protocol.alone()
     trials = {

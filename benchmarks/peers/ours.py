@@ -44,7 +44,7 @@ class Ours(Scorer):
             model=str(job.model),
             device="cpu",
             dtype=cast(Literal["auto", "float32", "bfloat16"], job.dtype),
-            quantization=cast(Literal["none", "int8"], job.quantization),
+            quantization=cast(Literal["none", "int8", "auto"], job.quantization),
             num_threads=job.num_threads,
             cache_entries=0,
         )

@@ -27,7 +27,7 @@ Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the
 Family = Annotated[str | None, typer.Option(help="Prompt family: auto, a name, or a YAML or TOML file.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Quantization = Annotated[str | None, typer.Option(help="none or int8.")]
+Quantization = Annotated[str | None, typer.Option(help="none, int8 or auto (int8 where it is faster).")]
 
 
 def report_errors(*, debug: bool) -> AbstractContextManager[None]:

@@ -74,8 +74,10 @@ class RerankConfig(BaseModel):
         default="auto",
         description="Data type of the computation; `auto` takes the fastest one that is accurate enough on the device.",
     )
-    quantization: Literal["none", "int8"] = Field(
-        default="none", description="Number format of the linear layers: that of `dtype`, or 8-bit integers."
+    quantization: Literal["none", "int8", "auto"] = Field(
+        default="none",
+        description="Number format of the linear layers: that of `dtype`, 8-bit integers, or `auto`: 8-bit integers on a "
+        "CPU whose products of them are exact and faster.",
     )
     instruction: str | None = Field(
         default=None, description="What relevance means; None for the family's default."

@@ -236,7 +236,7 @@ def _key_hasher(runtime: Runtime, limits: TokenLimits, unwrap: str) -> KeyHasher
             str(engine.decoder.device.type),
             str(engine.decoder.dtype),
             engine.attention_backend.__name__,
-            runtime.quantization,
+            engine.decoder.number_format,
         ),
     )
 

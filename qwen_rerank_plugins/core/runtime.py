@@ -29,7 +29,7 @@ from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.engine.self_check import SelfCheck, run_self_check
 from qwen_rerank_plugins.core.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from qwen_rerank_plugins.core.model.decoder import Decoder
-from qwen_rerank_plugins.core.model.int8 import get_quantizer
+from qwen_rerank_plugins.core.model.int8 import choose_quantization, get_quantizer
 from qwen_rerank_plugins.core.model.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.core.prompts.families import PromptFamily, get_family
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids, check_family, read_recipe
@@ -65,7 +65,6 @@ class Runtime:
     scheduler: Scheduler
     fingerprint: str
     checks: tuple[SelfCheck, ...]
-    quantization: str
     max_batch_tokens: int
     load_s: float
     num_references: int = field(default=1)
@@ -82,7 +81,7 @@ class Runtime:
             "family": self.family.name,
             **first.info(),
             "device": ",".join(engine.name for engine in self.engines),
-            "quantization": self.quantization,
+            "quantization": "int8" if first.decoder.is_quantized else "none",
             "num_threads": torch.get_num_threads(),
             "max_batch_tokens": self.max_batch_tokens,
             "num_parameters": _num_parameters(first.decoder),
@@ -170,7 +169,6 @@ def load_runtime(config: RerankConfig) -> Runtime:
         scheduler=scheduler,
         fingerprint=digest,
         checks=checks,
-        quantization=config.quantization,
         max_batch_tokens=max_batch_tokens,
         load_s=time.perf_counter() - start,
     )
@@ -210,7 +208,9 @@ def _load_engine(
             f"use the tokenizer that belongs to the weights"
         )
     dtype = choose_dtype(config.dtype, device, checkpoint.dtype)
-    convert = get_quantizer(config.quantization, device, checkpoint.architecture.linear_shapes)
+    shapes = checkpoint.architecture.linear_shapes
+    quantization = choose_quantization(config.quantization, device, dtype, shapes)
+    convert = get_quantizer(quantization, device, shapes)
     weights = load_weights(checkpoint, answer_ids(tokenizer, family), device, dtype, convert)
     decoder = Decoder(checkpoint.architecture, weights)
     return Engine(decoder, scale=family.scale, prefix_cache_bytes=config.prefix_cache_mb << 20)
@@ -219,7 +219,7 @@ def _load_engine(
 def _self_check(config: RerankConfig, engine: Engine, digest: str) -> SelfCheck:
     if not config.self_check:
         return SelfCheck("skipped", engine.attention_backend.__name__)
-    return run_self_check(engine, f"{digest} {config.quantization}", _self_check_file())
+    return run_self_check(engine, f"{digest} {engine.decoder.number_format}", _self_check_file())
 
 
 def _self_check_file() -> Path:

@@ -122,6 +122,7 @@ class Decoder:
         self.device = weights.final_norm.device
         self.dtype = weights.final_norm.dtype
         self.is_quantized = weights.layers[0].output.is_quantized
+        self.number_format = weights.layers[0].output.number_format
         dim = architecture.attention.head_dim
         exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=self.device) / dim
         self.norm = partial(rms_norm, eps=architecture.rms_eps)

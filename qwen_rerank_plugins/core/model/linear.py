@@ -32,6 +32,11 @@ class Linear:
         self.weight = weight
         self.bias = bias
 
+    @property
+    def number_format(self) -> str:
+        """The format of the products."""
+        return str(self.weight.dtype).removeprefix("torch.")
+
     def encode(self, x: Tensor, *, precise: bool = False) -> Any:
         """Return rows [rows, in] in the form that the layer multiplies; here, as they are.
 

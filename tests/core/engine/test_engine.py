@@ -333,6 +333,37 @@ def test_16_bits_are_given_more_room(tmp_path: Path) -> None:
     assert (check.status, check.tolerance) == ("passed", 0.1)
 
 
+@pytest.mark.parametrize(
+    ("rounding", "difference", "passes"),
+    [
+        (0.0, 0.09, True),
+        (0.0, 0.11, False),
+        (0.1, 0.39, True),
+        (0.1, 0.41, False),
+        (9.0, 0.99, True),
+        (9.0, 1.01, False),
+    ],
+)
+def test_a_deep_model_in_16_bits_is_measured_against_its_own_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, rounding: float, difference: float, passes: bool
+) -> None:
+    """Four times what the reference differs from itself, and never more than half of the scores' deviation, 2."""
+    narrow = Engine(decoder_of(make(tmp_path, Shape(), torch.bfloat16), dtype=torch.bfloat16))
+    expected = [-2.0, 2.0] * 4
+
+    def differences(engine: Engine, *_: object) -> float:
+        is_reference = engine.attention_backend is DenseAttention
+        return rounding if is_reference else difference
+
+    monkeypatch.setattr(self_check, "reference_log_odds", lambda *_: expected)
+    monkeypatch.setattr(self_check, "_max_difference", differences)
+    if passes or rounding <= 0.4:
+        assert run_self_check(narrow, "print", None).status == ("passed" if passes else "failed")
+    else:
+        with pytest.raises(EngineError, match="DenseAttention differs from the reference by 9"):
+            run_self_check(narrow, "print", None)
+
+
 @pytest.fixture
 def cache_file(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "self-check.json"
@@ -390,6 +421,9 @@ Break = Callable[[dict[str, Any]], str]
         lambda content: json.dumps(dict.fromkeys(content)),
         lambda content: json.dumps(dict.fromkeys(content, 5.0)),
         lambda content: json.dumps(dict.fromkeys(content, math.nan)),
+        lambda content: json.dumps({key: [5.0, 0.1] for key in content}),
+        lambda content: json.dumps({key: [0.0] for key in content}),
+        lambda content: json.dumps({key: [math.nan, 0.1] for key in content}),
     ],
 )
 def test_a_broken_file_costs_a_check_and_nothing_else(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +20,9 @@ from qwen_rerank_plugins.core.model.int8 import (
     ActivationCodes,
     Int8Linear,
     _quantize,
+    _relative_time,
     _worst_case_error,
+    choose_quantization,
     exact_activations,
     get_quantizer,
 )
@@ -166,3 +170,67 @@ def test_other_kinds_are_refused() -> None:
     assert get_quantizer("none", CPU, []) is None
     with pytest.raises(ConfigurationError, match="quantization 'fp8' is not supported; use"):
         get_quantizer("fp8", CPU, [])
+
+
+@pytest.mark.parametrize(("ratio", "chosen"), [(0.3, "int8"), (0.75, "int8"), (0.76, "none"), (30.0, "none")])
+def test_auto_selects_int8_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ratio: float, chosen: str
+) -> None:
+    monkeypatch.setattr(int8_module, "_relative_time", lambda *_: ratio)
+    caplog.set_level(logging.INFO)
+    assert choose_quantization("auto", CPU, torch.float32, [(64, 512)]) == chosen
+    said = f"a product in int8 takes {ratio:.2f} of its time in float32 here; int8 is used up to 0.75"
+    assert caplog.messages == [f"quantization is {chosen!r}: {said}"]
+
+
+def test_auto_keeps_the_dtype_where_int8_is_not_exact_or_not_measured(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(int8_module, "_relative_time", lambda *_: 0.1)
+    caplog.set_level(logging.INFO)
+    assert choose_quantization("auto", torch.device("cuda"), torch.bfloat16, [(64, 512)]) == "none"
+    monkeypatch.setattr(int8_module, "_worst_case_error", lambda *_: 0.25)
+    assert choose_quantization("auto", CPU, torch.float32, [(64, 512)]) == "none"
+    assert "'auto' selects int8 on a CPU only" in caplog.messages[0]
+    assert "differs from integers by 0.25 of its size" in caplog.messages[1]
+
+
+@pytest.mark.parametrize("kind", ["none", "int8"])
+def test_a_format_that_is_named_is_not_measured(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(int8_module, "exact_activations", None)
+    assert choose_quantization(kind, CPU, torch.float32, [(64, 512)]) == kind
+
+
+def test_the_relative_time_is_that_of_two_products() -> None:
+    ratio = _relative_time(torch.float32, (96, 64), EIGHT_BITS)
+    assert 0 < ratio < math.inf
+
+
+@pytest.mark.parametrize("activations", [EIGHT_BITS, SEVEN_BITS])
+def test_a_row_with_an_outlier_has_a_fine_part(activations: ActivationCodes) -> None:
+    """A number above 16 times the root mean square would leave the others two codes or three."""
+    draw = torch.Generator().manual_seed(9)
+    linear = Int8Linear.from_linear(Linear(torch.randn(24, 1024, generator=draw)), activations)
+    x = torch.randn(6, 1024, generator=draw)
+    x[1, 3], x[4, 700] = 1000.0, -30.0
+    exact = x @ _dequantised(linear).T
+    encoded = linear.encode(x)
+    assert encoded.fine_rows is not None
+    assert encoded.fine_rows.tolist() == [1, 4]
+    found = linear(encoded)
+    errors = (found - exact).norm(dim=1) / exact.norm(dim=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8_module, "MAX_PEAK", math.inf)
+        coarse = linear(linear.encode(x))
+    coarse_errors = (coarse - exact).norm(dim=1) / exact.norm(dim=1)
+    assert (errors[[1, 4]] < coarse_errors[[1, 4]] / 50).all()
+    assert torch.equal(found[[0, 2, 3, 5]], coarse[[0, 2, 3, 5]])
+    target = torch.ones(6, 24)
+    linear.add_to(target, encoded)
+    torch.testing.assert_close(target, 1 + found)
+
+
+def _dequantised(linear: Int8Linear) -> torch.Tensor:
+    """Return the weights that a layer multiplies by, as products with the unit vectors."""
+    size = linear.in_features
+    return linear(linear.encode(torch.eye(size), precise=True)).T
