@@ -31,7 +31,6 @@ from benchmarks import machine  # noqa: E402
 from benchmarks.workloads import make_workloads  # noqa: E402
 from qwen_rerank_plugins import RerankConfig  # noqa: E402
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds  # noqa: E402
-from qwen_rerank_plugins.core.engine.self_check import run_self_check  # noqa: E402
 from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits  # noqa: E402
 from qwen_rerank_plugins.core.runtime import load_runtime  # noqa: E402
 from qwen_rerank_plugins.core.sequences import Segment  # noqa: E402
@@ -50,12 +49,14 @@ class Protocol:
         engine: The engine; its prefix cache is disabled.
         prompts: The prompts.
         rounds: Random trials of each variation.
+        tolerance: Largest difference in log-odds that the number format explains.
     """
 
-    def __init__(self, engine: Engine, prompts: Sequence[Segment], rounds: int) -> None:
+    def __init__(self, engine: Engine, prompts: Sequence[Segment], rounds: int, tolerance: float) -> None:
         self.engine = engine
         self.prompts = prompts
         self.rounds = rounds
+        self.tolerance = tolerance
         self.random = random.Random(13)
         self.everyone = range(len(prompts))
 
@@ -163,7 +164,7 @@ def _ordinal(value: float) -> int:
 
 def compare(protocol: Protocol) -> list[Comparison]:
     """Run the protocol, with the bounds that docs/invariance.md promises for this engine."""
-    bound = run_self_check(protocol.engine, "", None).tolerance
+    bound = protocol.tolerance
     company = 0.0 if protocol.engine.decoder.is_batch_invariant else bound
     alone = protocol.alone()
     trials = {
@@ -188,7 +189,7 @@ def open_protocol(options: argparse.Namespace) -> Protocol:
     requests = [ScoreRequest(*pair) for workload in workloads for pair in workload.pairs]
     prompts = [prompt for pair in encoder.encode(requests) for prompt in pair.prompts]
     runtime.close()  # the scheduler's worker alone uses the engine otherwise
-    return Protocol(runtime.engines[0], prompts, options.rounds)
+    return Protocol(runtime.engines[0], prompts, options.rounds, runtime.checks[0].tolerance)
 
 
 def show(engine: Engine, comparisons: Sequence[Comparison]) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from benchmarks import fidelity
+from qwen_rerank_plugins.core.model import int8
+from qwen_rerank_plugins.core.model.linear import Linear
 
 QUICK = ["--documents", "4", "--threads", "1"]
 
@@ -40,10 +42,10 @@ def test_ranks_are_compared_by_pairs_and_by_the_best() -> None:
 
 
 def test_a_probe_measures_the_product_that_int8_would_have_given() -> None:
-    linear = fidelity.Linear(torch.randn(24, 32, generator=torch.Generator().manual_seed(1)))
+    linear = Linear(torch.randn(24, 32, generator=torch.Generator().manual_seed(1)))
     x = torch.randn(7, 32, generator=torch.Generator().manual_seed(2))
-    probe = fidelity.Probe(linear, fidelity.int8.EIGHT_BITS)
-    found = fidelity.int8.Int8Linear.from_linear(linear)
+    probe = fidelity.Probe(linear, int8.EIGHT_BITS)
+    found = int8.Int8Linear.from_linear(linear)
     wanted = x @ linear.weight.T
     assert torch.equal(probe(x), linear(x))
     expected = (found(found.encode(x)) - wanted).norm() / wanted.norm()
