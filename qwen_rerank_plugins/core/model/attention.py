@@ -9,6 +9,7 @@ Keys and values are one buffer each: rows of the cached nodes first, then the ro
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -215,6 +216,7 @@ class VarlenAttention:
         shape: Attention heads.
         device: Device of the index tensors.
         kernel: A function with the signature of `torch.nn.attention.varlen.varlen_attn`; None uses that one.
+            Of torch 2.11 it takes neither `enable_gqa` nor `num_splits`.
     """
 
     def __init__(
@@ -226,6 +228,8 @@ class VarlenAttention:
     ) -> None:
         self._shape = shape
         self._kernel = kernel or _varlen_attn()
+        self._options = _supported_options(self._kernel)
+        self._repeats = 1 if "enable_gqa" in self._options else shape.group
         computed = [index for index, node in enumerate(layout.forest.nodes) if not node.is_cached]
         lengths = [len(layout.forest.nodes[index].ids) for index in computed]
         self._all_index = _VarlenIndex.build(layout, computed, lengths, device)
@@ -243,19 +247,22 @@ class VarlenAttention:
         dim = self._shape.head_dim
         out: Tensor = self._kernel(
             queries.view(queries.shape[0], -1, dim),
-            keys.view(keys.shape[0], -1, dim).index_select(0, index.key_rows),
-            values.view(values.shape[0], -1, dim).index_select(0, index.key_rows),
+            self._gather(keys, index.key_rows),
+            self._gather(values, index.key_rows),
             index.cu_queries,
             index.cu_keys,
             index.max_queries,
             index.max_keys,
             scale=self._shape.scale,
             window_size=(-1, 0),
-            enable_gqa=True,
-            # With one split, a pair's scores do not depend on the longest key of its batch.
-            num_splits=1,
+            **self._options,
         )
         return out.reshape(queries.shape)
+
+    def _gather(self, kv: Tensor, rows: Tensor) -> Tensor:
+        """Return rows of keys or values, [rows, heads, head_dim]; repeated per query head if the kernel needs that."""
+        gathered = kv.view(kv.shape[0], -1, self._shape.head_dim).index_select(0, rows)
+        return gathered if self._repeats == 1 else gathered.repeat_interleave(self._repeats, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +297,15 @@ class _VarlenIndex:
 
 def _offsets(lengths: list[int]) -> Tensor:
     return F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+
+
+def _supported_options(kernel: Callable[..., Any]) -> dict[str, Any]:
+    """Return the options that this version of the kernel takes.
+
+    With one split, a pair's scores do not depend on the longest key of its batch.
+    """
+    taken = inspect.signature(kernel).parameters
+    return {name: value for name, value in (("enable_gqa", True), ("num_splits", 1)) if name in taken}
 
 
 def _varlen_attn() -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +38,35 @@ class ReferenceVarlen(VarlenAttention):
         super().__init__(layout, shape, device, kernel=varlen_attn_reference)
 
 
-BACKENDS: tuple[AttentionBackend, ...] = (GroupedAttention, ReferenceVarlen)
+def varlen_attn_of_torch_2_11(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> Tensor:
+    """The kernel without grouped heads: queries, keys and values have equally many."""
+    assert return_aux is None
+    assert query.shape[1] == key.shape[1] == value.shape[1]
+    return varlen_attn_reference(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size
+    )
+
+
+class OldVarlen(VarlenAttention):
+    """`VarlenAttention` with the kernel of torch 2.11."""
+
+    def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
+        super().__init__(layout, shape, device, kernel=varlen_attn_of_torch_2_11)
+
+
+BACKENDS: tuple[AttentionBackend, ...] = (GroupedAttention, ReferenceVarlen, OldVarlen)
 
 
 def pool(forest: PackedForest, shape: AttentionShape) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,6 +186,7 @@ def test_the_variable_length_calls_are_what_the_kernel_is_documented_to_take() -
     """Query rows in packed order, keys gathered a node at a time behind their ancestors', offsets in int32."""
     calls: list[dict[str, Any]] = []
 
+    @functools.wraps(varlen_attn_reference)
     def spy(q: Tensor, k: Tensor, v: Tensor, *offsets: Any, **options: Any) -> Tensor:
         calls.append({"q": q, "k": k, "offsets": offsets, "options": options})
         return varlen_attn_reference(q, k, v, *offsets, **options)

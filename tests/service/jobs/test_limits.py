@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import json
 import socket
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -176,6 +177,36 @@ def test_a_full_disk_is_answered_507_and_leaves_nothing(
             assert_problem(client.post(CONTENT), 507)
         wait_for(lambda: is_empty(tmp_path))
         assert client.wait(client.upload(CONTENT))["state"] == "done"
+
+
+class ShortWrites(io.FileIO):
+    """A file on a disk that takes a few bytes at a time, and none after `room` bytes."""
+
+    room: ClassVar[int]
+
+    def write(self, data: Any, /) -> int:
+        piece = memoryview(data)[: min(7, self.room - self.tell())]
+        if not piece:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(piece)
+
+
+def test_a_write_that_the_disk_takes_in_part_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system wrote a part of a piece when the disk became full, and the rest of its rows was lost."""
+    begin = Store.begin
+
+    def begin_short(store: Store, job: Job) -> ShortWrites:
+        with begin(store, job) as file:
+            return ShortWrites(file.name, "r+")
+
+    monkeypatch.setattr(Store, "begin", begin_short)
+    with serving(tmp_path) as (_, client):
+        monkeypatch.setattr(ShortWrites, "room", len(CONTENT), raising=False)
+        assert client.wait(client.upload(CONTENT))["num_written"] == len(ROWS)
+        monkeypatch.setattr(ShortWrites, "room", len(CONTENT) - 1)
+        assert_problem(client.post(CONTENT), 507)
 
 
 def test_a_full_database_is_answered_507_and_leaves_nothing(tmp_path: Path) -> None:
