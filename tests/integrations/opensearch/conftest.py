@@ -89,7 +89,8 @@ def clean_cluster(cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RerankService]:
     """The project's service as users start it, with the demo model."""
-    with running_rerank_service(tmp_path_factory.mktemp("service")) as running:
+    environment = {"QWEN_RERANK_SERVICE_MAX_WAIT_S": "600"}  # a busy machine's service refuses nothing
+    with running_rerank_service(tmp_path_factory.mktemp("service"), environment=environment) as running:
         yield running
 
 

@@ -34,7 +34,7 @@ SETTINGS = {
 CLIENT_CONFIG = {
     "max_connection": 10,
     "connection_timeout": 3,  # in seconds, like all timeouts from 2.14 on
-    "read_timeout": 30,
+    "read_timeout": 60,
     "max_retry_times": 0,
 }
 
@@ -165,7 +165,7 @@ def _native(cluster: Cluster, to: Connection) -> dict[str, Any]:
         "fields": list(to.fields),
         "instruction": INSTRUCTION,
         "on_failure": "keep_order" if to.ignore_failure else "fail",
-        "timeout": f"{to.client_config.get('read_timeout', 30)}s",
+        "timeout": f"{to.client_config.get('read_timeout', CLIENT_CONFIG['read_timeout'])}s",
         "keep_first_score": "previous_score",
     }
     body: dict[str, Any] = {"response_processors": [{"qwen_rerank": options}]}
