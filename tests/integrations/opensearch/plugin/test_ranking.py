@@ -9,7 +9,7 @@ import pytest
 from opensearchpy.exceptions import RequestError
 
 from qwen_rerank_plugins import Reranker
-from tests.integrations.opensearch.conftest import NATIVE_KEY
+from tests.integrations.opensearch.conftest import BOOT_TIMEOUT_S, NATIVE_KEY
 from tests.integrations.opensearch.live.texts import (
     INDEX,
     PASSAGES,
@@ -23,7 +23,7 @@ from tests.integrations.opensearch.nodes.services import RerankService
 from tests.integrations.opensearch.plugin.conftest import NUM_NUMBERS, Native, on_every_node
 from tests.integrations.opensearch.test_client_docs import BLOCKS
 
-pytestmark = on_every_node
+pytestmark = [on_every_node, pytest.mark.timeout(BOOT_TIMEOUT_S)]
 
 BEST_FIRST = list(range(19, -1, -1))
 """The numbers of the window, as the faulty service ranks them."""
