@@ -15,13 +15,14 @@ reranks as many hits as it requests. For each number of hits these alternate, on
 
 `added` is the time beyond the search alone and the service alone: the overhead of the pipeline, or of this package. Queries never
 repeat and the service's cache is off. The weightless scorer is the default, because it isolates that overhead; `--scorer
-demo` uses a model. The last line of standard output is one JSON document. Exit code 1 means that an order differed from the
-service's.
+demo` uses a model. At last, rounds of `--parallel` native searches at once show that neither heap nor threads grow with them. The last
+line of standard output is one JSON document. Exit code 1 means that an order differed from the service's.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import json
 import random
@@ -60,6 +61,8 @@ SCORERS = {"weightless": ("--backend", "lexical"), "demo": ("--model", "demo")}
 RERANKING = ("simple", "rich", "native", "client")
 WAYS = ("search", "service", *RERANKING)
 TIMEOUT_S = 300
+NUM_ROUNDS = 4
+PARALLEL_HITS = 100
 
 Way = Callable[[str, int], list[str]]
 """From a query and a number of hits to the hits' ids, best first."""
@@ -169,6 +172,34 @@ class Bench:
                 turns.wrong[name] += not self._is_best_first(orders[name])
         return turns
 
+    def measure_parallel(self, num_searches: int) -> list[dict[str, float]]:
+        """Return the times of native searches that begin at once, and the node's heap and threads, round by round."""
+        queries = make_queries(num_searches)
+        rounds = []
+        for _ in range(NUM_ROUNDS):
+            seconds = asyncio.run(self._search_at_once(list(itertools.islice(queries, num_searches))))
+            (node,) = self._cluster.request("GET", "/_nodes/stats/jvm,thread_pool")["nodes"].values()
+            measured = {
+                "heap_mb": node["jvm"]["mem"]["heap_used_in_bytes"] / 2**20,
+                "threads": node["jvm"]["threads"]["count"],
+                "threads_of_plugin": node["thread_pool"]["qwen_rerank"]["largest"],
+            }
+            rounds.append(_percentiles(seconds) | {name: round(value) for name, value in measured.items()})
+        return rounds
+
+    async def _search_at_once(self, queries: Sequence[str]) -> list[float]:
+        url = f"{self._cluster.url}/{INDEX}/_search?search_pipeline=native"
+        limits = httpx.Limits(max_connections=len(queries))
+
+        async def search(client: httpx.AsyncClient, query: str) -> float:
+            start = time.perf_counter()
+            ext = {"qwen_rerank": {"query_text": query, "window": PARALLEL_HITS}}
+            (await client.post(url, json={"size": 10, "ext": ext})).raise_for_status()
+            return time.perf_counter() - start
+
+        async with httpx.AsyncClient(trust_env=False, timeout=TIMEOUT_S, limits=limits) as client:
+            return await asyncio.gather(*(search(client, query) for query in queries))
+
 
 def _context(query: str) -> dict[str, Any]:
     return {"query_context": {"query_text": query}}
@@ -249,7 +280,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for hits in sizes:
                 rows[str(hits)] = bench.measure(hits, options.searches).figures()
                 say(f"OpenSearch {version}, {hits} hits: done")
+            figures[f"{version} parallel"] = (
+                bench.measure_parallel(options.parallel) if options.parallel else []
+            )
         show(version, rows)
+        for measured in figures[f"{version} parallel"]:
+            say(f"OpenSearch {version}, {options.parallel} native searches at once: {measured}")
         figures[version] = rows
     wrong = [
         f"{version}, {hits} hits, {way}"
@@ -271,6 +307,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--versions", default=",".join(RELEASES), help="default: %(default)s")
     parser.add_argument("--hits", default="10,100,1000", help="hits of a search (default: %(default)s)")
     parser.add_argument("--searches", type=int, default=50, help="turns of every way (default: %(default)s)")
+    parser.add_argument(
+        "--parallel", type=int, default=500, help="native searches at once, 0 for none (default: %(default)s)"
+    )
     parser.add_argument("--scorer", choices=SCORERS, default="weightless", help="default: %(default)s")
     parser.add_argument("--heap", default="2g", help="memory of the node's Java heap (default: %(default)s)")
     options = parser.parse_args(arguments)

@@ -1,13 +1,15 @@
-"""OpenSearch before and after reranking, side by side: on the client side, and through a search pipeline.
+"""OpenSearch before and after reranking, side by side: on the client side, and through search pipelines.
 
 python examples/opensearch_rerank.py                                        # no cluster: recorded responses, demo reranker
 python examples/opensearch_rerank.py --cluster http://localhost:9200        # indexes the corpus and searches it
 python examples/opensearch_rerank.py --cluster http://localhost:9200 --base-url http://localhost:8501
-python examples/opensearch_rerank.py --cluster http://localhost:9200 --pipeline qwen-rerank
+python examples/opensearch_rerank.py --cluster http://localhost:9200 --pipeline qwen-rerank --native qwen-native
 
-The last command needs a pipeline in the cluster, and a service that the cluster reaches:
+The last command needs pipelines in the cluster, and a service that the cluster reaches. One pipeline is by configuration, the other has the
+native plugin's processors; either option can be left out:
 
-opensearch-qwen-rerank apply --cluster http://localhost:9200 --service http://localhost:8501 --fields title,text
+opensearch-qwen-rerank apply --service http://localhost:8501 --fields title,text
+opensearch-qwen-rerank apply --service http://localhost:8501 --fields title,text --recipe native --pipeline qwen-native
 
 The corpus is the handbook of a fictional mountain hut, 24 passages in English and Chinese. The index qwen-rerank-example is
 created for the run and removed afterwards, unless --keep is given. The demo reranker only matches words; --model selects a real
@@ -110,22 +112,24 @@ def searches(client: Any, options: argparse.Namespace) -> dict[str, Search]:
     )
     reranker = ClientSideReranker(client, fields=FIELDS, window=WINDOW, **source)
 
-    def plain(body: dict[str, Any]) -> dict[str, Any]:
-        sent = {name: value for name, value in body.items() if name != "ext"}
-        found: dict[str, Any] = client.search(index=INDEX, body=sent)
+    def in_cluster(body: dict[str, Any], **params: str) -> dict[str, Any]:
+        found: dict[str, Any] = client.search(index=INDEX, body=body, params=params)
         return found
 
-    def with_pipeline(body: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = client.search(
-            index=INDEX, body=body, params={"search_pipeline": options.pipeline}
-        )
-        return found
+    def without_ext(body: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in body.items() if name != "ext"}
 
     compared: dict[str, Search] = {
-        "before": plain,
+        "before": lambda body: in_cluster(without_ext(body)),
         "client side": lambda body: reranker.search(body, index=INDEX),
     }
-    return {**compared, f"pipeline {options.pipeline}": with_pipeline} if options.pipeline else compared
+    if by_configuration := options.pipeline:
+        compared[f"pipeline {by_configuration}"] = lambda body: in_cluster(
+            body, search_pipeline=by_configuration
+        )
+    if native := options.native:  # it reads the question from the query itself
+        compared[f"native {native}"] = lambda body: in_cluster(without_ext(body), search_pipeline=native)
+    return compared
 
 
 def show(question: str, answer_id: str, responses: dict[str, dict[str, Any]]) -> None:
@@ -149,7 +153,8 @@ def argument_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="OpenSearch before and after reranking.")
     parser.add_argument("--cluster", help="address of an OpenSearch cluster (default: recorded responses)")
-    parser.add_argument("--pipeline", help="search pipeline of the cluster to compare with")
+    parser.add_argument("--pipeline", help="search pipeline by configuration, recipe rich, to compare with")
+    parser.add_argument("--native", help="search pipeline of the native plugin to compare with")
     parser.add_argument("--model", default="demo", help="reranker model: a hub id, a folder, or demo")
     parser.add_argument("--base-url", help="address of a rerank service, instead of a model in this process")
     parser.add_argument("--keep", action="store_true", help="keep the index in the cluster")
@@ -171,8 +176,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argument_parser()
     options = parser.parse_args(arguments)
     if options.cluster is None:
-        if options.pipeline or options.record:
-            parser.error("--pipeline and --record need --cluster")
+        if options.pipeline or options.native or options.record:
+            parser.error("--pipeline, --native and --record need --cluster")
         print("no --cluster: using recorded responses of the first stage")
         compare(RecordedResponses(), options)
         return

@@ -16,6 +16,7 @@ from opensearch_qwen_rerank import ClientSideReranker, OpenSearchSettings
 from examples import opensearch_rerank as example
 from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.integrations.opensearch.nodes.cluster import Cluster, running_cluster
+from tests.integrations.opensearch.nodes.native_plugin import build_plugin
 from tests.integrations.opensearch.nodes.releases import RELEASES
 from tests.integrations.opensearch.nodes.services import running_rerank_service
 from tests.laws.sources import ROOT, plain_environment
@@ -26,7 +27,7 @@ COMPOSE = ROOT / "examples" / "opensearch" / "compose.yaml"
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Cluster]:
-    with running_cluster(VERSION) as cluster:
+    with running_cluster(VERSION, plugins=[build_plugin(VERSION)]) as cluster:
         yield cluster
 
 
@@ -97,14 +98,18 @@ def command(*arguments: str) -> None:
 
 @pytest.mark.loopback
 @pytest.mark.timeout(1800)
-def test_pipeline_and_client_side_are_compared(
+def test_pipelines_and_client_side_are_compared(
     node: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with running_rerank_service(tmp_path) as service:
         at = ["--cluster", node.url]
-        command("apply", *at, "--service", service.url, "--fields", ",".join(example.FIELDS))
-        example.main([*at, "--pipeline", "qwen-rerank", "--base-url", service.url])
+        to = ["--service", service.url, "--fields", ",".join(example.FIELDS)]
+        native = ["--pipeline", "qwen-native"]
+        command("apply", *at, *to)
+        command("apply", *at, *to, *native, "--recipe", "native", "--read-timeout-s", "60")
+        example.main([*at, "--pipeline", "qwen-rerank", "--native", "qwen-native", "--base-url", service.url])
         command("destroy", *at)
+        command("destroy", *at, *native)
     blocks = capsys.readouterr().out.strip().split("\n\n")
     assert len(blocks) == len(example.QUESTIONS)
     for block in blocks:
@@ -113,10 +118,10 @@ def test_pipeline_and_client_side_are_compared(
             "before",
             "client side",
             "pipeline qwen-rerank",
+            "native qwen-native",
         ]
-        _, client_side, pipeline = (cell.strip() for cell in first.split("|"))
-        assert client_side.startswith("*")
-        assert pipeline.startswith("*")
+        _, *reranked = (cell.strip() for cell in first.split("|"))
+        assert all(cell.startswith("*") for cell in reranked)
 
 
 def test_the_compose_file_has_the_names_and_ports_of_the_code() -> None:

@@ -5,7 +5,6 @@ This module knows opensearch-py and authentication, and nothing of rerankers. Se
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -16,21 +15,20 @@ from opensearch_qwen_rerank.errors import ClusterError, UnsupportedClusterError
 from opensearch_qwen_rerank.settings import OpenSearchSettings, read_secret
 from qwen_rerank_plugins import MissingDependencyError
 
-__all__ = ["NOT_FOUND", "Cluster", "OpenSearchCluster", "connect", "get_or_none", "send_with_retries"]
+__all__ = [
+    "BAD_REQUEST",
+    "CONFLICT",
+    "NOT_FOUND",
+    "Cluster",
+    "OpenSearchCluster",
+    "connect",
+    "get_or_none",
+    "send_with_retries",
+]
 
-# These errors go away by themselves. A cluster creates its encryption key in the seconds after the first use. It finds the
-# models of a connector or a group, and groups of the same name, by a search, which still finds deleted ones for a while.
-# A model's state is written after the cluster answered that the model is undeployed
-# (github.com/opensearch-project/ml-commons/issues/2419).
-_TRANSIENT_ERRORS = re.compile(
-    r"master key has not been initialized"
-    r"|models are still using this connector"
-    r"|the model group when it has associated model versions"
-    r"|already being used by a model group"
-    r"|cannot be deleted in deploying or deployed state"
-    r"|Model is deploying"
-)
+BAD_REQUEST: Final = 400
 NOT_FOUND: Final = 404
+CONFLICT: Final = 409
 _MAX_MESSAGE = 1000
 CHECK_ADDRESS: Final = "Check the address in --cluster."
 RETRY_TIMEOUT_S = 60.0
@@ -195,7 +193,9 @@ def send_with_retries(
     path: str,
     body: Mapping[str, Any] | None = None,
     *,
-    before_retry: Callable[[], None] | None = None,
+    is_transient: Callable[[ClusterError], bool],
+    before_retry: Callable[[], None] = lambda: None,
+    timeout_s: float | None = None,
 ) -> Any:
     """Send a request that changes something, and repeat it while it fails with a transient error.
 
@@ -204,18 +204,18 @@ def send_with_retries(
         method: HTTP method.
         path: Path, with the leading slash.
         body: Request body.
+        is_transient: Whether an error goes away by itself. It may read the cluster's state.
         before_retry: Called before each repetition.
+        timeout_s: How long a transient error may last, in seconds; None for `RETRY_TIMEOUT_S`.
 
     Raises:
-        ClusterError: Another error, or a transient error that lasts for more than a minute.
+        ClusterError: Another error, or a transient error that lasts too long.
     """
     attempts = Retrying(
-        retry=retry_if_exception(
-            lambda error: isinstance(error, ClusterError) and bool(_TRANSIENT_ERRORS.search(str(error)))
-        ),
+        retry=retry_if_exception(lambda error: isinstance(error, ClusterError) and is_transient(error)),
         wait=wait_fixed(RETRY_INTERVAL_S),
-        stop=stop_after_delay(RETRY_TIMEOUT_S),
-        before_sleep=None if before_retry is None else lambda _: before_retry(),
+        stop=stop_after_delay(RETRY_TIMEOUT_S if timeout_s is None else timeout_s),
+        before_sleep=lambda _: before_retry(),
         reraise=True,
     )
     return attempts(cluster.request, method, path, body)

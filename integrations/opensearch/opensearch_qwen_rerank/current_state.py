@@ -24,6 +24,7 @@ __all__ = [
     "read_indices_using",
     "read_ownership",
     "read_version",
+    "search_existing",
 ]
 
 DEFAULT_PIPELINE: Final = "index.search.default_pipeline"
@@ -205,15 +206,9 @@ def _read_resources(
 def _find_resources(
     cluster: Cluster, kind: str, pipeline: str, name: str, recorded: Sequence[str]
 ) -> list[Resource]:
-    path = f"/_plugins/_ml/{RESOURCE_PATHS[kind]}"
-    body = {"query": {"match_phrase": {"name": name}}, "size": _MAX_HITS}
-    hits = cluster.request("POST", f"{path}/_search", body)["hits"]["hits"]
-    ids = dict.fromkeys([*recorded, *(hit["_id"] for hit in hits if hit["_source"].get("name") == name)])
     resources = []
-    for resource_id in ids:
-        # A search may still find what was deleted; a GET by id does not.
-        found = get_or_none(cluster, f"{path}/{resource_id}")
-        marker = None if found is None else parse_marker(found.get("description"))
+    for resource_id, found in search_existing(cluster, kind, "name", name, also=recorded).items():
+        marker = parse_marker(found.get("description"))
         if marker is not None and marker[0] == pipeline:
             resources.append(Resource(resource_id, marker[1], found))
     places = {one: place for place, one in enumerate(recorded)}
@@ -221,6 +216,34 @@ def _find_resources(
         resources,
         key=lambda one: (places.get(one.id, len(places)), one.body.get("created_time", 0), one.id),
     )
+
+
+def search_existing(
+    cluster: Cluster, kind: str, field: str, value: str, *, also: Sequence[str] = ()
+) -> dict[str, Mapping[str, Any]]:
+    """Search for the resources of a kind with this value of a field, and read each one by its id.
+
+    A search still finds what was deleted up to a second ago; a GET by id does not.
+
+    Args:
+        cluster: The cluster.
+        kind: The kind, one of `RESOURCE_PATHS`.
+        field: Field of the resources.
+        value: Its value.
+        also: Ids to read although the search may not find them.
+
+    Returns:
+        Id → the resource as the cluster returns it.
+
+    Raises:
+        ClusterError: The cluster cannot be reached, or refused a request.
+    """
+    path = f"/_plugins/_ml/{RESOURCE_PATHS[kind]}"
+    body = {"query": {"match_phrase": {field: value}}, "size": _MAX_HITS}
+    hits = cluster.request("POST", f"{path}/_search", body)["hits"]["hits"]
+    ids = dict.fromkeys([*also, *(hit["_id"] for hit in hits if hit["_source"].get(field) == value)])
+    found = {one: get_or_none(cluster, f"{path}/{one}") for one in ids}
+    return {one: resource for one, resource in found.items() if resource is not None}
 
 
 def read_default_pipelines(cluster: Cluster, index: str) -> dict[str, str | None] | None:

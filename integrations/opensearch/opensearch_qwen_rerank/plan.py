@@ -38,6 +38,8 @@ from opensearch_qwen_rerank.steps import (
     ExecutionContext,
     Plan,
     Step,
+    create_connector,
+    create_model_group,
     delete_resource,
     deploy,
     diff,
@@ -229,8 +231,7 @@ class _Planner:
         return [Step("connector", "create", self.name, self._create_connector, changes)]
 
     def _create_connector(self, context: ExecutionContext) -> None:
-        answer = context.send("POST", "/_plugins/_ml/connectors/_create", self.connector)
-        self._record_id(context, "connector", answer["connector_id"])
+        self._record_id(context, "connector", create_connector(context, self.connector))
 
     def _group_steps(self) -> list[Step]:
         if "model group" in self.ids:
@@ -238,8 +239,7 @@ class _Planner:
         return [Step("model group", "create", self.name, self._create_group, _all_new(self.group))]
 
     def _create_group(self, context: ExecutionContext) -> None:
-        answer = context.send("POST", "/_plugins/_ml/model_groups/_register", self.group)
-        self._record_id(context, "model group", answer["model_group_id"])
+        self._record_id(context, "model group", create_model_group(context, self.group))
 
     def _model_body(self, ids: Mapping[str, str]) -> dict[str, Any]:
         return request_bodies.model_body(

@@ -7,8 +7,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from opensearch_qwen_rerank.cluster import NOT_FOUND, Cluster, get_or_none, send_with_retries
-from opensearch_qwen_rerank.current_state import RESOURCE_PATHS, Resource
+from opensearch_qwen_rerank.cluster import (
+    BAD_REQUEST,
+    CONFLICT,
+    NOT_FOUND,
+    Cluster,
+    get_or_none,
+    send_with_retries,
+)
+from opensearch_qwen_rerank.current_state import RESOURCE_PATHS, Resource, search_existing
 from opensearch_qwen_rerank.errors import ClusterError
 
 __all__ = [
@@ -17,6 +24,8 @@ __all__ = [
     "ExecutionContext",
     "Plan",
     "Step",
+    "create_connector",
+    "create_model_group",
     "delete_resource",
     "deploy",
     "diff",
@@ -31,6 +40,12 @@ _UNDEPLOYED_STATES: Final = {"REGISTERED", "UNDEPLOYED", "DEPLOY_FAILED"}
 
 DRAIN_S = 2.0
 """Pause before a model is removed that searches have just stopped to use."""
+
+STALE_SEARCH_TIMEOUT_S = 10.0
+"""How long a search may find what was deleted; the indices of ML Commons are refreshed every second."""
+
+_IN_USE: Final = {CONFLICT, 500}
+"""Statuses of a refusal to delete what models use; 500 up to 2.18."""
 
 DEPLOY_TIMEOUT_S = 120.0
 POLL_INTERVAL_S = 0.1
@@ -65,31 +80,13 @@ class ExecutionContext:
     cluster: Cluster
     ids: dict[str, str]
 
-    def send(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | None = None,
-        *,
-        undeployed: str | None = None,
-    ) -> Any:
+    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """Send a request that changes something.
-
-        Args:
-            method: HTTP method.
-            path: Path, with the leading slash.
-            body: Request body.
-            undeployed: Id of a model that must not be deployed during this request. A search deploys it again, so it is
-                undeployed before each repetition.
 
         Raises:
             ClusterError: The cluster refused the request.
         """
-        if undeployed is None:
-            return send_with_retries(self.cluster, method, path, body)
-        return send_with_retries(
-            self.cluster, method, path, body, before_retry=lambda: _undeploy(self.cluster, undeployed)
-        )
+        return self.cluster.request(method, path, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +224,7 @@ def _undeploy(cluster: Cluster, model_id: str) -> None:
     num_polls = 0
     while True:
         if num_polls % _POLLS_PER_UNDEPLOY == 0:
-            send_with_retries(cluster, "POST", f"/_plugins/_ml/models/{model_id}/_undeploy")
+            cluster.request("POST", f"/_plugins/_ml/models/{model_id}/_undeploy")
         state = _model_state(cluster, model_id)
         if state is None or state in _UNDEPLOYED_STATES:
             return
@@ -254,6 +251,40 @@ def deploy(context: ExecutionContext, model_id: str) -> None:
     _wait_for_model(context.cluster, model_id)
 
 
+def create_connector(context: ExecutionContext, body: Mapping[str, Any]) -> str:
+    """Create a connector and return its id.
+
+    The cluster creates its encryption key in the seconds after the first use; without the key it answers with 404.
+
+    Raises:
+        ClusterError: The cluster refused the request.
+    """
+    path = "/_plugins/_ml/connectors/_create"
+    answer = send_with_retries(
+        context.cluster, "POST", path, body, is_transient=lambda error: error.status == NOT_FOUND
+    )
+    return str(answer["connector_id"])
+
+
+def create_model_group(context: ExecutionContext, body: Mapping[str, Any]) -> str:
+    """Create a model group and return its id. A name is refused while a search still finds a deleted group.
+
+    Raises:
+        ClusterError: The cluster refused the request, for example since another group has the name.
+    """
+
+    def is_transient(error: ClusterError) -> bool:
+        return error.status == BAD_REQUEST and not search_existing(
+            context.cluster, "model group", "name", body["name"]
+        )
+
+    path = "/_plugins/_ml/model_groups/_register"
+    answer = send_with_retries(
+        context.cluster, "POST", path, body, is_transient=is_transient, timeout_s=STALE_SEARCH_TIMEOUT_S
+    )
+    return str(answer["model_group_id"])
+
+
 def delete_resource(kind: str, one: Resource, *, drain: bool = False) -> Callable[[ExecutionContext], None]:
     """Return a function that deletes a resource, a model after undeploying it; a missing one is no error.
 
@@ -262,18 +293,41 @@ def delete_resource(kind: str, one: Resource, *, drain: bool = False) -> Callabl
         one: The resource.
         drain: Wait for searches that began with it.
     """
-    is_model = kind == "model"
 
     def delete(context: ExecutionContext) -> None:
         if drain:
             time.sleep(DRAIN_S)
-        path = f"/_plugins/_ml/{RESOURCE_PATHS[kind]}/{one.id}"
         try:
-            if is_model and one.body.get("model_state") not in _UNDEPLOYED_STATES:
-                _undeploy(context.cluster, one.id)
-            context.send("DELETE", path, undeployed=one.id if is_model else None)
+            if kind == "model":
+                _delete_model(context.cluster, one)
+            else:
+                _delete_unused(context.cluster, kind, one.id)
         except ClusterError as error:
             if error.status != NOT_FOUND:
                 raise
 
     return delete
+
+
+def _delete_model(cluster: Cluster, one: Resource) -> None:
+    """Delete a model. A search or a late deployment deploys it again, so it is undeployed before each repetition."""
+    if one.body.get("model_state") not in _UNDEPLOYED_STATES:
+        _undeploy(cluster, one.id)
+    send_with_retries(
+        cluster,
+        "DELETE",
+        f"/_plugins/_ml/models/{one.id}",
+        is_transient=lambda error: error.status == BAD_REQUEST,
+        before_retry=lambda: _undeploy(cluster, one.id),
+    )
+
+
+def _delete_unused(cluster: Cluster, kind: str, resource_id: str) -> None:
+    """Delete a connector or a model group, which is refused while a search still finds a deleted model of it."""
+    field = f"{kind.replace(' ', '_')}_id"
+
+    def is_transient(error: ClusterError) -> bool:
+        return error.status in _IN_USE and not search_existing(cluster, "model", field, resource_id)
+
+    path = f"/_plugins/_ml/{RESOURCE_PATHS[kind]}/{resource_id}"
+    send_with_retries(cluster, "DELETE", path, is_transient=is_transient, timeout_s=STALE_SEARCH_TIMEOUT_S)

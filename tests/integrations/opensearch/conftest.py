@@ -1,25 +1,34 @@
 """Real clusters, one at a time, and services for them to call.
 
-A test with the fixture `cluster` runs once per version. The node starts in the first such test and ends after the last one of its
-version, since pytest groups the tests. These tests may open sockets to this machine, and the first one has more time.
+A test with the fixture `cluster` runs once per node of `RELEASES`, or of `EVERY_NODE` if it says so. A node starts in the first such test
+and ends after the last one, since pytest groups the tests. These tests may open sockets to this machine, and the first one has more time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opensearch_qwen_rerank import cluster as cluster_module
 from opensearch_qwen_rerank import current_state as current_state_module
 from opensearch_qwen_rerank import steps as steps_module
 
+from qwen_rerank_plugins import Reranker
 from tests.integrations.opensearch.nodes.cluster import Cluster, running_cluster
 from tests.integrations.opensearch.nodes.faulty import FaultyService, running_faulty_service
-from tests.integrations.opensearch.nodes.releases import RELEASES
+from tests.integrations.opensearch.nodes.native_plugin import build_plugin
+from tests.integrations.opensearch.nodes.releases import CORE_RELEASES, RELEASES
 from tests.integrations.opensearch.nodes.services import RerankService, running_rerank_service
 
 HERE = Path(__file__).parent
+EVERY_NODE = (*RELEASES, "3.6.0-core", *(f"{version}-core" for version in CORE_RELEASES))
+"""The nodes on which the native plugin is tested: with ML Commons, and the core alone."""
+
+NATIVE_KEY = "s3cret-key"
+"""Key that the native plugin sends to services."""
+
 BOOT_TIMEOUT_S = 1800
 """Timeout of a test in which a node starts, which may have to fetch its parts and to install Java."""
 
@@ -35,10 +44,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Extend the timeout of the tests in which a node starts, after their order is known."""
     running = None
     for item in _cluster_tests(session.items):
-        version = item.callspec.params["cluster"]
-        if version != running:
+        node = item.callspec.params["cluster"]
+        if node != running:
             item.add_marker(pytest.mark.timeout(BOOT_TIMEOUT_S), append=False)
-        running = version
+        running = node
 
 
 def _cluster_tests(items: list[pytest.Item]) -> Iterator[pytest.Function]:
@@ -49,8 +58,11 @@ def _cluster_tests(items: list[pytest.Item]) -> Iterator[pytest.Function]:
 
 @pytest.fixture(scope="session", params=list(RELEASES))
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A cluster of one node, of each version in turn; tests share its contents."""
-    with running_cluster(request.param) as running:
+    """A cluster of one node with the native plugin, of each version in turn; tests share its contents."""
+    version, _, core = request.param.partition("-")
+    options: dict[str, Any] = {"core_only": True, "heap": "512m"} if core else {}
+    secrets = {"qwen_rerank.api_key": NATIVE_KEY}
+    with running_cluster(version, plugins=[build_plugin(version)], secrets=secrets, **options) as running:
         yield running
 
 
@@ -61,6 +73,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "RETRY_TIMEOUT_S", 20.0)
     monkeypatch.setattr(steps_module, "POLL_INTERVAL_S", 0.0)
     monkeypatch.setattr(steps_module, "DEPLOY_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(steps_module, "STALE_SEARCH_TIMEOUT_S", 20.0)
     monkeypatch.setattr(steps_module, "DRAIN_S", 0.0)
     monkeypatch.setattr(current_state_module, "SEARCH_INTERVAL_S", 0.0)
 
@@ -76,8 +89,16 @@ def clean_cluster(cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RerankService]:
     """The project's service as users start it, with the demo model."""
-    with running_rerank_service(tmp_path_factory.mktemp("service")) as running:
+    environment = {"QWEN_RERANK_SERVICE_MAX_WAIT_S": "600"}  # a busy machine's service refuses nothing
+    with running_rerank_service(tmp_path_factory.mktemp("service"), environment=environment) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def core() -> Iterator[Reranker]:
+    """The service's model, in this process."""
+    with Reranker(model="demo") as reranker:
+        yield reranker
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -25,7 +26,7 @@ from opensearch_qwen_rerank.request_bodies import (
 )
 
 from qwen_rerank_plugins import ConfigurationError
-from tests.integrations.opensearch.fake_cluster import FakeCluster, Killed
+from tests.integrations.opensearch.fake_cluster import REFUSED, FakeCluster, Killed
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 
@@ -410,12 +411,36 @@ def test_an_index_that_does_not_exist_is_refused() -> None:
         apply(FakeCluster(), settings(default_for=("nothing",)))
 
 
-def test_a_transient_error_is_retried() -> None:
+def test_a_connector_is_created_when_the_cluster_has_its_encryption_key() -> None:
+    """Without the key, which the cluster creates after the first use, it answers with 404."""
     cluster = FakeCluster()
-    message = "The ML encryption master key has not been initialized yet. Please retry after waiting for 10 seconds."
-    cluster.refusals = [ClusterError(message, status=500), ClusterError(message, status=500)]
-    apply(cluster, settings())
+    steps = plan_apply(cluster, settings()).run(cluster)
+    next(steps)  # the settings
+    cluster.refusals = [ClusterError(REFUSED, status=404), ClusterError(REFUSED, status=404)]
+    list(steps)
     assert apply(cluster, settings()) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("model_groups", {"name": "qwen_rerank_books", "description": "of somebody else"}),
+        ("models", {"name": "a", "description": "b", "connector_id": "id-1", "model_group_id": "x"}),
+        ("models", {"name": "a", "description": "b", "connector_id": "y", "model_group_id": "id-2"}),
+    ],
+)
+def test_what_really_exists_refuses_a_change_at_once(kind: str, body: dict[str, str]) -> None:
+    """A group of the same name, or somebody else's model of our connector or group."""
+    cluster = FakeCluster()
+    change = apply
+    if kind == "models":
+        apply(cluster, settings())
+        change = destroy
+    cluster.objects[kind]["theirs"] = {**body, "model_state": "REGISTERED"}
+    started_s = time.monotonic()
+    with pytest.raises(ClusterError, match=REFUSED):
+        change(cluster, settings())
+    assert time.monotonic() - started_s < steps_module.STALE_SEARCH_TIMEOUT_S / 2
 
 
 @pytest.mark.parametrize(("lag", "searches"), [(0, 0), (1, 0), (45, 0), (0, 1), (0, 3), (2, 2)])

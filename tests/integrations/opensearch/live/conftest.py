@@ -6,18 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from qwen_rerank_plugins import Reranker
-from tests.integrations.opensearch.live.recipes import Connection, Kind, Recipe, allow_loopback, set_up
+from tests.integrations.opensearch.live.recipes import KINDS, Connection, Kind, Recipe, allow_loopback, set_up
 from tests.integrations.opensearch.live.texts import INDEX, PASSAGES
 from tests.integrations.opensearch.nodes.cluster import Cluster
 from tests.integrations.opensearch.nodes.services import RerankService
-
-
-@pytest.fixture(scope="session")
-def core() -> Iterator[Reranker]:
-    """The service's model, in this process."""
-    with Reranker(model="demo") as reranker:
-        yield reranker
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +24,12 @@ def ready(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def strict(ready: Cluster, service: RerankService) -> dict[Kind, Recipe]:
-    """Both recipes over the project's service; a failure fails the search."""
-    return {kind: set_up(ready, kind, Connection(service.rerank_url)) for kind in ("simple", "rich")}
+    """All recipes over the project's service; a failure fails the search."""
+    return {kind: set_up(ready, kind, Connection(service.rerank_url)) for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
 def lenient(ready: Cluster, service: RerankService) -> dict[Kind, Recipe]:
-    """Both recipes, ignoring failures: a search that cannot be reranked keeps the first stage's order."""
+    """All recipes, ignoring failures: a search that cannot be reranked keeps the first stage's order."""
     to = Connection(service.rerank_url, ignore_failure=True)
-    return {kind: set_up(ready, kind, to) for kind in ("simple", "rich")}
+    return {kind: set_up(ready, kind, to) for kind in KINDS}

@@ -1,7 +1,8 @@
-"""Both recipes written by hand, independent of what `opensearch-qwen-rerank` builds.
+"""All recipes written by hand, independent of what `opensearch-qwen-rerank` builds.
 
 `simple` is the processor `rerank` with a model that uses ML Commons' functions for Cohere's API; a search must have
-`ext.rerank`. `rich` is `ml_inference`, which writes the model's scores into the hits, and `rerank` by that field.
+`ext.rerank`. `rich` is `ml_inference`, which writes the model's scores into the hits, and `rerank` by that field. `native` is
+this project's plugin, without its request half unless a window is set.
 """
 
 from __future__ import annotations
@@ -11,23 +12,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from opensearchpy.exceptions import TransportError
+import pytest
+from opensearchpy.exceptions import NotFoundError
 
 from tests.integrations.opensearch.nodes.cluster import Cluster
 
-Kind = Literal["simple", "rich"]
+Kind = Literal["simple", "rich", "native"]
+KINDS: tuple[Kind, ...] = ("simple", "rich", "native")
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+by_configuration = pytest.mark.parametrize("kind", ["simple", "rich"])
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 
 SETTINGS = {
     "plugins.ml_commons.trusted_connector_endpoints_regex": ["^http://127\\.0\\.0\\.1:.*$"],
     "plugins.ml_commons.connector.private_ip_enabled": True,
+    "qwen_rerank.circuit_breaker.failures": 1_000_000,
 }
 
 CLIENT_CONFIG = {
     "max_connection": 10,
     "connection_timeout": 3,  # in seconds, like all timeouts from 2.14 on
-    "read_timeout": 30,
+    "read_timeout": 60,
     "max_retry_times": 0,
 }
 
@@ -42,6 +49,7 @@ _REQUEST_BODIES: dict[Kind, str] = {
     ),
 }
 KEY_RETRIES = 20
+WINDOW_SIZE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +62,8 @@ class Connection:
         fields: The ranked fields.
         client_config: Timeouts and retries that override `CLIENT_CONFIG`.
         parameters: Parameters of the connector beside the instruction.
-        key: The service's key.
-        oversample: Reranked hits as a multiple of `size`; None for no window.
+        key: The service's key; `native` sends the key of the node instead.
+        window: Number of reranked hits of a search for `WINDOW_SIZE` hits; None for the hits that a search returns.
         ignore_missing: Whether `ml_inference` skips hits without the field.
     """
 
@@ -65,7 +73,7 @@ class Connection:
     client_config: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, str] = field(default_factory=dict)
     key: str = "none"
-    oversample: float | None = None
+    window: int | None = None
     ignore_missing: bool = False
 
 
@@ -77,13 +85,11 @@ class Recipe:
         cluster: The cluster.
         kind: The recipe.
         name: Name of the pipeline.
-        model_id: Id of its model.
     """
 
     cluster: Cluster
     kind: Kind
     name: str
-    model_id: str
 
     def search(
         self,
@@ -101,7 +107,7 @@ class Recipe:
             index: The index.
             query_text: The query for the model; None for a search without one.
             query: The first stage's query.
-            instruction: What relevance means (rich only).
+            instruction: What relevance means (not with `simple`).
             params: Query parameters.
             body: Other keys of the search body; `from_` for `from`.
 
@@ -119,7 +125,8 @@ class Recipe:
         """Return the `ext` of a search for the recipe."""
         if self.kind == "simple":
             return {"rerank": {"query_context": {"query_text": query_text}}}
-        return {"ml_inference": {"query_text": query_text, "instruction": instruction}}
+        name = "ml_inference" if self.kind == "rich" else "qwen_rerank"
+        return {name: {"query_text": query_text, "instruction": instruction}}
 
 
 def allow_loopback(cluster: Cluster) -> None:
@@ -128,16 +135,43 @@ def allow_loopback(cluster: Cluster) -> None:
 
 
 def set_up(cluster: Cluster, kind: Kind, to: Connection) -> Recipe:
-    """Create connector, model and pipeline."""
-    model_id = _model(cluster, _connector(cluster, kind, to))
+    """Create a pipeline, and for the recipes by configuration connector and model."""
+    body = _native(cluster, to) if kind == "native" else _configured(cluster, kind, to)
     name = cluster.unique(f"{kind}-pipeline")
-    processors = (_simple if kind == "simple" else _rich)(model_id, to)
-    body: dict[str, Any] = {"response_processors": processors}
-    if to.oversample is not None:
-        body["request_processors"] = [{"oversample": {"sample_factor": to.oversample}}]
-        processors.append({"truncate_hits": {}})
     cluster.request("PUT", f"/_search/pipeline/{name}", body)
-    return Recipe(cluster, kind, name, model_id)
+    return Recipe(cluster, kind, name)
+
+
+def _configured(cluster: Cluster, kind: Kind, to: Connection) -> dict[str, Any]:
+    model_id = _model(cluster, _connector(cluster, kind, to))
+    processors = (_simple if kind == "simple" else _rich)(model_id, to)
+    if to.window is None:
+        return {"response_processors": processors}
+    return {
+        "request_processors": [{"oversample": {"sample_factor": to.window / WINDOW_SIZE}}],
+        "response_processors": [*processors, {"truncate_hits": {}}],
+    }
+
+
+def _native(cluster: Cluster, to: Connection) -> dict[str, Any]:
+    """Return the body of a pipeline, and allow its service beside those of earlier ones."""
+    settings = cluster.request("GET", "/_cluster/settings", flat_settings="true")["persistent"]
+    endpoint = to.url.removesuffix("/v1/rerank")
+    allowed = {*settings.get("qwen_rerank.allowed_endpoints", []), endpoint}
+    change = {"qwen_rerank.allowed_endpoints": sorted(allowed)}
+    cluster.request("PUT", "/_cluster/settings", {"persistent": change})
+    options = {
+        "endpoint": endpoint,
+        "fields": list(to.fields),
+        "instruction": INSTRUCTION,
+        "on_failure": "keep_order" if to.ignore_failure else "fail",
+        "timeout": f"{to.client_config.get('read_timeout', CLIENT_CONFIG['read_timeout'])}s",
+        "keep_first_score": "previous_score",
+    }
+    body: dict[str, Any] = {"response_processors": [{"qwen_rerank": options}]}
+    if to.window is not None:
+        body["request_processors"] = [{"qwen_rerank": {"window": to.window}}]
+    return body
 
 
 def _connector(cluster: Cluster, kind: Kind, to: Connection) -> str:
@@ -166,9 +200,7 @@ def _connector(cluster: Cluster, kind: Kind, to: Connection) -> str:
     for _ in range(KEY_RETRIES):
         try:
             return str(cluster.request("POST", "/_plugins/_ml/connectors/_create", body)["connector_id"])
-        except TransportError as error:
-            if "master key has not been initialized" not in str(error):
-                raise
+        except NotFoundError:
             time.sleep(1)
     raise AssertionError("the cluster created no encryption key")
 

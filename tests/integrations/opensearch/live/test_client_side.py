@@ -36,12 +36,6 @@ FIELDS = ["title", "text"]
 
 
 @pytest.fixture(scope="module")
-def core() -> Iterator[Reranker]:
-    with Reranker(model="demo") as reranker:
-        yield reranker
-
-
-@pytest.fixture(scope="module")
 def index(cluster: Cluster) -> Iterator[str]:
     name = cluster.unique("client-side")
     cluster.load(name, DOCUMENTS, **MAPPINGS)

@@ -12,7 +12,15 @@ import pytest
 from opensearchpy.exceptions import OpenSearchException, TransportError
 
 from qwen_rerank_plugins import Reranker
-from tests.integrations.opensearch.live.recipes import Connection, Kind, Recipe, set_up
+from tests.integrations.opensearch.conftest import NATIVE_KEY
+from tests.integrations.opensearch.live.recipes import (
+    Connection,
+    Kind,
+    Recipe,
+    by_configuration,
+    every_kind,
+    set_up,
+)
 from tests.integrations.opensearch.live.texts import (
     INDEX,
     PASSAGES,
@@ -26,8 +34,6 @@ from tests.integrations.opensearch.nodes.faulty import Behaviour, FaultyService
 from tests.integrations.opensearch.nodes.services import RerankService, running_rerank_service
 from tests.integrations.opensearch.nodes.wire import running_wire
 from tests.service.servers import running_process
-
-both = pytest.mark.parametrize("kind", ["simple", "rich"])
 
 WEIGHTLESS = ("--backend", "lexical")
 FIRST_ORDER = [(number, 1.0) for number in range(10)]
@@ -46,24 +52,37 @@ def lexical() -> Iterator[Reranker]:
         yield reranker
 
 
-FAULTS: dict[str, tuple[Behaviour, str, int]] = {
-    "out of order": (faulty.failing(503, "the model is loading"), "the model is loading", 503),
-    "too late": (faulty.failing(504, "no answer in time"), "no answer in time", 504),
-    "busy": (faulty.failing(429, "come back later"), "come back later", 429),
-    "no key": (faulty.failing(401, "no valid key"), "no valid key", 401),
-    "silent": (faulty.hanging, "Read timed out", 500),
-    "gone in between": (lambda service, body: None, "connection was closed during the request", 500),
+FAULTS: dict[str, tuple[Behaviour, tuple[str, int], tuple[str, int]]] = {
+    "out of order": (
+        faulty.failing(503, "the model is loading"),
+        ("the model is loading", 503),
+        ("the model is loading", 502),
+    ),
+    "too late": (
+        faulty.failing(504, "no answer in time"),
+        ("no answer in time", 504),
+        ("no answer in time", 502),
+    ),
+    "busy": (faulty.failing(429, "come back later"), ("come back later", 429), ("come back later", 429)),
+    "no key": (faulty.failing(401, "no valid key"), ("no valid key", 401), ("no valid key", 502)),
+    "silent": (faulty.hanging, ("Read timed out", 500), ("did not answer within", 504)),
+    "gone in between": (
+        lambda service, body: None,
+        ("connection was closed during the request", 500),
+        ("cannot be reached", 502),
+    ),
 }
-"""Behaviour of the service → message and status that the search returns."""
+"""Behaviour of the service → message and status that the search returns: by configuration, and with `native`."""
 
 
-@both
+@every_kind
 def test_faults_are_reported_or_ignored(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
     short = {"read_timeout": 1}
     url = faulty_service.rerank_url
     strict = set_up(ready, kind, Connection(url, client_config=short))
     lenient = set_up(ready, kind, Connection(url, client_config=short, ignore_failure=True))
-    for name, (behave, message, status) in FAULTS.items():
+    for name, (behave, configured, native) in FAULTS.items():
+        message, status = native if kind == "native" else configured
         faulty_service.always = behave
         with pytest.raises(TransportError) as failure:
             strict.search(INDEX, "whale")
@@ -72,24 +91,30 @@ def test_faults_are_reported_or_ignored(ready: Cluster, faulty_service: FaultySe
         assert hits_of(lenient.search(INDEX, "whale")) == FIRST_ORDER, name
 
 
-@both
+TOO_FEW: dict[Kind, str] = {
+    "simple": "not the same length",
+    "rich": "is not Numerical",
+    "native": "9 results for 10 documents",
+}
+
+
+@every_kind
 def test_a_response_with_too_few_scores_ranks_nothing(
     ready: Cluster, faulty_service: FaultyService, kind: Kind
 ) -> None:
-    """With `simple` the lengths differ; `rich` writes the whole list, which is not a number, into every hit."""
+    """With `rich` the cluster writes the whole list, which is not a number, into every hit."""
     faulty_service.always = faulty.cut_short
-    message = "not the same length" if kind == "simple" else "is not Numerical"
-    with pytest.raises(TransportError, match=message):
+    with pytest.raises(TransportError, match=TOO_FEW[kind]):
         set_up(ready, kind, Connection(faulty_service.rerank_url)).search(INDEX, "whale")
     lenient = set_up(ready, kind, Connection(faulty_service.rerank_url, ignore_failure=True))
     assert hits_of(lenient.search(INDEX, "whale")) == FIRST_ORDER
 
 
-@both
+@by_configuration
 def test_a_busy_service_is_called_again_if_its_response_says_so(
     ready: Cluster, faulty_service: FaultyService, kind: Kind
 ) -> None:
-    """Versions before 3.8 recognize a busy service by a header only, not by the status."""
+    """Versions before 3.8 recognize a busy service by a header only, not by the status; `native` never calls again."""
     recipe = set_up(ready, kind, Connection(faulty_service.rerank_url, client_config=RETRIES))
     faulty_service.next.extend([faulty.throttled, faulty.throttled])
     assert len(hits_of(recipe.search(INDEX, "whale"))) == 10
@@ -102,12 +127,15 @@ def test_a_busy_service_is_called_again_if_its_response_says_so(
         assert len(faulty_service.seen) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"), [("simple", "remote server throttling"), ("native", "too much")]
+)
 def test_a_busy_service_is_not_called_again_without_retries(
-    ready: Cluster, faulty_service: FaultyService
+    ready: Cluster, faulty_service: FaultyService, kind: Kind, message: str
 ) -> None:
     faulty_service.next.append(faulty.throttled)
-    recipe = set_up(ready, "simple", Connection(faulty_service.rerank_url))
-    with pytest.raises(TransportError, match="remote server throttling") as failure:
+    recipe = set_up(ready, kind, Connection(faulty_service.rerank_url))
+    with pytest.raises(TransportError, match=message) as failure:
         recipe.search(INDEX, "whale")
     assert failure.value.status_code == 429
     assert len(faulty_service.seen) == 1
@@ -139,7 +167,7 @@ def _rejections(base_url: str) -> float:
     return log.metric("rerank_rejected_total")
 
 
-@both
+@every_kind
 def test_the_services_deadline_ends_before_the_clusters(ready: Cluster, tmp_path: Path, kind: Kind) -> None:
     """The search returns the cause instead of a connection timeout."""
     settings = {"request_timeout_s": 0.5}
@@ -148,16 +176,22 @@ def test_the_services_deadline_ends_before_the_clusters(ready: Cluster, tmp_path
         recipe = set_up(ready, kind, Connection(url, client_config={"read_timeout": 20}))
         with pytest.raises(TransportError) as failure:
             recipe.search(INDEX, "whale")
-    assert failure.value.status_code == 504
-    assert '"code":"timeout"' in str(failure.value).replace(" ", "")
+    if kind == "native":
+        assert failure.value.status_code == 502
+        assert "answered with status 504: " in str(failure.value)
+    else:
+        assert failure.value.status_code == 504
+        assert '"code":"timeout"' in str(failure.value).replace(" ", "")
 
 
 def test_the_key_is_sent_in_a_header(ready: Cluster, tmp_path: Path, lexical: Reranker) -> None:
-    environment = {"QWEN_RERANK_SERVICE_API_KEYS_ENV": "KEYS", "KEYS": "right"}
+    """The connector's key, or with `native` the one in the node's keystore."""
+    environment = {"QWEN_RERANK_SERVICE_API_KEYS_ENV": "KEYS", "KEYS": NATIVE_KEY}
     with running_rerank_service(tmp_path, WEIGHTLESS, environment=environment) as locked:
-        opened = set_up(ready, "simple", Connection(locked.rerank_url, key="right"))
-        answer = opened.search(INDEX, "fox", size=len(PASSAGES))
-        assert_ranked_as_by_the_core(answer, lexical, "fox", PASSAGES)
+        for kind in ("simple", "native"):
+            opened = set_up(ready, kind, Connection(locked.rerank_url, key=NATIVE_KEY))
+            answer = opened.search(INDEX, "fox", size=len(PASSAGES))
+            assert_ranked_as_by_the_core(answer, lexical, "fox", PASSAGES)
         closed = set_up(ready, "simple", Connection(locked.rerank_url, key="wrong"))
         with pytest.raises(TransportError, match="unauthorized") as failure:
             closed.search(INDEX, "fox")
@@ -165,9 +199,9 @@ def test_the_key_is_sent_in_a_header(ready: Cluster, tmp_path: Path, lexical: Re
     assert "wrong" not in str(failure.value)
 
 
-@both
+@every_kind
 def test_connections_are_kept_open(ready: Cluster, service: RerankService, kind: Kind) -> None:
-    """The cluster closes a connection after five idle seconds; the service would keep it longer."""
+    """By configuration, the cluster closes a connection after five idle seconds; the service would keep it longer."""
     with running_wire(service.url) as wire:
         recipe = set_up(ready, kind, Connection(wire.rerank_url))
         for _ in range(20):
@@ -229,7 +263,7 @@ def own_service(tmp_path: Path) -> Iterator[RerankService]:
         yield running
 
 
-@both
+@every_kind
 def test_no_search_fails_when_the_service_is_killed_and_ranking_resumes_with_it(
     ready: Cluster, own_service: RerankService, lexical: Reranker, tmp_path: Path, kind: Kind
 ) -> None:
@@ -253,7 +287,7 @@ def test_no_search_fails_when_the_service_is_killed_and_ranking_resumes_with_it(
         assert_ranked_as_by_the_core(answer, lexical, "blue whale", PASSAGES)
 
 
-@both
+@every_kind
 def test_without_a_fallback_the_error_says_that_the_service_is_unreachable(
     ready: Cluster, own_service: RerankService, kind: Kind
 ) -> None:
@@ -263,7 +297,8 @@ def test_without_a_fallback_the_error_says_that_the_service_is_unreachable(
         own_service.kill()
         searching.wait_for_more()
     assert searching.errors
+    message = "cannot be reached" if kind == "native" else "Error communicating with remote model"
     for error in searching.errors:
-        assert "Error communicating with remote model" in error
-    with pytest.raises(TransportError, match="Connection refused"):
+        assert message in error
+    with pytest.raises(TransportError, match=r"ConnectException|Connection refused"):
         recipe.search(INDEX, "blue whale")

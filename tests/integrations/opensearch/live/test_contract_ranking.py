@@ -8,7 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from qwen_rerank_plugins import Reranker
-from tests.integrations.opensearch.live.recipes import Connection, Kind, Recipe, set_up
+from tests.integrations.opensearch.live.recipes import (
+    WINDOW_SIZE,
+    Connection,
+    Kind,
+    Recipe,
+    by_configuration,
+    every_kind,
+    set_up,
+)
 from tests.integrations.opensearch.live.texts import (
     INDEX,
     PASSAGES,
@@ -38,18 +46,17 @@ WORDS = [
     "forest",
 ]
 
-both = pytest.mark.parametrize("kind", ["simple", "rich"])
 Recipes = dict[Kind, Recipe]
 
 
-@both
+@every_kind
 @pytest.mark.parametrize("query", QUERIES)
 def test_every_hit_has_the_cores_score(strict: Recipes, core: Reranker, kind: Kind, query: str) -> None:
     answer = strict[kind].search(INDEX, query, size=len(PASSAGES))
     assert_ranked_as_by_the_core(answer, core, query, PASSAGES)
 
 
-@both
+@every_kind
 @pytest.mark.parametrize("count", [100, 1000])
 @pytest.mark.timeout(300)
 def test_many_hits_are_ranked_in_one_request(
@@ -66,17 +73,18 @@ def test_many_hits_are_ranked_in_one_request(
     assert_ranked_as_by_the_core(answer, core, "largest animal", texts)
 
 
+@pytest.mark.parametrize("kind", ["simple", "native"])
 def test_more_hits_than_the_services_limit_keep_the_first_stages_order(
-    lenient: Recipes, ready: Cluster
+    lenient: Recipes, ready: Cluster, kind: Kind
 ) -> None:
     index = ready.unique("too-many")
     ready.load(index, [{"text": f"fox {number}"} for number in range(1001)])
-    answer = lenient["simple"].search(index, "fox", size=1001)
+    answer = lenient[kind].search(index, "fox", size=1001)
     assert numbers_of(answer) == list(range(1001))
     assert {score for _, score in hits_of(answer)} == {1.0}
 
 
-@both
+@every_kind
 def test_concurrent_searches_do_not_mix(strict: Recipes, core: Reranker, kind: Kind) -> None:
     queries = [f"{query} {number}" for query in QUERIES for number in range(4)]
     with ThreadPoolExecutor(8) as pool:
@@ -85,7 +93,7 @@ def test_concurrent_searches_do_not_mix(strict: Recipes, core: Reranker, kind: K
         assert_ranked_as_by_the_core(answer, core, query, PASSAGES)
 
 
-@both
+@every_kind
 def test_a_page_is_ranked_separately(strict: Recipes, core: Reranker, kind: Kind) -> None:
     """Only the hits between a search's `from` and `size` are reranked."""
     answer = strict[kind].search(INDEX, "largest animal", size=4, from_=2)
@@ -95,40 +103,54 @@ def test_a_page_is_ranked_separately(strict: Recipes, core: Reranker, kind: Kind
     assert answer["hits"]["total"]["value"] == len(PASSAGES)
 
 
-@both
+@every_kind
 def test_a_window_is_wider_than_the_page(
     ready: Cluster, service: RerankService, core: Reranker, kind: Kind
 ) -> None:
-    if not ready.can_oversample:
+    if kind != "native" and not ready.can_oversample:
         pytest.skip("the module with oversample and truncate_hits is not published for this version")
-    recipe = set_up(ready, kind, Connection(service.rerank_url, oversample=4.0))
-    answer = recipe.search(INDEX, "世界上最大的动物", size=2)
-    best = core.rank("世界上最大的动物", PASSAGES[:8], top_n=2)
+    recipe = set_up(ready, kind, Connection(service.rerank_url, window=8))
+    answer = recipe.search(INDEX, "世界上最大的动物", size=WINDOW_SIZE)
+    best = core.rank("世界上最大的动物", PASSAGES[:8], top_n=WINDOW_SIZE)
     assert numbers_of(answer) == [one.index for one in best.results]
 
 
-def test_the_rich_recipe_keeps_the_first_stages_score(strict: Recipes, ready: Cluster) -> None:
+@pytest.mark.parametrize("kind", ["rich", "native"])
+def test_the_first_stages_score_is_kept(strict: Recipes, ready: Cluster, kind: Kind) -> None:
+    """In the source with `rich`, in the requested fields with `native`; `simple` loses it."""
     query = {"match": {"text": "whale fox largest"}}
     first = ready.client.search(index=INDEX, body={"query": query})
-    answer = strict["rich"].search(INDEX, "a fox", query=query)
-    kept = {int(hit["_id"]): hit["_source"]["previous_score"] for hit in answer["hits"]["hits"]}
+    hits = strict[kind].search(INDEX, "a fox", query=query)["hits"]["hits"]
+    kept = {
+        int(hit["_id"]): hit["_source"]["previous_score"]
+        if kind == "rich"
+        else hit["fields"]["previous_score"][0]
+        for hit in hits
+    }
     assert kept == pytest.approx(dict(hits_of(first)), rel=1e-6)
     assert len(kept) >= 2
-    assert not any("rerank_score" in hit["_source"] for hit in answer["hits"]["hits"])
+    assert not any("rerank_score" in hit["_source"] for hit in hits)
 
 
 def test_a_sorted_search_has_no_first_stage_score(strict: Recipes, core: Reranker) -> None:
-    """Reranking replaces the sort; the first stage's score, which a sort omits, becomes the text `NaN`."""
+    """Reranking replaces the sort; the first stage's score, which a sort omits, becomes the text `NaN` with `rich`.
+
+    `native` does not rerank such a search.
+    """
     answer = strict["rich"].search(INDEX, "a fox", size=len(PASSAGES), sort=[{"number": "desc"}])
     assert {hit["_source"]["previous_score"] for hit in answer["hits"]["hits"]} == {"NaN"}
     scores = core.score("a fox", PASSAGES)
     assert dict(hits_of(answer)) == pytest.approx(dict(enumerate(scores)), abs=1e-5)
+    kept = strict["native"].search(INDEX, "a fox", size=len(PASSAGES), sort=[{"number": "desc"}])
+    assert numbers_of(kept) == list(range(len(PASSAGES)))[::-1]
+    assert kept["ext"]["qwen_rerank"]["status"] == "skipped"
 
 
-def test_the_rich_recipe_takes_an_instruction_with_each_search(strict: Recipes, core: Reranker) -> None:
+@pytest.mark.parametrize("kind", ["rich", "native"])
+def test_an_instruction_can_be_set_with_each_search(strict: Recipes, core: Reranker, kind: Kind) -> None:
     answers = []
     for instruction in ("Find a passage about food", '找到关于城市的段落 "quoted"'):
-        answer = strict["rich"].search(INDEX, "animal", size=len(PASSAGES), instruction=instruction)
+        answer = strict[kind].search(INDEX, "animal", size=len(PASSAGES), instruction=instruction)
         assert_ranked_as_by_the_core(answer, core, "animal", PASSAGES, instruction=instruction)
         answers.append(dict(hits_of(answer)))
     assert answers[0] != pytest.approx(answers[1], abs=1e-5)
@@ -146,11 +168,12 @@ def test_the_rich_recipe_reads_scores_in_the_order_of_the_documents(
     assert dict(hits_of(answer)) == pytest.approx({place: place / 100 for place in places})
 
 
-def test_the_simple_recipe_reads_scores_by_index(ready: Cluster, faulty_service: FaultyService) -> None:
+@pytest.mark.parametrize("kind", ["simple", "native"])
+def test_scores_are_read_by_index(ready: Cluster, faulty_service: FaultyService, kind: Kind) -> None:
     places = list(range(len(PASSAGES)))
     literals = [f"0.{place:02}" for place in places]
     faulty_service.always = lambda service, body: answer_of(literals, order=places[::-1])
-    recipe = set_up(ready, "simple", Connection(faulty_service.rerank_url))
+    recipe = set_up(ready, kind, Connection(faulty_service.rerank_url))
     answer = recipe.search(INDEX, "anything", size=len(PASSAGES))
     assert dict(hits_of(answer)) == pytest.approx({place: place / 100 for place in places})
 
@@ -180,7 +203,7 @@ def test_the_simple_recipe_reads_the_query_from_the_search(
     assert dict(hits_of(answer)) == pytest.approx(dict(zip(found, scores, strict=True)), abs=1e-5)
 
 
-@both
+@every_kind
 def test_a_pipeline_can_be_the_default_of_an_index(
     strict: Recipes, ready: Cluster, core: Reranker, kind: Kind
 ) -> None:
@@ -197,9 +220,9 @@ def test_a_pipeline_can_be_the_default_of_an_index(
     assert_ranked_as_by_the_core(ready.client.search(index=index, body=body), core, "capital", PASSAGES)
 
 
-@both
+@by_configuration
 def test_a_failed_reranking_is_visible_with_verbose_pipeline(lenient: Recipes, kind: Kind) -> None:
-    """`verbose_pipeline` is the only way to see in a response that hits were not reranked."""
+    """By configuration, `verbose_pipeline` is the only way to see in a response that hits were not reranked."""
     verbose = {"verbose_pipeline": "true"}
     good = lenient[kind].search(INDEX, "a fox", params=verbose)
     bad = lenient[kind].search(INDEX, '{"json": 1}', params=verbose)

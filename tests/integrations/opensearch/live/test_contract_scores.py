@@ -10,7 +10,7 @@ import pytest
 from opensearchpy.exceptions import TransportError
 
 from qwen_rerank_plugins import Reranker
-from tests.integrations.opensearch.live.recipes import Connection, Kind, set_up
+from tests.integrations.opensearch.live.recipes import Connection, Kind, every_kind, set_up
 from tests.integrations.opensearch.live.texts import (
     INDEX,
     PASSAGES,
@@ -30,14 +30,15 @@ UNREADABLE = ("0", "1", "12", "0.12345678901234567", "1.2345678901234567e-05", "
 SCORES = re.compile(rb'"(?:relevance_score|log_odds)": ?([^,}\]]+)')
 
 
-@pytest.mark.parametrize("text", READABLE)
-def test_the_simple_recipe_reads_short_fractions(
-    ready: Cluster, faulty_service: FaultyService, text: str
+@every_kind
+def test_every_recipe_reads_short_fractions(
+    ready: Cluster, faulty_service: FaultyService, kind: Kind
 ) -> None:
-    faulty_service.always = literal(text)
-    recipe = set_up(ready, "simple", Connection(faulty_service.rerank_url))
-    scores = [score for _, score in hits_of(recipe.search(INDEX, "anything"))]
-    assert scores == pytest.approx([float(text)] * 10, rel=1e-6)
+    recipe = set_up(ready, kind, Connection(faulty_service.rerank_url))
+    for text in READABLE:
+        faulty_service.always = literal(text)
+        scores = [score for _, score in hits_of(recipe.search(INDEX, "anything"))]
+        assert scores == pytest.approx([float(text)] * 10, rel=1e-6), text
 
 
 def test_the_simple_recipe_cannot_read_integers_and_long_literals(
@@ -52,17 +53,23 @@ def test_the_simple_recipe_cannot_read_integers_and_long_literals(
         assert failure.value.status_code == 500, text
 
 
-def test_the_rich_recipe_reads_every_number(ready: Cluster, faulty_service: FaultyService) -> None:
-    recipe = set_up(ready, "rich", Connection(faulty_service.rerank_url))
-    for text in (*READABLE, *UNREADABLE):
-        if text == "NaN":  # version 2 reads it, version 3 refuses it
-            continue
+@pytest.mark.parametrize("kind", ["rich", "native"])
+def test_the_other_recipes_read_every_number(
+    ready: Cluster, faulty_service: FaultyService, kind: Kind
+) -> None:
+    """`rich` also reads a number within a string, and `native` refuses what is no number."""
+    recipe = set_up(ready, kind, Connection(faulty_service.rerank_url))
+    for text in UNREADABLE:
         faulty_service.always = literal(text)
-        scores = [score for _, score in hits_of(recipe.search(INDEX, "anything"))]
-        assert scores == pytest.approx([float(json.loads(text))] * 10, rel=1e-6), text
+        if kind == "native" and text in {"NaN", '"0.5"'}:
+            with pytest.raises(TransportError, match="invalid answer"):
+                recipe.search(INDEX, "anything")
+        elif text != "NaN":  # version 2 reads it with `rich`, version 3 refuses it
+            scores = [score for _, score in hits_of(recipe.search(INDEX, "anything"))]
+            assert scores == pytest.approx([float(json.loads(text))] * 10, rel=1e-6), text
 
 
-@pytest.mark.parametrize("kind", ["simple", "rich"])
+@every_kind
 def test_the_service_writes_only_literals_that_a_cluster_reads(
     ready: Cluster, service: RerankService, core: Reranker, kind: Kind
 ) -> None:

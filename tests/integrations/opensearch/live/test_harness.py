@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import qwen_rerank_plugins
 from tests.integrations.opensearch.nodes.cluster import Cluster
 from tests.integrations.opensearch.nodes.releases import PLUGINS
 
@@ -13,6 +14,7 @@ def test_the_node_has_the_version_and_the_plugins(cluster: Cluster) -> None:
     assert cluster.request("GET", "/")["version"]["number"] == cluster.version
     listed = cluster.request("GET", "/_cat/plugins", format="json")
     versions = {one["component"]: one["version"] for one in listed}
+    assert versions.pop("qwen-rerank") == qwen_rerank_plugins.__version__
     expected = {name.replace("neural-search", "opensearch-neural-search") for name in PLUGINS}
     assert {name.replace("opensearch-ml", "opensearch-ml-plugin") for name in versions} == expected
     assert set(versions.values()) == {f"{cluster.version}.0"}

@@ -91,6 +91,8 @@ def _assemble(release: Release, home: Path) -> None:
         (whole / "bin").mkdir()  # version 2 tries to create a missing one without the permission
         for name, module in release.modules.items():
             _add_module(release, name, module, jars[name], whole)
+        for name in release.tools:
+            shutil.copytree(jars[name], whole / name)
         (whole / "plugins").mkdir()
         for archive in sorted(jars["plugins"].glob("*.zip")) if release.plugins else ():
             add_plugin(archive, whole / "plugins")
@@ -102,7 +104,7 @@ def _assemble(release: Release, home: Path) -> None:
 
 def _fetch(release: Release, project: Path) -> dict[str, Path]:
     """Copy all artifacts in one Maven run of a project with one module per part; return the folders."""
-    parts = {"lib": release.server}
+    parts = {"lib": release.server, **release.tools}
     if release.plugins:
         parts["plugins"] = release.plugins
     for name, module in release.modules.items():

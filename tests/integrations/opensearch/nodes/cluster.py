@@ -120,6 +120,10 @@ class Cluster:
         return {kind: settings[kind] for kind in ("persistent", "transient")}
 
     def _found(self, path: str) -> dict[str, Any]:
+        if not self.node.has_ml_commons:
+            return {}
+        # A search would otherwise miss what was created within the last second.
+        self.request("POST", "/.plugins-ml-*/_refresh", expand_wildcards="all")
         try:
             hits = self.request("POST", f"{path}/_search", _ALL)["hits"]["hits"]
         except NotFoundError:  # nothing of this kind was ever created

@@ -5,6 +5,7 @@ It does not know reranking. The node has the plugins of releases.py, no security
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,13 @@ from pathlib import Path
 import httpx
 
 from tests.integrations.opensearch.nodes.assembly import add_plugin, home_of
-from tests.integrations.opensearch.nodes.releases import CORE_RELEASES, RELEASES, Release
+from tests.integrations.opensearch.nodes.releases import (
+    AGENT,
+    CORE_RELEASES,
+    INSTALLER,
+    RELEASES,
+    Release,
+)
 from tests.integrations.opensearch.nodes.toolchain import find_java, unprivileged
 
 BOOT_S = 240.0
@@ -64,12 +71,14 @@ class Node:
         url: The address, without a trailing slash.
         log: File with its output.
         process: Its process.
+        has_ml_commons: Whether it has ML Commons.
     """
 
     version: str
     url: str
     log: Path
     process: subprocess.Popen[bytes]
+    has_ml_commons: bool
 
 
 @contextmanager
@@ -106,13 +115,14 @@ def running_node(
         _configure(folder, {"http.port": http_port, **(settings or {})})
         home = home_of(release)
         if core_only or plugins:
-            home = _own_home(home, folder / "home", plugins, core_only=core_only)
+            home = _own_home(release, home, folder, plugins, core_only=core_only)
         if secrets:
             _write_keystore(release, home, folder, secrets)
         command = _command(release, home, folder, heap=heap, optimized=optimized)
         with _process(command, folder) as process:
             url = _wait_until_healthy(process, folder)
-            yield Node(version, url, folder / "node.log", process)
+            has_ml_commons = bool(release.plugins) and not core_only
+            yield Node(version, url, folder / "node.log", process, has_ml_commons)
     finally:
         shutil.rmtree(folder)
 
@@ -141,17 +151,54 @@ def _configure(folder: Path, settings: Mapping[str, object]) -> None:
             shutil.chown(path, owner["user"], owner["group"])
 
 
-def _own_home(home: Path, own: Path, plugins: Sequence[Path], *, core_only: bool) -> Path:
-    """Make a home with other plugins; the rest of it is linked."""
+def _own_home(
+    release: Release, home: Path, folder: Path, plugins: Sequence[Path], *, core_only: bool
+) -> Path:
+    """Make a home with its own plugins; the rest of it is linked."""
+    own = folder / "home"
     (own / "plugins").mkdir(parents=True)
     (own / "bin").mkdir()
-    for name in ("lib", "modules"):
+    for name in ("lib", "modules", *release.tools):
         (own / name).symlink_to(home / name)
-    for folder in () if core_only else (home / "plugins").iterdir():
-        (own / "plugins" / folder.name).symlink_to(folder)
+    # They come first, since libraries of the tool that installs them are also in the release's plugins.
     for archive in plugins:
-        add_plugin(archive, own / "plugins")
+        _install(release, own, folder, archive)
+    if not core_only:
+        # Version 2 may only read files whose real paths are below its home.
+        shutil.copytree(home / "plugins", own / "plugins", copy_function=_link, dirs_exist_ok=True)
     return own
+
+
+def _link(source: str, target: str) -> None:
+    """Create a hard link, or a copy if the target is on another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+def _install(release: Release, home: Path, folder: Path, archive: Path) -> None:
+    """Install a plugin as users do; where `opensearch-plugin` is not published, unpack its zip."""
+    if INSTALLER not in release.tools:
+        add_plugin(archive, home / "plugins")
+        return
+    # It has its own Bouncy Castle, and refuses duplicate classes.
+    server = [path for path in (home / "lib").iterdir() if "jdk18on" not in path.name]
+    jars = {path.name: str(path) for path in (*server, *(home / INSTALLER).iterdir())}
+    command = [
+        find_java(release).path,
+        f"-Dopensearch.path.home={home}",
+        f"-Dopensearch.path.conf={folder / 'config'}",
+        "-cp",
+        ":".join(jars.values()),
+        "org.opensearch.tools.cli.plugin.PluginCli",
+        "install",
+        "--batch",
+        archive.as_uri(),
+    ]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    if ran.returncode:
+        raise NodeError(f"opensearch-plugin ended with {ran.returncode!r}:\n{ran.stdout}{ran.stderr}")
 
 
 def _write_keystore(release: Release, home: Path, folder: Path, secrets: Mapping[str, str]) -> None:
@@ -176,6 +223,7 @@ def _command(release: Release, home: Path, folder: Path, *, heap: str, optimized
     options = [one for one in JAVA_OPTIONS if not (optimized and "TieredStop" in one)]
     # End the node if the tests are killed.
     prefix = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    agents = [f"-javaagent:{path}" for path in (home / AGENT).glob(f"*-agent-{release.version}.jar")]
     return [
         *prefix,
         find_java(release).path,
@@ -183,6 +231,7 @@ def _command(release: Release, home: Path, folder: Path, *, heap: str, optimized
         f"-Xmx{heap}",
         *options,
         *release.java_options,
+        *agents,
         f"-Djava.io.tmpdir={folder / 'tmp'}",
         f"-Dopensearch.path.home={home}",
         f"-Dopensearch.path.conf={folder / 'config'}",

@@ -10,10 +10,16 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
+AGENT = "agent"
+"""Folder of the Java agent that enforces the permissions of plugins in version 3."""
+
+INSTALLER = "plugin-cli"
+"""Folder of the jars of `opensearch-plugin`."""
+
 PLUGINS = ("opensearch-job-scheduler", "opensearch-knn", "neural-search", "opensearch-ml-plugin")
 """Plugins of every version: neural-search has the rerank processor and extends knn, ML Commons needs the scheduler."""
 
-RECIPE = 1
+RECIPE = 2
 """Version of how a home is assembled; a change makes homes of earlier versions invalid."""
 
 
@@ -41,6 +47,7 @@ class Release:
         preferred_java: The Java that it was released with.
         server: Coordinates of the server and of dependencies that it does not declare.
         modules: The core's modules by name.
+        tools: Programs beside the server: the folder of each in a home, and the coordinates of its jars.
         java_options: Additional options of the virtual machine.
         needs_policies: Whether it runs under Java's security manager, which needs a policy for every module.
     """
@@ -51,6 +58,7 @@ class Release:
     preferred_java: int
     server: tuple[str, ...]
     modules: dict[str, Module] = field(default_factory=dict)
+    tools: dict[str, tuple[str, ...]] = field(default_factory=dict)
     java_options: tuple[str, ...] = ()
     needs_policies: bool = False
 
@@ -145,6 +153,11 @@ RELEASES = {
                     "org.opensearch.search.pipeline.common.SearchPipelineCommonModulePlugin",
                     ("search-pipeline-common",),
                 ),
+            },
+            # Neither is published for the other versions.
+            tools={
+                AGENT: ("org.opensearch:opensearch-agent:3.6.0",),
+                INSTALLER: ("org.opensearch:opensearch-plugin-cli:3.6.0",),
             },
             java_options=("--add-modules=jdk.incubator.vector",),
         ),

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from qwen_rerank_plugins import Reranker
+from tests.integrations.opensearch.conftest import EVERY_NODE
 from tests.integrations.opensearch.live.texts import INDEX, PASSAGES
-from tests.integrations.opensearch.nodes.cluster import Cluster, running_cluster
+from tests.integrations.opensearch.nodes.cluster import Cluster
 from tests.integrations.opensearch.nodes.faulty import FaultyService
-from tests.integrations.opensearch.nodes.native_plugin import build_plugin
 
-KEY = "s3cret-key"
 NUMBERS = "numbers"
 NUM_NUMBERS = 60
+
+on_every_node = pytest.mark.parametrize("cluster", EVERY_NODE, indirect=True, scope="session")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +55,16 @@ class Native:
         return dict(node)
 
 
-@pytest.fixture(
-    scope="session", params=[("2.19.1", True), ("3.6.0", True), ("3.6.0", False), ("3.9.0", True)], ids=str
-)
-def native(request: pytest.FixtureRequest) -> Iterator[Native]:
+@pytest.fixture(scope="module")
+def native(cluster: Cluster) -> Iterator[Native]:
     """A node with the plugin."""
-    version, core_only = request.param
-    options: dict[str, Any] = {"heap": "512m" if core_only else "768m", "core_only": core_only}
-    with running_cluster(
-        version, plugins=[build_plugin(version)], secrets={"qwen_rerank.api_key": KEY}, **options
-    ) as cluster:
-        cluster.load(INDEX, [{"text": text} for text in PASSAGES])
-        cluster.load(
-            NUMBERS,
-            [
-                {"text": f"0.{number:02d} whales", "title": "Whales", "number": number}
-                for number in range(NUM_NUMBERS)
-            ],
-        )
-        yield Native(cluster)
+    cluster.reset()
+    cluster.load(INDEX, [{"text": text} for text in PASSAGES])
+    numbers = range(NUM_NUMBERS)
+    sources = [{"text": f"0.{number:02d} whales", "title": "Whales", "number": number} for number in numbers]
+    cluster.load(NUMBERS, sources)
+    yield Native(cluster)
+    cluster.reset()
 
 
 @pytest.fixture
@@ -81,10 +72,3 @@ def faulty(native: Native, faulty_service: FaultyService) -> FaultyService:
     """The faulty service, which the node may call."""
     native.allow(faulty_service.url)
     return faulty_service
-
-
-@pytest.fixture(scope="session")
-def core() -> Iterator[Reranker]:
-    """The service's model, in this process."""
-    with Reranker(model="demo") as reranker:
-        yield reranker

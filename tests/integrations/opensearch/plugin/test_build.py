@@ -11,6 +11,7 @@ import qwen_rerank_plugins
 from tests.integrations.opensearch.nodes.native_plugin import PROJECT, VERSIONS, build_plugin
 
 JAVA_11 = 55
+POLICY = "plugin-security.policy"
 
 
 @pytest.mark.timeout(1800)
@@ -24,8 +25,8 @@ def test_the_zip_is_a_plugin_for_one_version(version: str) -> None:
         assert names == {
             f"opensearch-qwen-rerank-{qwen_rerank_plugins.__version__}.jar",
             "plugin-descriptor.properties",
-            "plugin-security.policy",
             "LICENSE",
+            *([POLICY] if version.startswith("2.") else []),
         }
         descriptor = archive.read("plugin-descriptor.properties").decode()
         assert f"opensearch.version={version}\n" in descriptor

@@ -12,14 +12,15 @@ import httpx
 import pytest
 from opensearchpy.exceptions import AuthorizationException, TransportError
 
+from tests.integrations.opensearch.conftest import BOOT_TIMEOUT_S
 from tests.integrations.opensearch.live.texts import hits_of, numbers_of
 from tests.integrations.opensearch.nodes import faulty as behaviours
 from tests.integrations.opensearch.nodes.faulty import Behaviour, FaultyService, Reply
 from tests.integrations.opensearch.nodes.services import running_rerank_service
-from tests.integrations.opensearch.plugin.conftest import NUMBERS, Native
+from tests.integrations.opensearch.plugin.conftest import NUMBERS, Native, on_every_node
 from tests.integrations.opensearch.plugin.test_ranking import outcome_of
 
-pytestmark = [pytest.mark.loopback, pytest.mark.timeout(1800)]
+pytestmark = [on_every_node, pytest.mark.timeout(BOOT_TIMEOUT_S)]
 
 HANG_TIMEOUT_MS = 500
 MAX_WAIT_S = 15.0

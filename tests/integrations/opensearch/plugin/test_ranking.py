@@ -9,6 +9,7 @@ import pytest
 from opensearchpy.exceptions import RequestError
 
 from qwen_rerank_plugins import Reranker
+from tests.integrations.opensearch.conftest import BOOT_TIMEOUT_S, NATIVE_KEY
 from tests.integrations.opensearch.live.texts import (
     INDEX,
     PASSAGES,
@@ -19,10 +20,10 @@ from tests.integrations.opensearch.live.texts import (
 )
 from tests.integrations.opensearch.nodes.faulty import FaultyService, Reply, answer_of
 from tests.integrations.opensearch.nodes.services import RerankService
-from tests.integrations.opensearch.plugin.conftest import KEY, NUM_NUMBERS, Native
+from tests.integrations.opensearch.plugin.conftest import NUM_NUMBERS, Native, on_every_node
 from tests.integrations.opensearch.test_client_docs import BLOCKS
 
-pytestmark = [pytest.mark.loopback, pytest.mark.timeout(1800)]
+pytestmark = [on_every_node, pytest.mark.timeout(BOOT_TIMEOUT_S)]
 
 BEST_FIRST = list(range(19, -1, -1))
 """The numbers of the window, as the faulty service ranks them."""
@@ -75,8 +76,8 @@ def test_pages_are_slices_of_one_list(native: Native, faulty: FaultyService) -> 
 
 def test_the_key_is_sent_in_a_header(native: Native, faulty: FaultyService) -> None:
     native.search(native.pipeline(faulty.url))
-    assert faulty.seen[0].headers["authorization"] == f"Bearer {KEY}"
-    assert KEY not in str(native.cluster.request("GET", "/_nodes/settings"))
+    assert faulty.seen[0].headers["authorization"] == f"Bearer {NATIVE_KEY}"
+    assert NATIVE_KEY not in str(native.cluster.request("GET", "/_nodes/settings"))
 
 
 def test_connections_are_kept_open(native: Native, faulty: FaultyService) -> None:

@@ -9,11 +9,12 @@ from opensearch_qwen_rerank.destroy import plan_destroy
 from opensearch_qwen_rerank.plan import plan_apply
 from opensearch_qwen_rerank.verification import verify
 
+from tests.integrations.opensearch.conftest import BOOT_TIMEOUT_S
 from tests.integrations.opensearch.live.texts import INDEX
 from tests.integrations.opensearch.nodes.services import RerankService
-from tests.integrations.opensearch.plugin.conftest import Native
+from tests.integrations.opensearch.plugin.conftest import Native, on_every_node
 
-pytestmark = [pytest.mark.loopback, pytest.mark.timeout(1800)]
+pytestmark = [on_every_node, pytest.mark.timeout(BOOT_TIMEOUT_S)]
 
 
 def test_apply_verify_and_destroy_leave_the_cluster_unchanged(native: Native, service: RerankService) -> None:

@@ -29,7 +29,7 @@ import org.opensearch.threadpool.ScalingExecutorBuilder;
 import org.opensearch.threadpool.ThreadPool;
 
 /** The plugin: the processors {@code qwen_rerank} of search pipelines, and their statistics. */
-public final class QwenRerankPlugin extends LinePlugin implements SearchPipelinePlugin, SearchPlugin, ActionPlugin, ReloadablePlugin {
+public final class QwenRerankPlugin extends Line.Plugin implements SearchPipelinePlugin, SearchPlugin, ActionPlugin, ReloadablePlugin {
 
     private static final int MAX_THREADS = 16;
 

@@ -98,7 +98,7 @@ public final class StatsAction extends ActionType<StatsAction.Response> {
     }
 
     /** Answers on each node. It also connects the reranker with the node's tasks, which only such an action receives. */
-    public static final class Transport extends TransportNodesAction<Request, Response, StatsNodeRequest, NodeStats> {
+    public static final class Transport extends TransportNodesAction<Request, Response, Line.StatsNodeRequest, NodeStats> {
         private final Reranker reranker;
 
         @Inject
@@ -110,7 +110,7 @@ public final class StatsAction extends ActionType<StatsAction.Response> {
                 transport,
                 filters,
                 Request::new,
-                StatsNodeRequest::new,
+                Line.StatsNodeRequest::new,
                 ThreadPool.Names.MANAGEMENT,
                 NodeStats.class
             );
@@ -124,8 +124,8 @@ public final class StatsAction extends ActionType<StatsAction.Response> {
         }
 
         @Override
-        protected StatsNodeRequest newNodeRequest(Request request) {
-            return new StatsNodeRequest();
+        protected Line.StatsNodeRequest newNodeRequest(Request request) {
+            return new Line.StatsNodeRequest();
         }
 
         @Override
@@ -134,7 +134,7 @@ public final class StatsAction extends ActionType<StatsAction.Response> {
         }
 
         @Override
-        protected NodeStats nodeOperation(StatsNodeRequest request) {
+        protected NodeStats nodeOperation(Line.StatsNodeRequest request) {
             return new NodeStats(clusterService.localNode(), reranker.statistics());
         }
     }
