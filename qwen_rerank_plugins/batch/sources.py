@@ -26,10 +26,10 @@ from qwen_rerank_plugins.batch.rows import (
     Row,
     detect_form,
     parse_json,
-    repair_json,
 )
 from qwen_rerank_plugins.batch.streams import LineTooLongError, TextLines, find_bad_bytes
 from qwen_rerank_plugins.errors import InputError
+from qwen_rerank_plugins.recipe import repair_json
 
 __all__ = ["CsvSource", "JsonLinesSource"]
 
