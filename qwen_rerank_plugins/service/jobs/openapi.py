@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen_rerank_plugins.service.jobs.records import Job
+from qwen_rerank_plugins.service.jobs.records import HIDDEN, Job
 from qwen_rerank_plugins.service.jobs.spec import MEDIA_TYPES, PARAMETERS, UPLOAD_TYPES
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
@@ -33,8 +33,8 @@ class Described:
 
 def _schemas() -> dict[str, Any]:
     job = Job.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-    del job["properties"]["owner"]  # not shown
-    job["required"].remove("owner")
+    job["properties"] = {name: one for name, one in job["properties"].items() if name not in HIDDEN}
+    job["required"] = [name for name in job["required"] if name not in HIDDEN]
     listing = {
         "object": {"const": "list"},
         "data": {"type": "array", "items": {"$ref": "#/components/schemas/job"}},

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qwen_rerank_plugins.batch import BatchProgress, BatchReport, Guess, run_batch
+from qwen_rerank_plugins.batch.streams import file_digest
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError, RerankError
 from qwen_rerank_plugins.reranker import Reranker
@@ -121,11 +122,12 @@ class Run:
         on_progress: Callable[[BatchProgress], None],
         on_guess: Callable[[Guess], None],
     ) -> BatchReport:
-        num_bytes = self.store.input_path(self.job).stat().st_size
-        if num_bytes != self.job.num_bytes:
+        digest = file_digest(self.store.input_path(self.job))
+        if not digest.startswith(self.job.digest or f"{self.job.num_bytes}:"):
+            found, expected = digest.partition(":")[0], self.job.num_bytes
+            change = "other content" if int(found) == expected else f"{found} bytes instead of {expected}"
             raise InputError(
-                f"the uploaded file was changed on the service's disk: {num_bytes} bytes instead of "
-                f"{self.job.num_bytes}; upload it again"
+                f"the uploaded file was changed on the service's disk: {change}; upload it again"
             )
         # Only the client sets top_n and min_score, as for requests.
         config = self.config.replace(top_n=None, min_score=None, deadline_s=None, admission="wait")
