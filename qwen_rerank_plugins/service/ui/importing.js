@@ -220,7 +220,6 @@ function isNamed({ format }) {
  * @param {boolean} hasHeader
  */
 function dataRows(table, hasHeader) {
-  if (isNamed(table)) return table.rows;
   const rows = table.header ? [table.header, ...table.rows] : table.rows;
   return rows.slice(hasHeader ? 1 : 0);
 }
@@ -261,7 +260,7 @@ function delimitersOf({ delimiter }) {
 function doubtOf({ ambiguous, guess }) {
   const sentences = ambiguous.map(({ option, choices }) => {
     const named = option === "encoding" ? choices.map((name) => name.toUpperCase()) : choices.map(nameOfDelimiter);
-    return t(option === "encoding" ? "doubtEncoding" : "doubtDelimiter", { choices: named.join(t("separator")) });
+    return t(option === "encoding" ? "doubtEncoding" : "doubtDelimiter", { choices: named.join(" / ") });
   });
   return sentences.length || !guess ? sentences.join(" ") : t("guessedFormat");
 }
