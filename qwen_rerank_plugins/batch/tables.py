@@ -34,6 +34,7 @@ from qwen_rerank_plugins.batch.streams import LineTooLongError, TextLines, find_
 __all__ = ["Ambiguity", "RejectedRow", "Table", "TableLimits", "read_table"]
 
 SHOWN_REJECTED = 3
+DECODED_CELLS = 10_000  # of Parquet, at a time: each is a Python object
 MAX_HEADER_CHARS = 24
 MIN_TEXT_CHARS = 12  # mean of the cells below a header
 ONE_COLUMN = "\x1f"  # a delimiter that text does not contain
@@ -139,6 +140,10 @@ def read_table(path: Path, options: BatchOptions, limits: TableLimits, *, one_co
         InputError: The file cannot be read.
         MissingDependencyError: The format is Parquet, and pyarrow is not installed.
     """
+    options = options.model_copy(update={"max_row_chars": min(options.max_row_chars, limits.max_chars)})
+    csv.field_size_limit(
+        max(csv.field_size_limit(), options.max_row_chars)
+    )  # the default refuses long documents
     found = SUFFIXES.get(path.suffix.lower())
     columns: dict[str, None] = {}
     if found == "parquet":
@@ -155,7 +160,6 @@ def read_table(path: Path, options: BatchOptions, limits: TableLimits, *, one_co
         delimiter, is_guess, doubts = _detect_delimiter(path, open_lines, options)
         guessed = (*text_format.guessed, *(("delimiter",) if is_guess else ()))
         text_format, ambiguous = TextFormat(text_format.encoding, delimiter, guessed), ambiguous + doubts
-    csv.field_size_limit(max(csv.field_size_limit(), options.max_row_chars))
     if text_format.delimiter or found == "csv":
         with open_lines() as lines:
             rows = _collect(_fitted(read_records(lines, text_format.delimiter or ONE_COLUMN)), limits)
@@ -205,7 +209,7 @@ def _table(
 ) -> Table:
     """Return a table whose columns have names; without `columns`, the first row is perhaps the header."""
     cells = rows.cells
-    header = None if columns is None else list(columns)
+    header = None if columns is None else list(columns)[: max(map(len, cells), default=0)]
     if header is not None:
         cells = [[*row, *([""] * (len(header) - len(row)))] for row in cells]
     elif cells and _is_header(cells[0], cells[1:SAMPLE_ROWS]):
@@ -310,9 +314,11 @@ def _parquet_objects(path: Path, options: BatchOptions) -> Objects:
     number = 0
     for part, is_too_long in ParquetTable(path, options).parts(None):
         problem = f"longer than {options.max_row_chars} characters" if is_too_long else None
-        for cells in [{}] if is_too_long else part.to_pylist():
-            number += 1
-            yield number, cells, problem
+        step = max(1, DECODED_CELLS // max(1, part.num_columns))
+        for start in range(0, part.num_rows, step):
+            for cells in [{}] if is_too_long else part.slice(start, step).to_pylist():
+                number += 1
+                yield number, cells, problem
 
 
 def _aligned(objects: Objects, columns: dict[str, None]) -> Iterator[Record]:

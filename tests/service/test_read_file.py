@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from qwen_rerank_plugins.batch.tables import read_table
+from qwen_rerank_plugins.batch import tables
 from qwen_rerank_plugins.service.api import files
 from tests.service.schemas.test_json_codec import assert_problem
 from tests.service.servers import RunningService, running_service, wait_for
@@ -312,7 +312,7 @@ def test_keys_of_objects_count_as_cells_of_every_row(
 ) -> None:
     monkeypatch.setattr(files, "MAX_CELLS", 100)
     table = read(service, "\n".join(f'{{"key{n}": {n}}}' for n in range(100)), "in.jsonl")
-    assert (len(table["rows"]), len(table["header"])) == (10, 11)
+    assert (len(table["rows"]), len(table["header"])) == (10, 10)
 
 
 def test_a_column_that_a_file_contains_once_does_not_fill_the_memory(
@@ -326,11 +326,28 @@ def test_a_column_that_a_file_contains_once_does_not_fill_the_memory(
     assert (len(table["rows"]), table["num_rows"]) == ((1 << 20) // 1000, None)
 
 
+def test_a_row_that_is_too_long_is_rejected(service: RunningService, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["x" * (2 << 20), "fine"]}), tmp_path / "in.parquet")
+    table = read(service, (tmp_path / "in.parquet").read_bytes(), "in.parquet")
+    assert (table["rows"], table["num_rows"]) == ([["fine"]], 1)
+    assert table["rejected"] == [{"line": 1, "problem": f"longer than {1 << 20} characters"}]
+
+
+def test_wide_parquet_is_decoded_in_pieces(
+    service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "DECODED_CELLS", 7)
+    rows = [{"a": str(n), "b": n} for n in range(10)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")
+    table = read(service, (tmp_path / "in.parquet").read_bytes(), "in.parquet")
+    assert table["rows"] == [[str(n), str(n)] for n in range(10)]
+
+
 def test_requests_are_answered_while_a_file_is_read(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, started = threading.Event(), threading.Event()
-    original = read_table
+    original = tables.read_table
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         started.set()
@@ -338,19 +355,17 @@ def test_requests_are_answered_while_a_file_is_read(
         return original(*args, **kwargs)
 
     monkeypatch.setattr(files, "read_table", slow)
-    tables: list[Any] = []
-    readers = [
-        threading.Thread(target=lambda: tables.append(read(service, "a\n", "a.txt"))) for _ in range(3)
-    ]
+    found: list[Any] = []
+    readers = [threading.Thread(target=lambda: found.append(read(service, "a\n", "a.txt"))) for _ in range(3)]
     for reader in readers:
         reader.start()
     assert started.wait(10)
     assert service.rank().status_code == 200
-    assert not tables
+    assert not found
     released.set()
     for reader in readers:
         reader.join(30)
-    assert [table["rows"] for table in tables] == [[["a"]]] * 3
+    assert [table["rows"] for table in found] == [[["a"]]] * 3
     wait_for(lambda: service.service.admission.pending_bytes == 0)
 
 
