@@ -15,6 +15,7 @@ __all__ = [
     "SUFFIX",
     "TEMPLATE_IN_TEXT",
     "TEXT_WARNINGS",
+    "repair_json",
     "replace_surrogates",
 ]
 
@@ -38,8 +39,21 @@ TEXT_WARNINGS = (REPAIRED_TEXT, TEMPLATE_IN_TEXT, REMOVED_TEMPLATE)
 """All warnings that a local score can have."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_HEX = "[0-9a-fA-F]{2}"
+_LONE_ESCAPE = re.compile(
+    rf"\\u[dD](?:[89abAB]{_HEX}(?!\\u[dD][c-fC-F]{_HEX})|(?<!\\u[dD][89abAB]{_HEX}\\u[dD])[c-fC-F]{_HEX})"
+)
 
 
 def replace_surrogates(text: str) -> str:
     """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD. The length stays, so that spans remain valid."""
     return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+
+
+def repair_json(text: str) -> str:
+    """Replace each escape of a lone surrogate in JSON by that of U+FFFD. The length stays; other text is returned as it is."""
+    if "\\" not in text or not _LONE_ESCAPE.search(text) or "\0" in text:  # JSON has no zero characters
+        return text
+    # Zeros stand for escaped backslashes, so that each other backslash begins an escape.
+    masked = text.replace("\\\\", "\0\0")
+    return _LONE_ESCAPE.sub(r"\\ufffd", masked).replace("\0\0", "\\\\")

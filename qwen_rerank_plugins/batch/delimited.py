@@ -5,12 +5,25 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
 
 from qwen_rerank_plugins.batch.streams import LineTooLongError, TextLines, find_bad_bytes
 
-__all__ = ["DELIMITERS", "Record", "column_names", "detect_delimiter", "fit_cells", "read_records"]
+__all__ = [
+    "DELIMITERS",
+    "Record",
+    "column_names",
+    "detect_delimiter",
+    "fit_cells",
+    "named_delimiter",
+    "read_records",
+    "regular_delimiters",
+]
 
 DELIMITERS = (",", "\t", ";", "|")
+SAMPLE_ROWS = 50
+MIN_REGULAR = 0.8  # of the sampled records that have as many cells as the first one
 # The first line that Excel reads as a delimiter; it may be quoted, or be padded to the width of the table.
 _SEP_LINE = re.compile(r'"?sep=(?P<delimiter>[^"\r\n])"?[;,|\t]*[\r\n]*', re.IGNORECASE)
 
@@ -54,10 +67,8 @@ def detect_delimiter(
         default: The delimiter where no other one yields the columns.
         has_columns: Whether a header has the needed columns.
     """
-    with open_lines() as lines:
-        found = _SEP_LINE.fullmatch(_next_line(lines))
-    if found:
-        return found["delimiter"], False
+    if found := named_delimiter(open_lines):
+        return found, False
     for delimiter in (default, *DELIMITERS):
         with open_lines() as lines:
             header = next((cells for _, cells, _ in read_records(lines, delimiter) if cells), [])
@@ -66,11 +77,29 @@ def detect_delimiter(
     return default, False
 
 
-def _next_line(lines: TextLines) -> str:
-    try:
-        return next(lines, "")
-    except LineTooLongError:
-        return ""
+def named_delimiter(open_lines: Callable[[], TextLines]) -> str | None:
+    """Return the delimiter that a first line such as `sep=;` names, or None."""
+    with open_lines() as lines, suppress(LineTooLongError):
+        found = _SEP_LINE.fullmatch(next(lines, ""))
+        return found["delimiter"] if found else None
+    return None
+
+
+def regular_delimiters(open_lines: Callable[[], TextLines]) -> list[str]:
+    """Return the delimiters that split the first records into equally many cells, the most regular first."""
+    found = {}
+    for delimiter in DELIMITERS:
+        with open_lines() as lines:
+            records = [
+                cells
+                for _, cells, problem in islice(read_records(lines, delimiter), SAMPLE_ROWS)
+                if cells or problem
+            ]
+        width = len(records[0]) if records else 0
+        share = sum(len(cells) == width for cells in records) / max(1, len(records))
+        if width > 1 and share >= MIN_REGULAR:
+            found[delimiter] = (share, width)
+    return sorted(found, key=found.__getitem__, reverse=True)
 
 
 def column_names(header: Sequence[str]) -> list[str]:

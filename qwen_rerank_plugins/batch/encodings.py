@@ -9,7 +9,7 @@ from pathlib import Path
 from qwen_rerank_plugins.batch.streams import open_unpacked, read_errors_as_input_errors
 from qwen_rerank_plugins.errors import InputError
 
-__all__ = ["detect_encoding"]
+__all__ = ["CANDIDATES", "EncodingError", "NotTextError", "detect_encoding"]
 
 SAMPLE_BYTES = 1 << 16
 MIN_CONFIDENCE = 0.8
@@ -26,8 +26,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
     (b"\x84\x31\x95\x33", "gb18030"),
 )
-# What spreadsheets write by locale, in order of preference, each with the codec of its common characters.
-_CANDIDATES = {
+CANDIDATES = {
     "gb18030": "gb2312",
     "cp1252": "cp1252",
     "big5": "big5",
@@ -35,7 +34,25 @@ _CANDIDATES = {
     "cp949": "euc_kr",
     "cp1251": "cp1251",
 }
+"""What spreadsheets write by locale, in order of preference, each with the codec of its common characters."""
+
 _BINARY = {b"PK\x03\x04": "a workbook or an archive", b"\xd0\xcf\x11\xe0": "a workbook", b"PAR1": "Parquet"}
+
+
+class NotTextError(InputError):
+    """A file is a workbook, a picture or something else that is not text."""
+
+
+class EncodingError(InputError):
+    """The encoding of a file cannot be detected.
+
+    Attributes:
+        choices: The plausible encodings.
+    """
+
+    def __init__(self, message: str, choices: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.choices = choices
 
 
 def detect_encoding(path: Path) -> tuple[str, bool]:
@@ -44,12 +61,14 @@ def detect_encoding(path: Path) -> tuple[str, bool]:
     The first 64 KiB decide. If they are ASCII, the first 64 KiB that are not decide, wherever they are in the file.
 
     Raises:
-        InputError: The file cannot be read, is no text, or no encoding is plausible enough.
+        NotTextError: The file is no text.
+        EncodingError: No encoding is plausible enough, or several are.
+        InputError: The file cannot be read.
     """
     sample = _sample(path)
     kind = next((kind for magic, kind in _BINARY.items() if sample.startswith(magic)), None)
     if kind is not None:
-        raise InputError(f"{path} is {kind}, not text; save it as CSV or JSON Lines")
+        raise NotTextError(f"{path} is {kind}, not text; save it as CSV or JSON Lines")
     marked = next((name for mark, name in _MARKS if sample.startswith(mark)), None)
     if marked is not None:
         return marked, False
@@ -97,15 +116,15 @@ def _guess(path: Path, sample: bytes) -> str:
     from charset_normalizer import from_bytes
 
     # All of these decode the whole sample: charset-normalizer looks at parts only above 10 MB.
-    found = from_bytes(sample, cp_isolation=list(_CANDIDATES), threshold=1 - MIN_CONFIDENCE)
+    found = from_bytes(sample, cp_isolation=list(CANDIDATES), threshold=1 - MIN_CONFIDENCE)
     confidence = {match.encoding: 1 - match.chaos for match in found}
     best = max(confidence.values(), default=0.0)
-    near = [name for name in _CANDIDATES if name in confidence and confidence[name] > best - _TIE]
+    near = [name for name in CANDIDATES if name in confidence and confidence[name] > best - _TIE]
     common = [name for name in near if _common_share(sample, name) >= _MIN_COMMON]
     if len(near) == 1 or common:
         return (common or near)[0]
     known = f"it may be {' or '.join(near)}" if near else "no encoding is plausible"
-    raise InputError(f"encoding of {path} is not known: {known}; name it with --encoding")
+    raise EncodingError(f"encoding of {path} is not known: {known}; name it with --encoding", tuple(near))
 
 
 def _common_share(sample: bytes, name: str) -> float:
@@ -114,4 +133,4 @@ def _common_share(sample: bytes, name: str) -> float:
     def count(codec: str) -> int:
         return sum(not char.isascii() for char in sample.decode(codec, "ignore"))
 
-    return count(_CANDIDATES[name]) / max(1, count(name))
+    return count(CANDIDATES[name]) / max(1, count(name))

@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     message = "Parquet needs 'pyarrow': pip install 'qwen-rerank-plugins[batch]'"
     raise MissingDependencyError(message) from error
 
-__all__ = ["ParquetSource", "ParquetWriter"]
+__all__ = ["ParquetSource", "ParquetTable", "ParquetWriter"]
 
 ROW_GROUP_ROWS = 16_384
 READ_BUFFER_BYTES = 1 << 20
@@ -52,8 +52,8 @@ _ADDED_TYPES = {
 }
 
 
-class ParquetSource:
-    """The rows of a Parquet file, read in parts of a row group.
+class ParquetTable:
+    """A Parquet file, read in parts of a row group whose size is bounded.
 
     Args:
         path: The file.
@@ -61,13 +61,11 @@ class ParquetSource:
 
     Attributes:
         schema: The Arrow schema of the file.
+        num_rows: The number of rows.
 
     Raises:
-        InputError: The file cannot be read, or a required column is missing or of another type.
+        InputError: The file cannot be read.
     """
-
-    num_blank_lines = 0
-    text_format = None
 
     def __init__(self, path: Path, options: BatchOptions) -> None:
         self._path = path
@@ -77,11 +75,8 @@ class ParquetSource:
         self._delta_paths: set[str] = set()
         with self._open(()) as file:
             self.schema = file.schema_arrow
+            self.num_rows: int = file.metadata.num_rows
             self._text_paths = self._check_metadata(file)
-        self.columns: Sequence[str] = self.schema.names
-        self.layout = Layout(options, detect_form(self.columns, options, str(path)))
-        self.layout.check_columns(self.columns, str(path))
-        self._check_types()
 
     def _open(self, text_paths: Sequence[str]) -> Any:
         with read_errors_as_input_errors(self._path):
@@ -157,43 +152,21 @@ class ParquetSource:
             self._batch_rows = max(1, min(self._batch_rows, MAX_PAGE_BYTES // max(1, largest)))
         return largest
 
-    def _check_types(self) -> None:
-        for name in (self.layout.query, *self.layout.needed[2:]):
-            self._check_type(name, is_list=False)
-        self._check_type(self.layout.documents, is_list=self.layout.form == "lists")
+    def parts(self, columns: list[str] | None) -> Iterator[tuple[Any, bool]]:
+        """Yield record batches, each with whether it is a single row above `max_row_chars`.
 
-    def _check_type(self, name: str, *, is_list: bool) -> None:
-        found = self.schema.field(name).type
-        kind = found.value_type if pa.types.is_dictionary(found) else found
-        if _is_text(kind) or pa.types.is_null(kind) or (is_list and _is_list(kind)):
-            return
-        expected = "a list of strings, or of structs with 'text'" if is_list else "a string"
-        raise InputError(f"{self._path}: column {name!r} has type {str(found)!r}; convert it to {expected}")
-
-    def chunks(self, *, for_scoring: bool) -> Iterator[Chunk]:
-        """Read the file from its beginning.
+        Args:
+            columns: The columns to read; None for all.
 
         Raises:
-            InputError: The file cannot be read, or a row is too long in a column that scoring does not need.
+            InputError: The file cannot be read.
         """
-        needed = list(dict.fromkeys(self.layout.needed))
-        number = 0
         with self._open(self._text_paths) as file, read_errors_as_input_errors(self._path):
-            total = max(1, file.metadata.num_rows)
-            for batch in self._batches(file, needed if for_scoring else None):
-                for part, is_too_long in self._parts(batch):
-                    if is_too_long and not for_scoring:
-                        self._check_length(part, needed, number)
-                    rows = self._bad_row(number) if is_too_long else self._rows(part, needed, number)
-                    number += len(rows)
-                    yield Chunk(rows, number / total, part)
-
-    def _batches(self, file: Any, columns: list[str] | None) -> Iterator[Any]:
-        """Yield batches within a row group: nested columns of two dictionaries cannot be read as one batch."""
-        for index in range(file.metadata.num_row_groups):
-            yield from file.iter_batches(
-                self._batch_rows, row_groups=[index], columns=columns, use_threads=False
-            )
+            # Each row group by itself: nested columns of two dictionaries cannot be read as one batch.
+            for index in range(file.metadata.num_row_groups):
+                groups: Any = {"row_groups": [index], "columns": columns, "use_threads": False}
+                for batch in file.iter_batches(self._batch_rows, **groups):
+                    yield from self._parts(batch)
 
     def _parts(self, batch: Any) -> Iterator[tuple[Any, bool]]:
         """Split a batch into parts of bounded size, with the types of the schema; a row that is too long is one."""
@@ -221,6 +194,56 @@ class ParquetSource:
             for column, field in zip(batch.columns, fields, strict=True)
         ]
         return pa.record_batch(columns, schema=pa.schema(fields, batch.schema.metadata))
+
+
+class ParquetSource(ParquetTable):
+    """The rows of a Parquet file, with their query and documents.
+
+    Args:
+        path: The file.
+        options: The options of the job.
+
+    Raises:
+        InputError: The file cannot be read, or a required column is missing or of another type.
+    """
+
+    num_blank_lines = 0
+    text_format = None
+
+    def __init__(self, path: Path, options: BatchOptions) -> None:
+        super().__init__(path, options)
+        self.columns: Sequence[str] = self.schema.names
+        self.layout = Layout(options, detect_form(self.columns, options, str(path)))
+        self.layout.check_columns(self.columns, str(path))
+        self._check_types()
+
+    def _check_types(self) -> None:
+        for name in (self.layout.query, *self.layout.needed[2:]):
+            self._check_type(name, is_list=False)
+        self._check_type(self.layout.documents, is_list=self.layout.form == "lists")
+
+    def _check_type(self, name: str, *, is_list: bool) -> None:
+        found = self.schema.field(name).type
+        kind = found.value_type if pa.types.is_dictionary(found) else found
+        if _is_text(kind) or pa.types.is_null(kind) or (is_list and _is_list(kind)):
+            return
+        expected = "a list of strings, or of structs with 'text'" if is_list else "a string"
+        raise InputError(f"{self._path}: column {name!r} has type {str(found)!r}; convert it to {expected}")
+
+    def chunks(self, *, for_scoring: bool) -> Iterator[Chunk]:
+        """Read the file from its beginning.
+
+        Raises:
+            InputError: The file cannot be read, or a row is too long in a column that scoring does not need.
+        """
+        needed = list(dict.fromkeys(self.layout.needed))
+        number = 0
+        for part, is_too_long in self.parts(needed if for_scoring else None):
+            if is_too_long and not for_scoring:
+                self._check_length(part, needed, number)
+            rows = self._bad_row(number) if is_too_long else self._rows(part, needed, number)
+            number += len(rows)
+            yield Chunk(rows, number / max(1, self.num_rows), part)
 
     def _check_length(self, part: Any, needed: list[str], number: int) -> None:
         limit = self._options.max_row_chars

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qwen_rerank_plugins.batch.options import BatchOptions, Form
 from qwen_rerank_plugins.errors import InputError
+from qwen_rerank_plugins.recipe import repair_json
 
-__all__ = ["BadRowError", "Chunk", "Layout", "Row", "detect_form", "parse_json", "repair_json"]
+__all__ = ["BadRowError", "Chunk", "Layout", "Row", "detect_form", "parse_json"]
 
 MAX_NAMED_COLUMNS = 12
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
-    re.DOTALL,
-)
 
 
 class BadRowError(Exception):
@@ -195,13 +191,6 @@ class Layout:
         taken = _quote_names(sorted(self._reserved.intersection(columns)))
         hint = "choose other names with --score-column, --rank-column and so on, or drop them with --replace-columns"
         return f"already has {taken}; {hint}"
-
-
-def repair_json(text: str) -> str:
-    """Return JSON with U+FFFD in place of each escape of a lone surrogate, which UTF-8 cannot encode."""
-    if "\\ud" not in text and "\\uD" not in text:
-        return text
-    return _ESCAPE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
 
 
 def parse_json(text: str) -> Any:

@@ -26,12 +26,12 @@ from qwen_rerank_plugins.batch.rows import (
     Row,
     detect_form,
     parse_json,
-    repair_json,
 )
 from qwen_rerank_plugins.batch.streams import LineTooLongError, TextLines, find_bad_bytes
 from qwen_rerank_plugins.errors import InputError
+from qwen_rerank_plugins.recipe import repair_json
 
-__all__ = ["CsvSource", "JsonLinesSource"]
+__all__ = ["CsvSource", "JsonLinesSource", "read_objects"]
 
 CHUNK_CHARS = 8 << 20
 FORM_ROWS = 1000
@@ -113,33 +113,43 @@ class JsonLinesSource:
 
     def _rows(self, lines: TextLines, layout: Layout) -> Iterator[tuple[Row, int]]:
         self.num_blank_lines = 0
-        number = 0
-        while True:
-            lines.start_record()
-            try:
-                line = next(lines, None)
-            except LineTooLongError as error:
-                yield Row(number, lines.number, problem=str(error)), 0
-                number += 1
-                continue
-            if line is None:
-                return
-            if not line.strip():
+        for row, size in read_objects(lines):
+            if row is None:
                 self.num_blank_lines += 1
                 continue
-            yield _read_json_row(Row(number, lines.number), line, layout, lines.encoding), len(line)
-            number += 1
+            if row.cells is not None:
+                layout.read_cells(row, row.cells)
+            yield row, size
 
 
-def _read_json_row(row: Row, line: str, layout: Layout, encoding: str) -> Row:
+def read_objects(lines: TextLines) -> Iterator[tuple[Row | None, int]]:
+    """Yield a row for each line, with its number of characters; None for a blank line."""
+    number = 0
+    while True:
+        lines.start_record()
+        line, problem = "", None
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except LineTooLongError as error:
+            problem = str(error)
+        if not (line.strip() or problem):
+            yield None, 0
+            continue
+        row = Row(number, lines.number, problem=problem)
+        yield row if problem else _read_json_row(row, line, lines.encoding), len(line)
+        number += 1
+
+
+def _read_json_row(row: Row, line: str, encoding: str) -> Row:
     row.source = repair_json(line)
     row.is_repaired = row.source != line
     try:
         row.cells = _parse_object(row.source, encoding)
     except BadRowError as error:
         row.problem = str(error)
-        return row
-    return layout.read_cells(row, row.cells)
+    return row
 
 
 def _parse_object(line: str, encoding: str) -> dict[str, Any]:

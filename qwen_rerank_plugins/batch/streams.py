@@ -18,6 +18,7 @@ from typing import Self, TextIO, cast
 from qwen_rerank_plugins.errors import InputError
 
 __all__ = [
+    "ContentDigest",
     "LineTooLongError",
     "TextLines",
     "file_digest",
@@ -56,15 +57,29 @@ def _to_input_error(path: Path, error: Exception) -> InputError:
     return InputError(f"file cannot be read: {str(path)!r}: {reason}")
 
 
+class ContentDigest:
+    """The size and a hash of content that is added in blocks; `str` returns both."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._size = 0
+
+    def add(self, block: bytes) -> None:
+        """Add a block."""
+        self._hash.update(block)
+        self._size += len(block)
+
+    def __str__(self) -> str:
+        return f"{self._size}:{self._hash.hexdigest()}"
+
+
 def file_digest(path: Path) -> str:
     """Return the size and a hash of a file's content, as one string."""
-    digest = hashlib.blake2b(digest_size=16)
-    size = 0
+    digest = ContentDigest()
     with read_errors_as_input_errors(path), path.open("rb") as file:
         while block := file.read(READ_BYTES):
-            digest.update(block)
-            size += len(block)
-    return f"{size}:{digest.hexdigest()}"
+            digest.add(block)
+    return str(digest)
 
 
 def open_unpacked(raw: io.BufferedReader) -> io.BufferedReader:

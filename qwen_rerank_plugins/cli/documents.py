@@ -18,9 +18,10 @@ from qwen_rerank_plugins.batch.elements import open_json
 from qwen_rerank_plugins.batch.encodings import detect_encoding
 from qwen_rerank_plugins.batch.options import BatchOptions
 from qwen_rerank_plugins.batch.protocols import TextFormat
-from qwen_rerank_plugins.batch.rows import BadRowError, parse_json, repair_json
+from qwen_rerank_plugins.batch.rows import BadRowError, parse_json
 from qwen_rerank_plugins.batch.streams import MAX_LINE_CHARS, TextLines, read_lines
 from qwen_rerank_plugins.errors import InputError
+from qwen_rerank_plugins.recipe import repair_json
 
 InputFormat = Literal["text", "jsonl", "csv"]
 

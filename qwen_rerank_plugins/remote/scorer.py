@@ -220,13 +220,14 @@ class RemoteScorer:
         self, channel: Channel, batch: Batch, until: float | None, headers: Mapping[str, str]
     ) -> ParsedAnswer:
         async with channel.slots:
-            texts = self._texts(batch)
+            sent = _repaired(batch)
+            texts = self._texts(sent)
             answer = await self._send_with_retries(channel, batch, texts, until, headers)
         if self._dialect.returns_log_odds and answer.headers.get("server") == "llama.cpp":
             reason = "is llama.cpp's, whose scores are probabilities; set dialect to 'llamacpp'"
             raise self._protocol_error(reason, b"", texts)
         try:
-            return _marked(parse_answer(self._dialect, answer.body, batch.documents), batch)
+            return _marked(parse_answer(self._dialect, answer.body, batch.documents), batch, sent)
         except AnswerError as error:
             raise self._protocol_error(str(error), answer.body, texts) from None
 
@@ -279,12 +280,10 @@ class RemoteScorer:
 
     def _texts(self, batch: Batch) -> tuple[str, ...]:
         """Return the texts to send: the query, the documents, and the instruction if it has its own field."""
-        query, documents = replace_surrogates(batch.query), list(map(replace_surrogates, batch.documents))
-        instruction = None if batch.instruction is None else replace_surrogates(batch.instruction)
         if self._config.template == "client":
-            wrapped = [prompts.document_part(document) for document in documents]
-            return (prompts.query_part(query, instruction), *wrapped)
-        return (query, *documents, *([] if instruction is None else [instruction]))
+            wrapped = map(prompts.document_part, batch.documents)
+            return (prompts.query_part(batch.query, batch.instruction), *wrapped)
+        return (batch.query, *batch.documents, *([] if batch.instruction is None else [batch.instruction]))
 
     def _body(self, batch: Batch, texts: tuple[str, ...]) -> bytes:
         end = 1 + len(batch.documents)
@@ -299,17 +298,26 @@ class RemoteScorer:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _marked(answer: ParsedAnswer, batch: Batch) -> ParsedAnswer:
-    """Add a warning to the scores of texts with lone surrogates, which were replaced before they were sent."""
-    repaired = [batch.query, batch.instruction or "", *batch.documents]
-    if all(text.isascii() or replace_surrogates(text) == text for text in repaired):
+def _repaired(batch: Batch) -> Batch:
+    """Return a batch with U+FFFD for each lone surrogate."""
+    return replace(
+        batch,
+        query=replace_surrogates(batch.query),
+        instruction=None if batch.instruction is None else replace_surrogates(batch.instruction),
+        documents=tuple(map(replace_surrogates, batch.documents)),
+    )
+
+
+def _marked(answer: ParsedAnswer, batch: Batch, sent: Batch) -> ParsedAnswer:
+    """Add a warning to the scores of texts that were sent with replacements."""
+    if sent == batch:
         return answer
-    shared = any(replace_surrogates(text) != text for text in repaired[:2])
+    shared = (sent.query, sent.instruction) != (batch.query, batch.instruction)
     scores = tuple(
         replace(score, warnings=tuple(dict.fromkeys((*score.warnings, REPAIRED_TEXT))))
-        if shared or replace_surrogates(document) != document
+        if shared or clean != document
         else score
-        for score, document in zip(answer.scores, batch.documents, strict=True)
+        for score, document, clean in zip(answer.scores, batch.documents, sent.documents, strict=True)
     )
     return replace(answer, scores=scores)
 

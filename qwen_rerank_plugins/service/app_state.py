@@ -50,6 +50,7 @@ class AppState:
         admission: Limits pending work.
         metrics: Prometheus metrics.
         jobs: Upload jobs; None without a `jobs_folder`.
+        file_reader: The thread that reads files into tables, one after the other.
     """
 
     config: RerankConfig
@@ -59,6 +60,9 @@ class AppState:
     admission: AdmissionController = field(init=False)
     metrics: Metrics = field(init=False)
     jobs: JobManager | None = field(init=False, default=None)
+    file_reader: ThreadPoolExecutor = field(
+        init=False, default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="qwen-rerank-files")
+    )
     _threads: ThreadPoolExecutor = field(init=False, default_factory=_executor)
 
     def __post_init__(self) -> None:
@@ -118,7 +122,8 @@ class AppState:
         """Stop the threads and release the jobs folder."""
         if self.jobs is not None:
             self.jobs.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self.file_reader):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _state_for_metrics(self) -> tuple[bool, dict[str, str]]:
         info: dict[str, Any] = dict(self.lifecycle.loaded_info)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from qwen_rerank_plugins import PairScore, ScoreRequest
-from qwen_rerank_plugins.batch.rows import parse_json, repair_json
+from qwen_rerank_plugins.batch.rows import parse_json
 from qwen_rerank_plugins.cli.app import app
 from qwen_rerank_plugins.lexical import LexicalScorer
-from qwen_rerank_plugins.recipe import REPAIRED_TEXT, TEMPLATE_IN_TEXT, replace_surrogates
+from qwen_rerank_plugins.recipe import REPAIRED_TEXT, TEMPLATE_IN_TEXT, repair_json, replace_surrogates
 from tests.batch.files import PAIRS, read_csv, read_jsonl, run, write_csv, write_jsonl
 from tests.doubles import FakeScorer
 

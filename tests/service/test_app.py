@@ -382,6 +382,9 @@ def test_every_command_of_the_documentation_page_works(service: RunningService) 
         dialects = 0
         for command in commands:
             url = command[2].replace("http://localhost:8501", service.base_url)
+            if "--data-binary" in command:
+                assert client.post(url, content=b"a file").is_success, command
+                continue
             if "-d" not in command:
                 assert client.get(url).is_success, command
                 continue

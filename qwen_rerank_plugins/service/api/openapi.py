@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from qwen_rerank_plugins import __version__
+from qwen_rerank_plugins.service.api.files import TABLE_SCHEMAS
 from qwen_rerank_plugins.service.api.routes import Endpoint
 from qwen_rerank_plugins.service.errors import PROBLEM_SCHEMA, STATUSES
 from qwen_rerank_plugins.service.jobs.openapi import JOB_SCHEMAS, JOB_STATUSES
@@ -63,7 +64,12 @@ def openapi_document(
         "servers": [{"url": "."}],
         "paths": paths,
         "components": {
-            "schemas": {"Problem": PROBLEM_SCHEMA, **_ranking_schemas(), **(JOB_SCHEMAS if has_jobs else {})},
+            "schemas": {
+                "Problem": PROBLEM_SCHEMA,
+                **_ranking_schemas(),
+                **TABLE_SCHEMAS,
+                **(JOB_SCHEMAS if has_jobs else {}),
+            },
             "responses": {str(status): _problem(status) for status in statuses},
             "headers": {"RequestId": _REQUEST_ID},
             "securitySchemes": {
@@ -94,7 +100,7 @@ def _operation(endpoint: Endpoint, max_body_bytes: int) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": f"{endpoint.method.lower()}{re.sub('[.{}]|:path', '', endpoint.path).replace('/', '_')}",
         "summary": endpoint.summary,
-        "tags": ["ranking" if endpoint.ranking else "jobs" if described else "service"],
+        "tags": ["ranking" if endpoint.ranking else "jobs" if "/jobs" in endpoint.path else "service"],
         "responses": {str(status): _answer(endpoint, status) for status in good}
         | {str(status): {"$ref": f"#/components/responses/{status}"} for status in errors},
     }

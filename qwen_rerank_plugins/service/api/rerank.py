@@ -12,6 +12,7 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
+from qwen_rerank_plugins.errors import InputError
 from qwen_rerank_plugins.recipe import REPAIRED_TEXT
 from qwen_rerank_plugins.service.admission import check_limits
 from qwen_rerank_plugins.service.api.body import check_declared_size, read_body, run_until_disconnect
@@ -20,9 +21,9 @@ from qwen_rerank_plugins.service.errors import BodyError, ClientGoneError
 from qwen_rerank_plugins.service.metrics import Metrics
 from qwen_rerank_plugins.service.middleware.request_context import RequestContext, context_of
 from qwen_rerank_plugins.service.schemas import read_request
-from qwen_rerank_plugins.service.schemas.dialect import Dialect, Outcome, RankingRequest, Route
+from qwen_rerank_plugins.service.schemas.dialect import LIMIT_NAMES, Dialect, Outcome, RankingRequest, Route
 from qwen_rerank_plugins.service.schemas.json_codec import check_headers, dump_json, parse_json
-from qwen_rerank_plugins.types import Priority, RerankResult
+from qwen_rerank_plugins.types import Priority, RerankResult, TextLimits
 
 __all__ = ["rank"]
 
@@ -74,16 +75,19 @@ async def _rank(
         check_limits(request, state.settings)
         state.check_model(request.model)
     with context.stage("score"):
-        results = await state.lifecycle.reranker.arank_many(
-            request.queries,
-            request.documents,
-            top_n=request.top_n,
-            min_score=request.min_score,  # None for none: the configured threshold must not hide documents
-            instruction=request.instruction,
-            deadline_s=state.settings.request_timeout_s,
-            priority=priority,
-            limits=request.limits,
-        )
+        try:
+            results = await state.lifecycle.reranker.arank_many(
+                request.queries,
+                request.documents,
+                top_n=request.top_n,
+                min_score=request.min_score,  # None for none: the configured threshold must not hide documents
+                instruction=request.instruction,
+                deadline_s=state.settings.request_timeout_s,
+                priority=priority,
+                limits=request.limits,
+            )
+        except InputError as error:
+            raise InputError(_with_field_names(str(error), request.limits)) from error
     context.num_tokens = sum(result.usage.num_tokens for result in results)
     _record_usage(state.metrics, results, context.num_tokens)
     if not request.allow_truncation:
@@ -105,6 +109,15 @@ async def _rank(
     # Not every dialect has a place for warnings.
     headers = {"X-Rerank-Warnings": "; ".join(unique_warnings)} if unique_warnings else None
     return Response(answer, headers=headers, media_type="application/json")
+
+
+def _with_field_names(message: str, limits: TextLimits | None) -> str:
+    """Replace limits by the fields that set them, unless the message is about the configured value of a limit."""
+    for field, name in LIMIT_NAMES.items():
+        value = getattr(limits, name, None)
+        if value is not None and not re.search(rf"{name} is (?!{value}\b)", message):
+            message = message.replace(name, field)
+    return message
 
 
 def _record_usage(metrics: Metrics, results: list[RerankResult], num_tokens: int) -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.routing import Route as HttpRoute
 
-from qwen_rerank_plugins.service.api import info, jobs
+from qwen_rerank_plugins.service.api import files, info, jobs
 from qwen_rerank_plugins.service.api.rerank import rank
 from qwen_rerank_plugins.service.jobs.openapi import Described, describe
 from qwen_rerank_plugins.service.middleware.request_context import context_of
@@ -59,7 +59,7 @@ class Endpoint:
         media_type: Media type of the answer; empty for none.
         is_probe: Whether it is a health check or similar, whose successes are not logged.
         verb: HTTP method; by default POST for endpoints that rank, GET for others.
-        described: Additions to the description, for endpoints of jobs.
+        described: Additions to the description, for endpoints that take or return files.
     """
 
     path: str
@@ -107,9 +107,16 @@ def endpoints(settings: ServiceSettings) -> tuple[Endpoint, ...]:
             is_probe=True,
         ),
     )
+    reading = Endpoint(
+        "/api/read-file",
+        files.read_file,
+        "Read a file of any encoding and delimiter as a table",
+        verb="POST",
+        described=files.describe(settings),
+    )
     metrics = Endpoint("/metrics", info.metrics, "Metrics for Prometheus", None, (200,), "text/plain", True)
     of_jobs = tuple(_job_endpoints(settings)) if settings.jobs_folder is not None else ()
-    return (*_ranking_endpoints(), *of_jobs, *about, *((metrics,) if settings.metrics else ()))
+    return (*_ranking_endpoints(), reading, *of_jobs, *about, *((metrics,) if settings.metrics else ()))
 
 
 def _job_endpoints(settings: ServiceSettings) -> Iterator[Endpoint]:

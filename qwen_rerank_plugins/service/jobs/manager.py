@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from qwen_rerank_plugins.batch import BatchProgress, BatchReport
+from qwen_rerank_plugins.batch.streams import ContentDigest
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.service.admission import AdmissionController
 from qwen_rerank_plugins.service.errors import Problem, ProblemError, overloaded, problem_of
@@ -186,7 +187,12 @@ class JobManager:
         return job
 
     async def _receive(self, job: Job, file: BinaryIO, pieces: AsyncIterator[bytes]) -> None:
-        size = 0
+        size, digest = 0, ContentDigest()
+
+        def write(piece: bytes) -> None:
+            _write_all(file, piece)
+            digest.add(piece)
+
         async for piece in pieces:
             if piece and not size:
                 _check_beginning(piece, job.input_format)
@@ -194,7 +200,8 @@ class JobManager:
             if size > job.num_bytes:
                 self._check_bytes(size - job.num_bytes)
                 job.num_bytes = size
-            await self._on_disk(_write_all, file, piece)
+            await self._on_disk(write, piece)
+        job.digest = str(digest)
         if not size:
             raise ProblemError(Problem(400, "the upload is empty; send the file as the body", reason="body"))
 

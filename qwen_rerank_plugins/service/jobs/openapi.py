@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen_rerank_plugins.service.jobs.records import Job
-from qwen_rerank_plugins.service.jobs.spec import MEDIA_TYPES, PARAMETERS, UPLOAD_TYPES
+from qwen_rerank_plugins.service.jobs.records import HIDDEN, Job
+from qwen_rerank_plugins.service.jobs.spec import MEDIA_TYPES, PARAMETERS, UPLOAD_TYPES, Parameters
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["JOB_SCHEMAS", "JOB_STATUSES", "Described", "describe"]
+__all__ = ["JOB_SCHEMAS", "JOB_STATUSES", "Described", "describe", "describe_parameters"]
 
 JOB_STATUSES = (409, 507)
 """Statuses that only endpoints of jobs return."""
@@ -18,7 +18,7 @@ JOB_STATUSES = (409, 507)
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """Additions to the description of an endpoint of jobs.
+    """Additions to the description of an endpoint.
 
     Attributes:
         problems: Error statuses in addition to those of every endpoint.
@@ -33,8 +33,8 @@ class Described:
 
 def _schemas() -> dict[str, Any]:
     job = Job.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-    del job["properties"]["owner"]  # not shown
-    job["required"].remove("owner")
+    job["properties"] = {name: one for name, one in job["properties"].items() if name not in HIDDEN}
+    job["required"] = [name for name in job["required"] if name not in HIDDEN]
     listing = {
         "object": {"const": "list"},
         "data": {"type": "array", "items": {"$ref": "#/components/schemas/job"}},
@@ -90,17 +90,21 @@ def describe(name: str, settings: ServiceSettings) -> Described:
 
 
 def _upload(settings: ServiceSettings) -> dict[str, Any]:
-    parameters = [
-        {"name": name, "in": "query", "required": False, "schema": schema, "description": meaning}
-        for name, (schema, meaning) in PARAMETERS.items()
-    ]
     body = {
         "required": True,
         "description": f"The file, uncompressed, with at most {settings.jobs_max_upload_bytes} bytes and "
         f"{settings.jobs_max_rows} rows.",
         "content": {kind: {"schema": _BINARY | {"minLength": 1}} for kind in UPLOAD_TYPES},
     }
-    return {"parameters": parameters, "requestBody": body}
+    return {"parameters": describe_parameters(PARAMETERS), "requestBody": body}
+
+
+def describe_parameters(described: Parameters) -> list[dict[str, Any]]:
+    """Return the OpenAPI description of query parameters."""
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema, "description": meaning}
+        for name, (schema, meaning) in described.items()
+    ]
 
 
 def _answer(schema: str) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, WithJsonSche
 from qwen_rerank_plugins.batch import BatchReport, Guess
 from qwen_rerank_plugins.service.errors import STATUSES, Problem
 
-__all__ = ["FORMATS", "JOB_ID", "SHOWN_STATES", "Job", "JobSpec", "Progress"]
+__all__ = ["FORMATS", "HIDDEN", "JOB_ID", "SHOWN_STATES", "Job", "JobSpec", "Progress"]
 
 FORMATS = ("csv", "jsonl", "parquet")
 SHOWN_STATES = ("queued", "running", "done", "failed")
+HIDDEN = {"owner", "digest"}
+"""Fields that are not shown to clients."""
 JOB_ID = re.compile("^[0-9a-f]{32}$")
 
 
@@ -82,6 +84,7 @@ class Job(JobSpec):
         "queued"
     )
     num_bytes: Count
+    digest: str = ""  # of the upload, as returned by `file_digest`
     created_s: UnixTime = Field(default_factory=time.time, serialization_alias="created")
     started_s: UnixTime | None = Field(default=None, serialization_alias="started")
     finished_s: UnixTime | None = Field(default=None, serialization_alias="finished")
@@ -131,7 +134,7 @@ class Job(JobSpec):
         """
         expires_s = self.finished_s and self.finished_s + retention_s
         shown = {"expires_s": expires_s, "num_ahead": num_ahead if self.state == "queued" else None}
-        values = self.model_copy(update=shown).model_dump(mode="json", by_alias=True, exclude={"owner"})
+        values = self.model_copy(update=shown).model_dump(mode="json", by_alias=True, exclude=HIDDEN)
         return {"id": self.id, "state": self.state} | values
 
     def as_row(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import re
 import sqlite3
 import threading
 import time
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qwen_rerank_plugins.batch import BatchProgress, BatchReport, Guess, run_batch
+from qwen_rerank_plugins.batch.streams import file_digest
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import InputError, MissingDependencyError, RerankError
 from qwen_rerank_plugins.reranker import Reranker
@@ -23,7 +23,7 @@ from qwen_rerank_plugins.service.admission import AdmissionController
 from qwen_rerank_plugins.service.errors import Problem, problem_of
 from qwen_rerank_plugins.service.jobs.background import BackgroundScorer
 from qwen_rerank_plugins.service.jobs.records import Job
-from qwen_rerank_plugins.service.jobs.spec import batch_options
+from qwen_rerank_plugins.service.jobs.spec import batch_options, client_message
 from qwen_rerank_plugins.service.jobs.store import JOURNAL, Store
 from qwen_rerank_plugins.service.lifecycle import Lifecycle, in_daemon_thread
 from qwen_rerank_plugins.service.logs import log_fault
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 CONCURRENCY = 2  # one call is computed while the next one is queued
 CALL_PAIRS = 32  # so that a stopped job, or one of a remote service, gives way soon
-_OPTION = re.compile(r"--([a-z][a-z-]+)")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SQLITE_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 
@@ -121,11 +120,12 @@ class Run:
         on_progress: Callable[[BatchProgress], None],
         on_guess: Callable[[Guess], None],
     ) -> BatchReport:
-        num_bytes = self.store.input_path(self.job).stat().st_size
-        if num_bytes != self.job.num_bytes:
+        digest = file_digest(self.store.input_path(self.job))
+        if not digest.startswith(self.job.digest or f"{self.job.num_bytes}:"):
+            found, expected = digest.partition(":")[0], self.job.num_bytes
+            change = "other content" if int(found) == expected else f"{found} bytes instead of {expected}"
             raise InputError(
-                f"the uploaded file was changed on the service's disk: {num_bytes} bytes instead of "
-                f"{self.job.num_bytes}; upload it again"
+                f"the uploaded file was changed on the service's disk: {change}; upload it again"
             )
         # Only the client sets top_n and min_score, as for requests.
         config = self.config.replace(top_n=None, min_score=None, deadline_s=None, admission="wait")
@@ -168,16 +168,9 @@ class Run:
         if is_disk_full(error):
             return Problem(507, "no disk space left for the job's files", reason="storage")
         if isinstance(error, InputError | MissingDependencyError):
-            return Problem(422, self._client_message(str(error)), reason="input")
+            paths = (self.store.input_path(self.job), self.store.result_path(self.job))
+            return Problem(422, client_message(str(error), self.job.name, *paths), reason="input")
         return problem_of(error)
-
-    def _client_message(self, message: str) -> str:
-        """Replace paths by the name of the client's file, and command-line options by parameters."""
-        upload = self.store.input_path(self.job)
-        for path in (upload, self.store.result_path(self.job)):
-            message = message.replace(str(path), self.job.name).replace(path.name, self.job.name)
-        message = message.replace(f"{upload.parent}/", "").replace(str(upload.parent), "")
-        return _OPTION.sub(lambda found: found[1].replace("-", "_"), message)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

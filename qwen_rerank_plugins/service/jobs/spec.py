@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers, QueryParams
@@ -24,9 +24,15 @@ __all__ = [
     "MEDIA_TYPES",
     "PARAMETERS",
     "UPLOAD_TYPES",
+    "Parameters",
     "batch_options",
+    "check_uncompressed",
+    "client_message",
     "formats",
+    "options_of",
     "read_job_spec",
+    "read_parameters",
+    "shown_name",
 ]
 
 MEDIA_TYPES = {
@@ -50,13 +56,17 @@ UPLOAD_TYPES = tuple(_TYPES)
 
 MAX_NAME_CHARS = 120
 MAX_TEXT_CHARS = 10_000
+_OPTION = re.compile(r"--([a-z][a-z-]+)")
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
 
 _TEXT = {"type": "string", "pattern": r"\S", "maxLength": MAX_TEXT_CHARS}
 _BOOLEAN = {"type": "string", "enum": ["true", "false"]}
-PARAMETERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
+Parameters = Mapping[str, tuple[Mapping[str, Any], str]]
+"""Name → JSON schema and description."""
+
+PARAMETERS: Parameters = {
     "name": ({"type": "string"}, "Name of the file, used in the name of the result."),
     "format": (
         {"type": "string", "enum": list(FORMATS)},
@@ -94,7 +104,6 @@ PARAMETERS: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "details": (_BOOLEAN, "Add `log_odds`, `truncated`, `query_truncated`, `blank` and `warnings`."),
     "bom": (_BOOLEAN, "Start CSV with a byte order mark, from which Excel detects UTF-8."),
 }
-"""Name → JSON schema and description."""
 
 _NOT_OPTIONS = ("name", "format", "output_format")
 
@@ -112,7 +121,7 @@ def read_job_spec(query: QueryParams, headers: Headers, config: RerankConfig) ->
         BodyError: With status 422: a parameter is unknown, repeated or invalid.
     """
     kind = _content_type(headers)
-    given = _parse_parameters(query)
+    given = read_parameters(query, PARAMETERS)
     name = shown_name(given.get("name", ""))
     input_format = given.get("format") or _TYPES[kind] or SUFFIXES.get(PurePath(name.lower()).suffix)
     if input_format is None:
@@ -144,10 +153,28 @@ def batch_options(spec: JobSpec, config: RerankConfig, **overrides: Any) -> Batc
         "output_format": spec.output_format,
         "escape_formulas": True,
     }
+    return options_of(config, **{**spec.options, **fixed, **overrides})
+
+
+def options_of(config: RerankConfig, **settings: Any) -> BatchOptions:
+    """Return the settings of the batch pipeline: those of the configuration, overridden by others.
+
+    Raises:
+        BodyError: A setting is invalid.
+    """
     try:
-        return BatchOptions.from_config(config, **{**spec.options, **fixed, **overrides})
+        return BatchOptions.from_config(config, **settings)
     except ConfigurationError as error:
         raise BodyError(str(error).removeprefix("section 'batch': ")) from None
+
+
+def client_message(message: str, name: str, *paths: Path) -> str:
+    """Return an error message with the name of the client's file for paths, and parameters for command-line options."""
+    for path in paths:
+        message = message.replace(str(path), name).replace(path.name, name)
+    folder = paths[0].parent
+    message = message.replace(f"{folder}/", "").replace(str(folder), "")
+    return _OPTION.sub(lambda found: found[1].replace("-", "_"), message)
 
 
 def shown_name(text: str) -> str:
@@ -156,26 +183,38 @@ def shown_name(text: str) -> str:
     return re.sub(r'[<>:"|?*]', "", _UNPRINTABLE.sub("", last)).strip(" .")[-MAX_NAME_CHARS:]
 
 
+def check_uncompressed(headers: Headers) -> None:
+    """Reject a body with a content encoding.
+
+    Raises:
+        ProblemError: With status 415.
+    """
+    if headers.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+        _unsupported("Content-Encoding is not supported; send the file uncompressed")
+
+
 def _content_type(headers: Headers) -> str:
     """Reject what a foreign web page can send without permission: forms, and text without a specific type."""
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in {"", "identity"}:
-        _unsupported("Content-Encoding is not supported; send the file uncompressed")
+    check_uncompressed(headers)
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in _TYPES:
         _unsupported(f"Content-Type is not supported; use one of {', '.join(_TYPES)}")
     return kind
 
 
-def _parse_parameters(query: QueryParams) -> dict[str, str]:
-    """Return the parameters, each of which may occur once."""
+def read_parameters(query: QueryParams, described: Parameters) -> dict[str, str]:
+    """Return the parameters of a query, each of which may occur once.
+
+    Raises:
+        BodyError: A parameter is unknown, repeated or invalid.
+    """
     given: dict[str, str] = {}
     for name, value in query.multi_items():
-        if name not in PARAMETERS:
-            raise BodyError(f"unknown parameter {name[:40]!r}; use {', '.join(PARAMETERS)}")
+        if name not in described:
+            raise BodyError(f"unknown parameter {name[:40]!r}; use {', '.join(described)}")
         if name in given:
             raise BodyError(f"parameter {name} is repeated; send it once")
-        _check_value(name, value, PARAMETERS[name][0])
+        _check_value(name, value, described[name][0])
         given[name] = value
     return given
 

@@ -300,18 +300,20 @@ class TokenLimits(Fields):
     @property
     def limits(self) -> TextLimits | None:
         """The limits, or None if none is set."""
-        if _LIMITS.isdisjoint(self.model_fields_set):
+        if LIMIT_NAMES.keys().isdisjoint(self.model_fields_set):
             return None
-        limits = TextLimits(
-            max_document_tokens=self.max_tokens_per_doc,
-            max_query_tokens=self.max_tokens_per_query,
-            max_length=self.truncate_prompt_tokens,
-            max_chunks=self.max_chunks_per_doc,
-        )
+        limits = TextLimits(**{name: getattr(self, field) for field, name in LIMIT_NAMES.items()})
         return None if limits == TextLimits() else limits
 
 
-_LIMITS: Final = frozenset(TokenLimits.model_fields)
+LIMIT_NAMES: Final = dict(
+    zip(
+        TokenLimits.model_fields,
+        ("max_document_tokens", "max_query_tokens", "max_length", "max_chunks"),
+        strict=True,
+    )
+)
+"""Field of a request → attribute of `TextLimits`."""
 
 
 class Dialect(Fields, ABC):

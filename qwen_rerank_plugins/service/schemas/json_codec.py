@@ -12,9 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from pydantic_core import from_json
-
-from qwen_rerank_plugins.recipe import replace_surrogates
+from qwen_rerank_plugins.recipe import repair_json
 from qwen_rerank_plugins.service.errors import BodyError, Problem, ProblemError
 
 __all__ = ["MAX_DEPTH", "check_headers", "dump_json", "parse_json"]
@@ -25,7 +23,6 @@ MAX_CONTAINERS = 300_000  # lists and objects; building more blocks the process 
 
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)  # also an unterminated one, in linear time
 _JSON_TYPE = re.compile(r"application/(?:json|[\w.+-]+\+json)\Z", re.IGNORECASE)
 
@@ -64,10 +61,11 @@ def parse_json(raw: bytes | bytearray) -> tuple[Any, bool]:
     """
     raw = raw.removeprefix(_UTF8_MARK)
     text = _decode(raw)
+    repaired = repair_json(text)
     _check_containers(raw)
     try:
         value = json.loads(
-            text,
+            repaired,
             object_pairs_hook=_reject_duplicate_keys,
             parse_constant=_reject_constant,
             parse_float=_finite_float,
@@ -80,9 +78,7 @@ def parse_json(raw: bytes | bytearray) -> tuple[Any, bool]:
     except RecursionError:
         raise _too_deep() from None
     _check_depth(value)
-    if _SURROGATE.search(raw) and _has_lone_surrogate(raw):
-        return _repaired(value), True
-    return value, False
+    return value, repaired != text
 
 
 def dump_json(value: Any) -> bytes:
@@ -101,26 +97,6 @@ def _check_containers(raw: bytes | bytearray) -> None:
     bare = _STRING.sub(b"", raw)  # brackets in strings do not count
     if bare.count(b"[") + bare.count(b"{") > MAX_CONTAINERS:
         raise BodyError(f"too many lists and objects; send at most {MAX_CONTAINERS!r}", status=400)
-
-
-def _has_lone_surrogate(raw: bytes | bytearray) -> bool:
-    """Return whether valid JSON has a lone surrogate, which the standard library accepts and pydantic's parser does not."""
-    try:
-        from_json(bytes(raw), cache_strings=False)
-    except ValueError:
-        return True
-    return False
-
-
-def _repaired(value: Any) -> Any:
-    """Return a value with U+FFFD for each lone surrogate. Its depth is limited."""
-    if isinstance(value, str):
-        return replace_surrogates(value)
-    if isinstance(value, list):
-        return [_repaired(one) for one in value]
-    if isinstance(value, dict):
-        return {replace_surrogates(key): _repaired(one) for key, one in value.items()}
-    return value
 
 
 def _decode(raw: bytes | bytearray) -> str:

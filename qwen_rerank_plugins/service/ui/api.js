@@ -206,15 +206,17 @@ function readEntry(entry, start) {
 
 /**
  * @param {string} address relative
- * @param {{method: string, key: string, timeoutMs: number, body?: unknown, signal?: AbortSignal}} options
+ * @param {{method: string, key: string, timeoutMs: number, body?: unknown, signal?: AbortSignal}} options `body`: a
+ *   file, or a value to be sent as JSON
  */
 export async function request(address, { method, key, timeoutMs, body, signal }) {
   const timeout = AbortSignal.timeout(timeoutMs);
   const both = signal ? AbortSignal.any([signal, timeout]) : timeout;
+  const isRaw = body === undefined || body instanceof Blob;
   try {
-    const headers = requestHeaders(key, body !== undefined);
-    const text = body === undefined ? undefined : JSON.stringify(body);
-    const response = await fetch(address, { method, headers, body: text, signal: both, cache: "no-store" });
+    const headers = requestHeaders(key, !isRaw);
+    const sent = isRaw ? body : JSON.stringify(body);
+    const response = await fetch(address, { method, headers, body: sent, signal: both, cache: "no-store" });
     return await readResponse(response);
   } catch (error) {
     if (error instanceof ServiceProblem) throw error;

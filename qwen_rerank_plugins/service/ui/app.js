@@ -20,7 +20,7 @@ await setLanguage(preferredLanguage(loadPreferences().language));
 
 const checkStale = debounced(() => results.markStale(run.isStale()), STALE_PAUSE_MS);
 const inputs = setUpInputs({ onChange: () => checkStale() });
-const files = setUpFiles({ onDocuments: inputs.addDocuments });
+const files = setUpFiles({ onDocuments: inputs.addDocuments, key: loadKey, limits: () => status.limits() });
 const results = setUpResults({
   onFind: inputs.find,
   onMissing: () => tellOffline(),

@@ -2,12 +2,13 @@
  * The tab for whole files: choosing one, sending it, and watching what becomes of it. Loaded when it is first looked at.
  */
 
-import { Cancelled, ServiceProblem } from "./api.js";
 import { saveFile } from "./clipboard.js";
+import { DELIMITERS } from "./delimiters.js";
 import { element } from "./dom.js";
 import { t } from "./i18n.js";
 import { duration, isOpen, megabytes, setUpJobList, stateName } from "./joblist.js";
 import { fetchFile, fetchJobs, fileAddress, removeJob, uploadFile, uploadType } from "./jobs.js";
+import { sentenceOf } from "./problem.js";
 
 /** @typedef {import("./jobs.js").Job} Job */
 /** @typedef {{key: () => string, about: () => Record<string, any> | null}} Options */
@@ -114,14 +115,6 @@ function setUp(panel, { key, about }) {
       poll();
     },
   };
-}
-
-/** @param {unknown} error */
-function sentenceOf(error) {
-  if (error instanceof Cancelled) return "";
-  if (!(error instanceof ServiceProblem)) throw error;
-  const { kind, detail } = error;
-  return [t(`${kind}Title`), ...(detail ? [t("serviceSays", { text: detail })] : [])].join(t("separator"));
 }
 
 /**
@@ -233,6 +226,7 @@ function formParts() {
     on_bad_row: choice("batch-bad", [["stop", "batchBadRowStop"], ["reject", "batchBadRowReject"]]),
     output_format: choice("batch-format", [["", "batchFormatSame"], ["csv", ""], ["jsonl", ""], ["parquet", ""]]),
     encoding: element("input", { type: "text", id: "batch-encoding", spellcheck: "false" }),
+    delimiter: choice("batch-delimiter", [["", "detected"], ...DELIMITERS]),
     instruction: element("textarea", { id: "batch-instruction", rows: 2, dir: "auto" }),
   };
   const send = element("button", { type: "submit", class: "primary", id: "batch-send", "data-text": "batchUpload" }, t("batchUpload"));
@@ -247,6 +241,7 @@ function formParts() {
     on_bad_row: "batchBadRow",
     output_format: "batchFormat",
     encoding: "batchEncoding",
+    delimiter: "delimiter",
     instruction: "instruction",
   };
   const labelled = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, withLabel(labels[name], field)]));
@@ -254,7 +249,7 @@ function formParts() {
     "details",
     { class: "batch-more" },
     element("summary", { "data-text": "batchMore" }, t("batchMore")),
-    element("div", { class: "batch-fields" }, labelled.top_n, labelled.min_score, labelled.on_bad_row, labelled.output_format, labelled.encoding),
+    element("div", { class: "batch-fields" }, labelled.top_n, labelled.min_score, labelled.on_bad_row, labelled.output_format, labelled.encoding, labelled.delimiter),
     labelled.instruction,
   );
   const node = element(
@@ -290,5 +285,7 @@ function withLabel(name, field) {
 
 /** @param {Record<string, any>} fields */
 function valuesOf(fields) {
-  return Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, field.value.trim()]));
+  // A tab is a delimiter.
+  const value = (/** @type {any} */ field) => (field.tagName === "SELECT" ? field.value : field.value.trim());
+  return Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, value(field)]));
 }

@@ -6,10 +6,8 @@ import { byId } from "./dom.js";
 import { t } from "./i18n.js";
 import { tell } from "./inputs.js";
 
-/**
- * @param {{onDocuments: (documents: string[]) => void}} options
- */
-export function setUpFiles({ onDocuments }) {
+/** @param {import("./importing.js").Options} options */
+export function setUpFiles(options) {
   const chooser = byId("file");
   /** @type {{take: (file: File) => Promise<void>, refresh: () => void} | null} */
   let importing = null;
@@ -17,7 +15,7 @@ export function setUpFiles({ onDocuments }) {
   const take = async (/** @type {File | undefined} */ file) => {
     if (!file) return;
     try {
-      importing ??= (await import("./importing.js")).setUpImporting(onDocuments);
+      importing ??= (await import("./importing.js")).setUpImporting(options);
     } catch {
       return tell(t("offlineText"));
     }

@@ -144,12 +144,14 @@ function pasteCells(event, { onChange, offerUndo }) {
  * What became of the rows, after what was done with them.
  * @param {string} beginning
  * @param {{numBlank: number, numMultiline: number}} counts
+ * @param {string[]} more
  */
-export function importSentence(beginning, { numBlank, numMultiline }) {
+export function importSentence(beginning, { numBlank, numMultiline }, more = []) {
   return [
     beginning,
     ...(numMultiline ? [t("mergedCells", { n: numMultiline })] : []),
     ...(numBlank ? [t("droppedBlank", { n: numBlank })] : []),
+    ...more,
   ].join(t("separator"));
 }
 

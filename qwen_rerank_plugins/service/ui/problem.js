@@ -2,10 +2,9 @@
  * What went wrong, in words, with what to do about it. Knows every kind of problem's words, not what caused it.
  */
 
+import { Cancelled, ServiceProblem } from "./api.js";
 import { byId, element } from "./dom.js";
 import { t } from "./i18n.js";
-
-/** @typedef {import("./api.js").ServiceProblem} ServiceProblem */
 
 /**
  * @param {() => void} onRetry
@@ -54,6 +53,17 @@ export function setUpProblem(onRetry) {
       refresh();
     },
   };
+}
+
+/**
+ * A problem as one sentence; none if somebody cancelled.
+ * @param {unknown} error
+ */
+export function sentenceOf(error) {
+  if (error instanceof Cancelled) return "";
+  if (!(error instanceof ServiceProblem)) throw error;
+  const { kind, detail } = error;
+  return [t(`${kind}Title`), ...(detail ? [t("serviceSays", { text: detail })] : [])].join(t("separator"));
 }
 
 /** @param {ServiceProblem} problem */

@@ -72,6 +72,21 @@ def test_our_own_service_returns_everything_that_the_model_would(
     assert (result.model, result.usage.num_tokens) == ("demo", local.usage.num_tokens)
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (20, "truncate_prompt_tokens is 20. Shorten the instruction or raise truncate_prompt_tokens"),
+        (10_000, "max_length is 512. Shorten the instruction or raise max_length"),
+    ],
+)
+def test_a_prompt_without_room_for_a_document_is_refused_by_the_name_of_the_field(
+    running: RunningService, limit: int, words: str
+) -> None:
+    answer = running.rank(instruction="Find it. " * (1 if limit < 512 else 400), truncate_prompt_tokens=limit)
+    assert answer.status_code == 422
+    assert words in answer.json()["message"]
+
+
 def test_an_instruction_reaches_the_model(running: RunningService, local: RerankResult) -> None:
     instruction = "Find texts about railways"
     with Reranker(CONFIG) as here, remote(running) as there:

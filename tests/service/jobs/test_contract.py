@@ -1,4 +1,4 @@
-"""The addresses of jobs follow their OpenAPI description: Schemathesis, with all of its checks."""
+"""The addresses that take files follow their OpenAPI description: Schemathesis, with all of its checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXAMPLES, LONG_EXAMPLES = 10, 200
 
 @pytest.mark.loopback
 @pytest.mark.timeout(3600)
-def test_jobs_keep_their_openapi_description(
+def test_jobs_and_files_keep_their_openapi_description(
     tmp_path: Path, long_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONTRACT_KEYS", KEY)
@@ -26,10 +26,10 @@ def test_jobs_keep_their_openapi_description(
             [
                 *(str(Path(sys.executable).parent / "st"), "run", f"{running.base_url}/openapi.json"),
                 *("--header", f"Authorization: Bearer {KEY}", "--checks", "all", "--mode", "all"),
-                # No schema of bytes can tell which are a file that is taken; test_jobs does.
+                # No schema of bytes can tell which are a file that is taken; test_jobs and test_read_file do.
                 *("--exclude-checks", "positive_data_acceptance"),
                 *("--phases", "coverage,fuzzing" + (",stateful" if long_run else ""), "--seed", "20261122"),
-                *("--include-path-regex", "^/v1/jobs"),
+                *("--include-path-regex", "^/(v1/jobs|api/read-file)"),
                 *("--max-examples", str(LONG_EXAMPLES if long_run else EXAMPLES)),
             ],
             cwd=tmp_path,
@@ -39,4 +39,4 @@ def test_jobs_keep_their_openapi_description(
             text=True,
         )
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-2000:]
-    assert "Tested: 6" in ran.stdout
+    assert "Tested: 7" in ran.stdout

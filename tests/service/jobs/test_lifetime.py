@@ -187,15 +187,37 @@ def test_a_score_that_is_no_number_ends_a_job_without_a_word_of_the_engine_s(tmp
         assert running.rank().status_code == 200
 
 
-def test_a_job_whose_upload_was_replaced_while_it_waited_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "change"),
+    [
+        (csv_file(ROWS[:5]), f"{len(csv_file(ROWS[:5]))} bytes instead of {len(csv_file(ROWS))}"),
+        (csv_file(ROWS).swapcase(), "other content"),
+    ],
+)
+def test_a_job_whose_upload_was_replaced_while_it_waited_fails(
+    tmp_path: Path, content: bytes, change: str
+) -> None:
     with serving(tmp_path) as (running, client):
         running.service.lifecycle._state = "failing"
         job_id = client.upload(csv_file(ROWS))
-        (tmp_path / job_id / "input.csv").write_bytes(csv_file(ROWS[:5]))
+        assert "digest" not in client.job(job_id)
+        (tmp_path / job_id / "input.csv").write_bytes(content)
         running.service.lifecycle._state = "ready"
         job = client.wait(job_id)
         assert (job["state"], job["problem"]["status"]) == ("failed", 422)
-        assert "upload it again" in job["problem"]["message"]
+        assert f"{change}; upload it again" in job["problem"]["message"]
+
+
+def test_a_job_does_not_go_on_with_another_file_of_the_same_size(tmp_path: Path) -> None:
+    slow, folder = SteeredScorer(delay_s=0.05), tmp_path / "jobs"
+    with serving(folder, config=RerankConfig(**SMALL_CALLS), scorer=slow) as (_, client):
+        job_id = client.upload(csv_file(ROWS))
+        wait_for(lambda: client.job(job_id)["progress"]["num_pairs"] > 0)
+    (folder / job_id / "input.csv").write_bytes(csv_file(ROWS[::-1]))
+    with serving(folder, config=RerankConfig(**SMALL_CALLS), scorer=SteeredScorer()) as (_, client):
+        job = client.wait(job_id)
+        assert (job["state"], job["problem"]["status"]) == ("failed", 422)
+        assert "other content" in job["problem"]["message"]
 
 
 def test_a_job_waits_for_the_model(tmp_path: Path) -> None:

@@ -256,3 +256,15 @@ def test_a_lone_surrogate_is_replaced_wherever_it_is(text: str, repaired: str) -
     value, is_repaired = parse_json(body.encode())
     assert value == {repaired: [repaired, {"text": repaired}, 1, None], "whole": "\U0001f600"}
     assert is_repaired
+
+
+@pytest.mark.parametrize("other", [r"\udfff", r"\ufffd", "\ufffd"])
+def test_keys_that_a_replacement_makes_equal_are_duplicates(other: str) -> None:
+    with pytest.raises(BodyError, match="duplicate key") as caught:
+        parse_json(rf'{{"\ud83d": 1, "{other}": 2}}'.encode())
+    assert caught.value.status == 400
+
+
+def test_an_escaped_backslash_before_ud_is_no_surrogate() -> None:
+    assert parse_json(rb'["\\ud83d", "\\\ud83d"]') == (["\\ud83d", "\\\ufffd"], True)
+    assert parse_json(rb'["\\ud83d\n"]') == (["\\ud83d\n"], False)

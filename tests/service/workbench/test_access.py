@@ -74,9 +74,10 @@ def test_axe_finds_no_serious_fault_where_something_is_asked_or_wrong(
     page.evaluate("document.getElementById('demo').hidden = false")
     page.locator("#instruction-box summary").click()
     page.locator("#file").set_input_files(
-        {"name": "t.csv", "mimeType": "text/csv", "buffer": b"id,text\n1,some longer text\n"}
+        {"name": "t.csv", "mimeType": "text/csv", "buffer": b"1,5;some text\n2,5;more text\n"}
     )
     expect(page.locator("#column-choice")).to_be_visible()
+    expect(page.locator("#column-doubt")).to_be_visible()
     assert faults(page) == []
 
 

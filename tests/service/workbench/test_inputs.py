@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from qwen_rerank_plugins.service.api import files
 from tests.service.workbench.pages import Workbench
 
 pytestmark = pytest.mark.loopback
@@ -79,9 +80,82 @@ def test_the_count_follows_what_is_typed(workbench: Workbench) -> None:
 
 
 def test_a_dropped_text_file_gives_a_document_a_line(workbench: Workbench) -> None:
+    drop(workbench.page, "#documents", "notes.txt", "苹果，很甜\r\n\r\n梨, 多汁\r\n".encode())
+    expect(workbench.documents).to_have_value("苹果，很甜\n梨, 多汁")
+    expect(workbench.note).to_have_text("已从 notes.txt 导入 2 条（UTF-8）；略去 1 个空行")
+
+
+def test_a_guessed_encoding_is_shown_before_the_documents_are_taken(workbench: Workbench) -> None:
     drop(workbench.page, "#documents", "notes.txt", "苹果，很甜\r\n\r\n梨, 多汁\r\n".encode("gb18030"))
+    expect(workbench.page.locator("#column-doubt")).to_contain_text("猜测")
+    encoding = workbench.page.locator("#column-encoding")
+    expect(encoding).to_have_value("gb18030")
+    preview = workbench.page.locator("#column-preview li")
+    expect(preview).to_have_text(["苹果，很甜", "梨, 多汁"])
+    encoding.select_option("big5")
+    expect(preview).not_to_have_text(["苹果，很甜", "梨, 多汁"])
+    expect(encoding).to_have_value("big5")
+    encoding.select_option("gb18030")
+    expect(preview).to_have_text(["苹果，很甜", "梨, 多汁"])
+    expect(workbench.page.locator("#column-doubt")).to_have_text("")
+    workbench.page.locator("#column-import").click()
     expect(workbench.documents).to_have_value("苹果，很甜\n梨, 多汁")
     expect(workbench.note).to_have_text("已从 notes.txt 导入 2 条（GB18030）；略去 1 个空行")
+
+
+def test_an_uncertain_delimiter_is_chosen_by_keyboard(workbench: Workbench) -> None:
+    drop(workbench.page, "#documents", "t.csv", b"1,5;an apple\n2,5;a pear\n")
+    delimiter = workbench.page.locator("#column-delimiter")
+    expect(delimiter).to_be_focused()
+    expect(workbench.page.locator("#column-doubt")).to_contain_text("逗号 , / 分号 ;")
+    expect(workbench.page.locator("#column-preview li")).to_have_text(["5;an apple", "5;a pear"])
+    for _ in range(2):
+        delimiter.press("ArrowDown")
+    expect(delimiter).to_have_value(";")
+    expect(delimiter).to_be_focused()
+    expect(workbench.page.locator("#column-preview li")).to_have_text(["an apple", "a pear"])
+    workbench.press_until("Tab", "#column-import")
+    workbench.page.keyboard.press("Enter")
+    expect(workbench.documents).to_have_value("an apple\na pear")
+
+
+def test_a_file_of_one_column_can_be_taken_without_a_delimiter(workbench: Workbench) -> None:
+    drop(workbench.page, "#documents", "t.csv", b"red, sweet\ngreen, sour\n")
+    workbench.page.locator("#column-delimiter").select_option("none")
+    expect(workbench.page.locator("#column-preview li")).to_have_text(["red, sweet", "green, sour"])
+    workbench.page.locator("#column-import").click()
+    expect(workbench.documents).to_have_value("red, sweet\ngreen, sour")
+
+
+def test_json_lines_are_taken_by_a_key_and_bad_lines_are_reported(workbench: Workbench) -> None:
+    lines = '{"n": 1, "text": "苹果"}\n{"n": 2}\n{"n": 3, "text": "梨"}\noops\n'
+    drop(workbench.page, "#documents", "t.jsonl", lines.encode())
+    expect(workbench.page.locator("#column")).to_have_value("1")
+    expect(workbench.page.locator("#column-header")).to_be_disabled()
+    expect(workbench.page.locator("#column-delimiter")).to_be_hidden()
+    workbench.page.locator("#column-import").click()
+    expect(workbench.documents).to_have_value("苹果\n梨")
+    expect(workbench.note).to_contain_text("1 行无法读取，首个在第 4 行")
+
+
+def test_only_the_beginning_of_a_long_file_is_taken_and_the_note_says_so(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_ROWS", 3)
+    drop(workbench.page, "#documents", "long.txt", b"a\nb\nc\nd\n")
+    expect(workbench.documents).to_have_value("a\nb\nc")
+    expect(workbench.note).to_contain_text("只读取了文件的开头部分")
+
+
+def test_a_failed_reading_is_reported_and_leaves_the_choice_open(workbench: Workbench) -> None:
+    drop(workbench.page, "#documents", "t.csv", b"id,text\n1,an apple\n")
+    expect(workbench.page.locator("#column")).to_be_focused()
+    workbench.allow_failure("/api/read-file?name=t.csv&encoding=utf-16")
+    workbench.page.locator("#column-encoding").select_option("utf-16")
+    expect(workbench.note).to_contain_text("无法读取 t.csv")
+    workbench.page.locator("#column-encoding").select_option("utf-8")
+    workbench.page.locator("#column-import").click()
+    expect(workbench.documents).to_have_value("an apple")
 
 
 def test_a_table_asks_which_column_and_takes_it(workbench: Workbench) -> None:
@@ -136,6 +210,7 @@ def test_leaving_the_choice_of_a_column_changes_nothing(workbench: Workbench) ->
 def test_a_file_that_cannot_be_used_is_reported_with_what_to_do(
     workbench: Workbench, name: str, content: bytes, words: str
 ) -> None:
+    workbench.allow_failure(f"/api/read-file?name={name}")
     drop(workbench.page, "#documents", name, content)
     expect(workbench.note).to_contain_text(words)
     expect(workbench.documents).to_have_value("")
@@ -143,9 +218,9 @@ def test_a_file_that_cannot_be_used_is_reported_with_what_to_do(
 
 def test_a_file_that_is_too_large_is_reported(workbench: Workbench, tmp_path: Path) -> None:
     path = tmp_path / "huge.txt"
-    path.write_bytes(b"line\n" * (21 * 2**20 // 5))
+    path.write_bytes(b"line\n" * (9 * 2**20 // 5))
     workbench.page.locator("#file").set_input_files(path)
-    expect(workbench.note).to_contain_text("huge.txt 超过 20 MB")
+    expect(workbench.note).to_contain_text("huge.txt 超过 8 MB")
 
 
 def test_a_file_dropped_beside_the_field_does_not_leave_the_page(workbench: Workbench) -> None:

@@ -90,7 +90,7 @@ def test_a_file_goes_up_and_its_result_comes_down(bench: Workbench) -> None:
     expect(bench.page.locator("#batch-choose")).to_have_text("选择文件，或拖到这里")
 
 
-def test_a_guess_is_shown_with_three_texts_and_the_encoding_can_be_named(bench: Workbench) -> None:
+def test_a_guess_is_shown_with_three_texts_and_encoding_and_delimiter_can_be_named(bench: Workbench) -> None:
     rows = [{"query": "怎么洗猫", "document": text} for text in ("用温水轻轻地洗", "今天股市下跌", "cats")]
     content = csv_file(rows).decode().replace(",", ";").encode("gb18030")
     entry = upload(bench, "gbk.csv", content)
@@ -99,7 +99,8 @@ def test_a_guess_is_shown_with_three_texts_and_the_encoding_can_be_named(bench: 
     expect(entry).to_contain_text('";"。文本读作：怎么洗猫 · 用温水轻轻地洗 · 今天股市下跌。')
     bench.page.locator(".batch-more summary").click()
     bench.page.locator("#batch-encoding").fill(" gbk ")
-    named = upload(bench, "named.csv", csv_file(rows).decode().encode("gb18030"))
+    bench.page.locator("#batch-delimiter").select_option(label="制表符")
+    named = upload(bench, "named.csv", csv_file(rows).decode().replace(",", "\t").encode("gb18030"))
     expect(named).to_have_attribute("data-state", "done", timeout=20_000)
     expect(named).not_to_contain_text("推测的格式")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import itertools
@@ -10,7 +9,6 @@ import random
 import re
 from collections.abc import Iterator
 from email.utils import formatdate
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser
@@ -53,31 +51,7 @@ def workbench(browser: Browser, base_url: str) -> Iterator[Workbench]:
     assert not watch.said
 
 
-def parse(bench: Workbench, text: str, delimiter: str, **options: bool) -> list[list[str]]:
-    call = "m.parseDelimited(value.text, value.delimiter, value.options)"
-    rows: list[list[str]] = bench.module(
-        "tables.js", call, {"text": text, "delimiter": delimiter, "options": options}
-    )
-    return rows
-
-
 # ------------------------------------------------------------------------------------------------- tables
-
-
-@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
-def test_delimited_text_is_read_as_pythons_csv_writes_it(workbench: Workbench, delimiter: str) -> None:
-    rng = random.Random(7)
-    sheets = [
-        [[rng.choice(CELLS) for _ in range(rng.randint(2, 4))] for _ in range(rng.randint(1, 6))]
-        for _ in range(200)
-    ]
-    texts = []
-    for sheet in sheets:
-        buffer = io.StringIO(newline="")
-        csv.writer(buffer, delimiter=delimiter, lineterminator="\r\n").writerows(sheet)
-        texts.append(buffer.getvalue())
-    call = "value.texts.map((text) => m.parseDelimited(text, value.delimiter))"
-    assert workbench.module("tables.js", call, {"texts": texts, "delimiter": delimiter}) == sheets
 
 
 @pytest.mark.parametrize(
@@ -102,25 +76,7 @@ def test_delimited_text_is_read_as_pythons_csv_writes_it(workbench: Workbench, d
 def test_pasted_cells_are_read_as_spreadsheets_write_them(
     workbench: Workbench, text: str, rows: list[list[str]]
 ) -> None:
-    assert parse(workbench, text, "\t", clipboard=True) == rows
-
-
-@pytest.mark.parametrize(
-    ("text", "delimiter"),
-    [
-        ("id,text\n1,apple\n2,pear", ","),
-        ("id;text\n1;apple, red\n2;pear", ";"),
-        ("id\ttext\n1\tapple", "\t"),
-        ('id,text\n1,"two\nlines"\n2,"a; b"', ","),
-        ("Well, this is prose.\nIt has no table in it.\nNot, really, any.", None),
-        ("one\ntwo", None),
-        ("", None),
-    ],
-)
-def test_the_delimiter_is_the_one_that_gives_a_regular_table(
-    workbench: Workbench, text: str, delimiter: str | None
-) -> None:
-    assert workbench.module("tables.js", "m.detectDelimiter(value)", text) == delimiter
+    assert workbench.module("tables.js", "m.parseCells(value)", text) == rows
 
 
 def test_a_row_becomes_one_line_and_what_was_dropped_is_counted(workbench: Workbench) -> None:
@@ -128,66 +84,6 @@ def test_a_row_becomes_one_line_and_what_was_dropped_is_counted(workbench: Workb
     taken = workbench.module("tables.js", "m.documentsFromRows(value)", rows)
     assert taken == {"documents": ["a b | c", "d e"], "numBlank": 2, "numMultiline": 2}
     assert workbench.module("tables.js", "m.documentsFromRows(value, 1).documents", rows) == ["c"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "has_header", "column"),
-    [
-        ([["id", "text"], ["1", "a long enough sentence"]], True, 1),
-        ([["内容", "编号"], ["苹果很甜", "1"]], True, 0),
-        ([["1", "apples are red"], ["2", "pears are green"]], False, 1),
-        ([["name", "note"], ["x", "a sentence that is longer than a name"]], True, 1),
-        ([["a"]], False, 0),
-    ],
-)
-def test_the_text_column_and_a_head_are_guessed(
-    workbench: Workbench, rows: list[list[str]], has_header: bool, column: int
-) -> None:
-    guess = workbench.module("tables.js", "m.guessColumns(value)", rows)
-    assert (guess["hasHeader"], guess["column"]) == (has_header, column)
-
-
-# ---------------------------------------------------------------------------------------------- encodings
-
-
-@pytest.mark.parametrize(
-    ("encoding", "name"),
-    [
-        ("utf-8", "UTF-8"),
-        ("utf-8-sig", "UTF-8"),
-        ("utf-16", "UTF-16"),
-        ("utf-16-le", "UTF-16"),
-        ("utf-16-be", "UTF-16"),
-        ("gb18030", "GB18030"),
-        ("gbk", "GB18030"),
-    ],
-)
-def test_a_files_encoding_is_found(workbench: Workbench, encoding: str, name: str) -> None:
-    text = "编号,内容\r\n1,苹果很甜，产自陕西\r\n"
-    found = decode(workbench, text.encode(encoding))
-    assert found == {"text": text, "encoding": name}
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"PK\x03\x04 a zip, so a workbook", "workbook"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 an old one", "workbook"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01", "binary"),
-        (b"\xff\xfe\x00", "binary"),
-        (b"plain \x01\x02 but not text", "binary"),
-    ],
-)
-def test_what_is_no_text_is_refused_and_named(workbench: Workbench, content: bytes, reason: str) -> None:
-    assert decode(workbench, content) == reason
-
-
-def decode(bench: Workbench, content: bytes) -> Any:
-    call = (
-        "(() => { const bytes = Uint8Array.from(atob(value), (c) => c.charCodeAt(0));"
-        " try { return m.decodeText(bytes); } catch (error) { return error.reason; } })()"
-    )
-    return bench.module("decoding.js", call, base64.b64encode(content).decode())
 
 
 # ------------------------------------------------------------------------------------------------ exports
