@@ -5,4 +5,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
 setup_environment start --editable '.[local,server]'
+export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-2}" # glibc keeps the freed memory of many threads otherwise
 exec "$PYTHON" scripts/first_run.py "$@"
