@@ -165,10 +165,7 @@ class Int8Linear(Linear):
 
     def add_to(self, x: Tensor, y: EncodedRows) -> None:
         """Add the product with encoded rows `y` to `x` in place."""
-        if y.fine_rows is None and x.dtype is torch.float32:
-            x.addcmul_(self.multiply(y.codes), y.scale)
-        else:
-            x += self(y)
+        x += self(y)
 
     def multiply(self, codes: Tensor) -> Tensor:
         """Return exact products of codes, in fp32 and scaled by the weights' scale."""

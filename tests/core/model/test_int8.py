@@ -234,3 +234,15 @@ def _dequantised(linear: Int8Linear) -> torch.Tensor:
     """Return the weights that a layer multiplies by, as products with the unit vectors."""
     size = linear.in_features
     return linear(linear.encode(torch.eye(size), precise=True)).T
+
+
+def test_a_row_has_the_same_bits_beside_a_row_with_a_fine_part() -> None:
+    draw = torch.Generator().manual_seed(5)
+    linear = Int8Linear.from_linear(Linear(torch.randn(512, 1024, generator=draw)))
+    x, start = torch.randn(9, 1024, generator=draw), torch.randn(9, 512, generator=draw)
+    x[4, 0] = 1000.0
+    together, alone = start.clone(), start[:4].clone()
+    linear.add_to(together, linear.encode(x))
+    linear.add_to(alone, linear.encode(x[:4]))
+    assert torch.equal(alone, together[:4])
+    assert torch.equal(product(linear, x[:4]), product(linear, x)[:4])
