@@ -27,7 +27,7 @@ from qwen_rerank_plugins.batch.rows import (
     detect_form,
     parse_json,
 )
-from qwen_rerank_plugins.batch.streams import LineTooLongError, TextLines, find_bad_bytes
+from qwen_rerank_plugins.batch.streams import TextLines, find_bad_bytes
 from qwen_rerank_plugins.errors import InputError
 from qwen_rerank_plugins.recipe import repair_json
 
@@ -125,15 +125,7 @@ class JsonLinesSource:
 def read_objects(lines: TextLines) -> Iterator[tuple[Row | None, int]]:
     """Yield a row for each line, with its number of characters; None for a blank line."""
     number = 0
-    while True:
-        lines.start_record()
-        line, problem = "", None
-        try:
-            line = next(lines)
-        except StopIteration:
-            return
-        except LineTooLongError as error:
-            problem = str(error)
+    for line, problem in lines.records():
         if not (line.strip() or problem):
             yield None, 0
             continue

@@ -130,6 +130,17 @@ class TextLines:
         """Fraction of the file that was read, from 0 to 1."""
         return min(1.0, self._raw.tell() / self._size)
 
+    def records(self) -> Iterator[tuple[str, str | None]]:
+        """Yield each line as a record, with None; of one that is too long, nothing and the reason."""
+        while True:
+            self.start_record()
+            try:
+                yield next(self), None
+            except StopIteration:
+                return
+            except LineTooLongError as error:
+                yield "", str(error)
+
     def start_record(self) -> None:
         """Clear `record` and start counting its characters again."""
         self.record.clear()

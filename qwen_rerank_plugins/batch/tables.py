@@ -275,16 +275,8 @@ def _check_is_text(path: Path, open_lines: Callable[[], TextLines]) -> None:
 
 
 def _line_records(lines: TextLines) -> Iterator[Record]:
-    while True:
-        lines.start_record()
-        line, problem = "", None
-        try:
-            line = next(lines)
-        except StopIteration:
-            return
-        except LineTooLongError as error:
-            problem = str(error)
-        problem = problem or find_bad_bytes(line, lines.encoding)
+    for line, too_long in lines.records():
+        problem = too_long or find_bad_bytes(line, lines.encoding)
         for text in line.removesuffix("\n").removesuffix("\r").split("\r"):
             yield lines.number, [text] if text.strip() else [], problem
 

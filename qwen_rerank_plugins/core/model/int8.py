@@ -293,9 +293,10 @@ def _worst_case_error(activations: ActivationCodes, size_out: int, size_in: int)
     signs = torch.ones(8, size_in, dtype=torch.float64)
     signs[1] = -1.0
     signs[2, ::2] = signs[3, 1::2] = signs[4, : size_in // 2] = signs[5, ::3] = signs[6, ::5] = -1.0
-    codes = (signs * INT8_MAX).to(torch.int8).repeat(-(-size_out // 8), 1)[:size_out]
+    repeats = -(-size_out // 8)
+    codes = (signs * INT8_MAX).to(torch.int8).repeat(repeats, 1)[:size_out]
     linear = Int8Linear(codes, torch.ones(size_out), None, activations)
     rows = (signs * activations.limit).float().repeat(5, 1)
-    exact = rows.double() @ codes.double().t()
+    exact = (rows.double() @ (signs * INT8_MAX).t()).repeat(1, repeats)[:, :size_out]
     found = linear(linear.encode(rows)).double()
     return float(((found - exact).abs() / exact.abs().clamp_min(size_in)).max())
