@@ -257,7 +257,8 @@ async def soaking(folder: Path, environment: dict[str, str]) -> AsyncIterator[So
                     "request_timeout_s": PATIENCE_S,
                 },
                 program="tests.soak.serve_with_faults",
-                environment={"SOAK_FAULTS": str(folder / "faults")} | environment,
+                # as start.sh and deploy/Dockerfile set it
+                environment={"SOAK_FAULTS": str(folder / "faults"), "MALLOC_ARENA_MAX": "2"} | environment,
             )
         )
         ledger = Ledger()
