@@ -9,6 +9,7 @@ depend on the text and a peer that reads another prompt is detected. The vocabul
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,17 +19,27 @@ from tests.core.qwen_vocabulary import write_qwen_tokenizer
 
 INITIALIZER_RANGE = 0.05
 
+SHAPE = {
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
 
-def make(folder: Path) -> None:
-    """Write the checkpoint, and finally an empty file `complete`."""
+
+def make(folder: Path, shape: Mapping[str, int] = SHAPE, device: str = "cpu") -> None:
+    """Write the checkpoint, and finally an empty file `complete`.
+
+    Args:
+        folder: Where it is written.
+        shape: The decoder's shape by the names of its config.json.
+        device: Where the weights are drawn.
+    """
     config = Qwen3Config(
+        **shape,
         vocab_size=151669,
-        hidden_size=1024,
-        intermediate_size=3072,
-        num_hidden_layers=28,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
         max_position_embeddings=40960,
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         rms_norm_eps=1e-6,
@@ -38,7 +49,8 @@ def make(folder: Path) -> None:
     )
     torch.manual_seed(6)
     write_qwen_tokenizer(folder)
-    model = Qwen3ForCausalLM(config).bfloat16()
+    with torch.device(device):
+        model = Qwen3ForCausalLM(config).bfloat16()
     model.save_pretrained(folder)
     (folder / "complete").touch()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from torch import Tensor
@@ -11,8 +10,7 @@ from benchmarks.peers.multiplications import Batch, multiply
 from benchmarks.peers.runner import Job, PairList, Scorer, main
 from qwen_rerank_plugins import RerankConfig, Reranker
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
-from qwen_rerank_plugins.core.model.decoder import AttentionBackend, Decoder
-from qwen_rerank_plugins.core.model.packing import PackedForest
+from qwen_rerank_plugins.core.model.decoder import Decoder, Plan
 from qwen_rerank_plugins.core.model.weights import weight_bytes
 from qwen_rerank_plugins.core.runtime import acquire_runtime
 
@@ -24,16 +22,11 @@ class RecordingDecoder(Decoder):
         super().__init__(decoder.architecture, decoder.weights)
         self.batches: list[Batch] = []
 
-    def forward(
-        self,
-        forest: PackedForest,
-        attention_backend: AttentionBackend,
-        cached_kv: Mapping[int, Tensor] | None = None,
-        store_kv: Sequence[int] = (),
-    ) -> tuple[Tensor, dict[int, Tensor]]:
+    def forward(self, plan: Plan) -> tuple[Tensor, list[Tensor]]:
         """See `Decoder.forward`."""
+        forest = plan.layout.forest
         self.batches.append(Batch(forest.num_tokens, len(set(forest.leaves))))
-        return super().forward(forest, attention_backend, cached_kv, store_kv)
+        return super().forward(plan)
 
 
 class Ours(Scorer):

@@ -144,15 +144,22 @@ def load_runtime(config: RerankConfig) -> Runtime:
     family = _resolve_family(config.family, checkpoint, tokenizer)
     digest = fingerprint(checkpoint)
 
-    def load_engines() -> tuple[tuple[Engine, ...], tuple[SelfCheck, ...]]:
+    wanted_tokens = config.max_batch_tokens or default_batch_tokens(devices[0])
+
+    def load_engines() -> tuple[tuple[Engine, ...], tuple[SelfCheck, ...], int]:
         engines = tuple(_load_engine(config, checkpoint, tokenizer, family, device) for device in devices)
-        return engines, tuple(_self_check(config, engine, digest) for engine in engines)
+        checks = tuple(_self_check(config, engine, digest) for engine in engines)
+        return engines, checks, min(engine.warm_up(wanted_tokens) for engine in engines)
 
     # In a separate thread, so that its OpenMP threads end with it. With those of two threads there are more
     # threads than cores, and they sleep between two products instead of spinning (a tenth of the time on two cores).
     with ThreadPoolExecutor(1, "qwen-rerank-load") as loader:
-        engines, checks = loader.submit(load_engines).result()
-    max_batch_tokens = config.max_batch_tokens or default_batch_tokens(devices[0])
+        engines, checks, max_batch_tokens = loader.submit(load_engines).result()
+    if max_batch_tokens < wanted_tokens:
+        logger.warning(
+            "a batch of %d tokens does not fit the device's memory; max_batch_tokens is %d",
+            *(wanted_tokens, max_batch_tokens),
+        )
     scheduler = Scheduler(
         engines,
         max_batch_tokens=max_batch_tokens,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 from qwen_rerank_plugins.config import RerankConfig
@@ -13,6 +15,10 @@ from qwen_rerank_plugins.core.local_scorer import LocalScorer
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from tests.core.oracle import Recipes
 from tests.core.qwen_vocabulary import qwen_tokenizer, qwen_tokenizer_json
+
+if not torch.cuda.is_available():
+    # Triton reads it when a kernel is defined: its interpreter then runs the kernels on a CPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Times on a shared machine say nothing about an example, and a failure must come again in the next run.
 settings.register_profile("core", max_examples=50, deadline=None, derandomize=True, database=None)

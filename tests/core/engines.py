@@ -17,10 +17,13 @@ CPU = torch.device("cpu")
 
 
 def decoder_of(
-    folder: Path, answers: tuple[int, int | None] = (5, 9), dtype: torch.dtype = torch.float32
+    folder: Path,
+    answers: tuple[int, int | None] = (5, 9),
+    dtype: torch.dtype = torch.float32,
+    device: torch.device = CPU,
 ) -> Decoder:
     checkpoint = open_checkpoint(str(folder))
-    return Decoder(checkpoint.architecture, load_weights(checkpoint, answers, CPU, dtype))
+    return Decoder(checkpoint.architecture, load_weights(checkpoint, answers, device, dtype))
 
 
 def quantized(decoder: Decoder, kind: str = "int8") -> Decoder:

@@ -100,10 +100,16 @@ class OfficialModel:
         folder: The checkpoint.
         has_classifier: It is a sequence-classification conversion.
         dtype: Of the computation.
+        device: Of the computation.
     """
 
     def __init__(
-        self, folder: Path, *, has_classifier: bool = False, dtype: torch.dtype = torch.float32
+        self,
+        folder: Path,
+        *,
+        has_classifier: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
     ) -> None:
         import transformers
 
@@ -113,7 +119,7 @@ class OfficialModel:
             else transformers.AutoModelForCausalLM
         )
         self._has_classifier = has_classifier
-        self._model = kind.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+        self._model = kind.from_pretrained(folder, dtype=dtype, local_files_only=True).eval().to(device)
 
     @torch.no_grad()
     def log_odds(
@@ -129,6 +135,7 @@ class OfficialModel:
         longest = max(map(len, prompts))
         ids = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
         mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        ids, mask = ids.to(self._model.device), mask.to(self._model.device)
         positions = (mask.cumsum(-1) - 1).clamp_min(0)
         # The recipe takes the last position of all logits; the others need not be computed for that.
         options = {} if self._has_classifier else {"logits_to_keep": 1}

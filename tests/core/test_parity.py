@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from qwen_rerank_plugins.core.engine.engine import reference_log_odds
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
-from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention
+from qwen_rerank_plugins.core.model.attention import DenseAttention, ForestAttention, GroupedAttention
 from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits
 from qwen_rerank_plugins.core.prompts.families import FAMILIES
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids
@@ -26,7 +26,6 @@ from qwen_rerank_plugins.types import ScoreRequest
 from tests.core.checkpoints import Shape, as_classifier, make, write_checkpoint
 from tests.core.engines import engine_of
 from tests.core.forests import split_into_batches
-from tests.core.model.test_attention import ReferenceVarlen
 from tests.core.oracle import OfficialModel, Pair, Recipes
 from tests.core.texts import NASTY, texts
 from tests.core.tolerances import assert_close, assert_probabilities_close, largest_difference, sigmoid
@@ -223,7 +222,7 @@ def test_the_shape_of_the_real_model_is_exact_too(
 # ---------------------------------------------------------------------- against the reference
 
 
-@pytest.mark.parametrize("attention_backend", [GroupedAttention, DenseAttention, ReferenceVarlen])
+@pytest.mark.parametrize("attention_backend", [GroupedAttention, DenseAttention, ForestAttention])
 def test_sharing_changes_nothing(qwen: PromptTokenizer, twin: Twin, attention_backend: Any) -> None:
     """One packed batch against each prompt alone, for every attention backend."""
     engine = engine_of(

@@ -73,7 +73,7 @@ def choose_dtype(requested: str, device: torch.device, checkpoint_dtype: str) ->
 
 def _auto_dtype(device: torch.device, checkpoint_dtype: str) -> torch.dtype:
     if device.type == "cuda":
-        if checkpoint_dtype == "float16" or not torch.cuda.is_bf16_supported():
+        if checkpoint_dtype == "float16" or not torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.float16
         return torch.bfloat16
     return torch.bfloat16 if checkpoint_dtype == "bfloat16" and _cpu_multiplies_bf16() else torch.float32

@@ -1,28 +1,75 @@
 """Token sequences in, log-odds out, on one device. No strings.
 
-The engine owns the decoder, the prefix cache and the choice of the attention backend.
+The engine owns the decoder, the prefix cache and the choice of the attention backend. A batch takes three steps:
+`prepare` plans it on the host, `launch` hands it to the device, and `LaunchedBatch.collect` waits for the results. On
+CUDA the device computes between the last two, so that the host can prepare the next batch.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from qwen_rerank_plugins.core.engine.devices import is_device_lost
 from qwen_rerank_plugins.core.engine.prefix_cache import PrefixCache
-from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention, VarlenAttention
-from qwen_rerank_plugins.core.model.decoder import AttentionBackend, Decoder
+from qwen_rerank_plugins.core.model.attention import DenseAttention, ForestAttention, GroupedAttention
+from qwen_rerank_plugins.core.model.decoder import AttentionBackend, Decoder, Plan
 from qwen_rerank_plugins.core.model.packing import PackedForest, pack
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
 
-__all__ = ["Engine", "reference_log_odds", "select_attention"]
+__all__ = ["Engine", "LaunchedBatch", "reference_log_odds", "select_attention"]
 
 logger = logging.getLogger(__name__)
+
+WARM_UP_LENGTH = 512
+"""Tokens of each prompt of the batch that tests the memory."""
+
+
+class LaunchedBatch:
+    """A batch on the device.
+
+    Args:
+        engine: Its engine.
+        forest: The packed prompts.
+        log_odds: [prompts], possibly not yet computed.
+    """
+
+    def __init__(self, engine: Engine, forest: PackedForest, log_odds: Tensor) -> None:
+        self._engine = engine
+        self._forest = forest
+        self._log_odds = log_odds
+        self._computed: torch.cuda.Event | None = None
+        if log_odds.is_cuda:
+            # Blocking: a thread that waits for the device leaves the processor to the one that plans.
+            self._log_odds = torch.empty(log_odds.shape, dtype=log_odds.dtype, pin_memory=True)
+            self._log_odds.copy_(log_odds, non_blocking=True)
+            self._computed = torch.cuda.Event(blocking=True)
+            self._computed.record(torch.cuda.current_stream(log_odds.device))
+
+    def is_done(self) -> bool:
+        """Return whether the results are there."""
+        return self._computed is None or self._computed.query()
+
+    def collect(self) -> list[float]:
+        """Wait for the log-odds and return them, in the order of the prompts.
+
+        Raises:
+            EngineOutOfMemoryError: The batch does not fit the device's memory.
+            DeviceLostError: The device is unusable for the rest of this process.
+            EngineError: torch raised another error.
+        """
+        if self._computed is not None:
+            with self._engine.translated_errors(self._forest):
+                self._computed.synchronize()
+        results: list[float] = self._log_odds.tolist()
+        return results
 
 
 class Engine:
@@ -45,13 +92,21 @@ class Engine:
     ) -> None:
         self.decoder = decoder
         self.scale = scale
-        self.attention_backend = attention_backend or select_attention(decoder.device, decoder.dtype)
+        self.attention_backend = attention_backend or select_attention(decoder.device)
         self.prefix_cache = PrefixCache(prefix_cache_bytes)
+        shape = decoder.architecture
+        kv_size = 2 * shape.attention.num_kv_heads * shape.attention.head_dim
+        self._kv_bytes_per_token = shape.num_layers * kv_size * decoder.dtype.itemsize
 
     @property
     def name(self) -> str:
         """The device, such as "cpu" or "cuda:0"."""
         return str(self.decoder.device)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether `launch` returns before the results are computed."""
+        return self.decoder.device.type == "cuda"
 
     def log_odds(self, prompts: Sequence[Segment]) -> list[float]:
         """Return the log-odds of prompts, in input order, from one forward pass.
@@ -61,11 +116,42 @@ class Engine:
             DeviceLostError: The device is unusable for the rest of this process.
             EngineError: torch raised another error.
         """
-        if not prompts:
-            return []
+        return self.launch(self.prepare(prompts)).collect() if prompts else []
+
+    def prepare(self, prompts: Sequence[Segment]) -> Plan:
+        """Plan a batch of at least one prompt on the host. Launch it before the next one is prepared.
+
+        Raises:
+            EngineOutOfMemoryError: The host's memory does not suffice.
+            EngineError: torch raised another error.
+        """
         forest = pack(prompts, self.prefix_cache)
+        cached_kv = [self.prefix_cache.get(node.segment) for node in forest.nodes if node.is_cached]
+        store_kv = self._nodes_to_store(forest) if self.prefix_cache.max_bytes else []
+        with self.translated_errors(forest):
+            return self.decoder.plan(forest, self.attention_backend, cached_kv, store_kv)
+
+    def launch(self, plan: Plan) -> LaunchedBatch:
+        """Hand a batch to the device. On CUDA this returns before it is computed.
+
+        Raises:
+            EngineOutOfMemoryError: The batch does not fit the device's memory.
+            DeviceLostError: The device is unusable for the rest of this process.
+            EngineError: torch raised another error.
+        """
+        forest = plan.layout.forest
+        with self.translated_errors(forest):
+            log_odds, stored_kv = self.decoder.forward(plan)
+            batch = LaunchedBatch(self, forest, log_odds * self.scale)
+        for index, tensor in zip(plan.store_kv, stored_kv, strict=True):
+            self.prefix_cache.put(forest.nodes[index].segment, tensor)
+        return batch
+
+    @contextmanager
+    def translated_errors(self, forest: PackedForest) -> Iterator[None]:
+        """Raise torch's errors about a batch as this package's."""
         try:
-            return self._forward(forest)
+            yield
         except torch.OutOfMemoryError as error:
             self._release_memory()
             raise EngineOutOfMemoryError(_out_of_memory_message(forest, self.name)) from error
@@ -77,19 +163,33 @@ class Engine:
                 raise DeviceLostError(f"{self.name} is lost: {error}. Restart the process") from error
             raise EngineError(f"the forward pass on {self.name} failed: {error}") from error
 
-    def _forward(self, forest: PackedForest) -> list[float]:
-        cached_kv = {
-            i: self.prefix_cache.get(node.segment) for i, node in enumerate(forest.nodes) if node.is_cached
-        }
-        store_kv = self._nodes_to_store(forest) if self.prefix_cache.max_bytes else []
-        log_odds, stored_kv = self.decoder.forward(forest, self.attention_backend, cached_kv, store_kv)
-        results: list[float] = (log_odds * self.scale).tolist()
-        for index, tensor in stored_kv.items():
-            self.prefix_cache.put(forest.nodes[index].segment, tensor)
-        return results
+    def warm_up(self, max_batch_tokens: int) -> int:
+        """Compute one batch of this size, and return the tokens per batch that the device's memory allows.
+
+        The kernels are compiled and the memory is reserved here, not in the first request. On a CPU nothing is
+        computed: its memory is not reserved, and the system's is shared.
+
+        Raises:
+            EngineError: A batch of one short prompt does not fit, or torch raised another error.
+        """
+        tokens = max_batch_tokens
+        while self.overlaps:
+            lengths = [WARM_UP_LENGTH] * (tokens // WARM_UP_LENGTH) or [tokens]
+            prompts = [Segment.after(None, (number,) * length) for number, length in enumerate(lengths)]
+            try:
+                self.log_odds(prompts)
+            except EngineOutOfMemoryError:
+                if tokens <= WARM_UP_LENGTH:
+                    raise
+                tokens //= 2
+            else:
+                break
+            finally:
+                self.prefix_cache.clear()
+        return tokens
 
     def _nodes_to_store(self, forest: PackedForest) -> list[int]:
-        """Return computed roots, and inner nodes that several prompts share.
+        """Return computed roots, and inner nodes that several prompts share, as far as the cache may hold them.
 
         A query with one document seldom recurs.
         """
@@ -97,10 +197,16 @@ class Engine:
         for node in forest.nodes:
             if node.parent >= 0:
                 children[node.parent] += 1
-        return [
+        candidates = [
             index
             for index, node in enumerate(forest.nodes)
             if not node.is_cached and children[index] and (node.parent < 0 or children[index] > 1)
+        ]
+        sizes = accumulate(len(forest.nodes[index].ids) * self._kv_bytes_per_token for index in candidates)
+        return [
+            index
+            for index, size in zip(candidates, sizes, strict=True)
+            if size <= self.prefix_cache.max_bytes
         ]
 
     def _release_memory(self) -> None:
@@ -138,21 +244,23 @@ class Engine:
         }
 
 
-def select_attention(device: torch.device, dtype: torch.dtype) -> AttentionBackend:
-    """Return the fastest attention backend for a device and a dtype."""
-    if device.type == "cuda" and dtype in (torch.float16, torch.bfloat16):
-        return VarlenAttention
-    return GroupedAttention
+def select_attention(device: torch.device) -> AttentionBackend:
+    """Return the fastest attention backend for a device."""
+    return ForestAttention if device.type == "cuda" else GroupedAttention
 
 
 def reference_log_odds(decoder: Decoder, prompts: Sequence[Segment], scale: float = 1.0) -> list[float]:
     """Return the log-odds of each prompt computed alone, with one dense mask.
 
-    This is the reference that `Engine.log_odds` is compared with: nothing is shared, and no fast attention
-    backend is used.
+    This is the reference that `Engine.log_odds` is compared with: nothing is shared, and neither a fast attention
+    backend nor a kernel of this package is used.
     """
+    decoder = (
+        Decoder(decoder.architecture, decoder.weights, use_kernels=False) if decoder.use_kernels else decoder
+    )
     alone = (_alone(prompt, has_root=decoder.is_quantized) for prompt in prompts)
-    return [decoder.forward(pack([prompt]), DenseAttention)[0].item() * scale for prompt in alone]
+    plans = (decoder.plan(pack([prompt]), DenseAttention) for prompt in alone)
+    return [decoder.forward(plan)[0].item() * scale for plan in plans]
 
 
 def _alone(prompt: Segment, *, has_root: bool) -> Segment:

@@ -15,7 +15,7 @@ __all__ = ["PrefixCache"]
 
 
 class PrefixCache:
-    """Maps a segment to its keys and values, [layers, 2, tokens, kv_heads * head_dim].
+    """Maps a segment to its keys and values, [layers, tokens, 2 * kv_heads * head_dim].
 
     Args:
         max_bytes: Total size of all tensors; 0 stores none.

@@ -22,6 +22,7 @@ import torch
 from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention
+from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import EngineError
 
@@ -76,7 +77,8 @@ def _measured_tolerance(engine: Engine, prompts: list[Segment], expected: list[f
     least = tolerance(engine)
     if least == EXACT_TOLERANCE:
         return least
-    packed = Engine(engine.decoder, scale=engine.scale, attention_backend=DenseAttention)
+    plain = Decoder(engine.decoder.architecture, engine.decoder.weights, use_kernels=False)
+    packed = Engine(plain, scale=engine.scale, attention_backend=DenseAttention)
     rounding = _max_difference(packed, prompts, expected)
     if isinstance(rounding, str):
         return least
@@ -109,7 +111,9 @@ def _select_passing_backend(engine: Engine) -> SelfCheck:
     expected = reference_log_odds(engine.decoder, sequences, engine.scale)
     allowed = _measured_tolerance(engine, sequences, expected)
     reasons: list[str] = []
-    for backend in dict.fromkeys((engine.attention_backend, GroupedAttention, DenseAttention)):
+    # On CUDA the others are far too slow to serve with.
+    others = (GroupedAttention, DenseAttention) if engine.decoder.device.type == "cpu" else ()
+    for backend in dict.fromkeys((engine.attention_backend, *others)):
         engine.attention_backend = backend
         difference = _max_difference(engine, sequences, expected)
         if isinstance(difference, float) and difference <= allowed:

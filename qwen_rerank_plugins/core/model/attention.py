@@ -2,33 +2,37 @@
 
 Three attention backends with one signature. `DenseAttention` is the reference: one mask over all keys.
 `GroupedAttention` batches siblings of equal length into matrix multiplications in fp32, on any device.
-`VarlenAttention` gathers the keys of each node for torch's variable-length kernel, on CUDA.
+`ForestAttention` is one Triton kernel, on CUDA.
 
-Keys and values are one buffer each: rows of the cached nodes first, then the rows of the packed sequence.
+Keys and values share one buffer: rows of the cached nodes first, then the rows of the packed sequence.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from qwen_rerank_plugins.core.model.kv_layout import AttentionShape, KVLayout, dense_mask
+from qwen_rerank_plugins.core.model.kv_layout import (
+    AttentionShape,
+    IntArray,
+    KVLayout,
+    concatenated_ranges,
+    dense_mask,
+)
 
 __all__ = [
     "Attention",
     "AttentionShape",
     "DenseAttention",
+    "ForestAttention",
     "GroupedAttention",
     "KVLayout",
-    "VarlenAttention",
-    "varlen_attn_reference",
 ]
 
 ROWS_PER_BLOCK = 128
@@ -39,44 +43,65 @@ MAX_SCORES_PER_BLOCK = 1 << 20
 
 
 class Attention(Protocol):
-    """Attention for one packed forest, built once and used in every layer."""
+    """Attention for one packed forest, built once and used in every layer.
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    Args:
+        layout: Rows of keys and values in the forest.
+        shape: Attention heads.
+        index: What `index_arrays` returned, and `last_rows`, on the device.
+    """
+
+    def __init__(self, layout: KVLayout, shape: AttentionShape, index: Mapping[str, Tensor]) -> None: ...
+
+    @staticmethod
+    def index_arrays(layout: KVLayout, shape: AttentionShape) -> dict[str, IntArray]:
+        """Return the arrays that the backend needs on the device."""
+
+    def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
         """Attend from all rows.
 
         Args:
             queries: [tokens, num_heads * head_dim].
-            keys: [kv_rows, num_kv_heads * head_dim].
-            values: [kv_rows, num_kv_heads * head_dim].
+            kv: [kv_rows, 2 * num_kv_heads * head_dim]: keys, then values.
 
         Returns:
             [tokens, num_heads * head_dim]; may share memory with `queries`.
         """
 
-    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_last(self, queries: Tensor, kv: Tensor) -> Tensor:
         """Attend from the last row of each node that ends a prompt: [ends, num_heads * head_dim]."""
 
 
-class DenseAttention:
+class _WithoutArrays:
+    """A backend that needs no arrays on the device."""
+
+    @staticmethod
+    def index_arrays(layout: KVLayout, shape: AttentionShape) -> dict[str, IntArray]:
+        """Return none."""
+        del layout, shape
+        return {}
+
+
+class DenseAttention(_WithoutArrays):
     """The reference: scores of all rows with all keys, and one boolean mask."""
 
-    def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
+    def __init__(self, layout: KVLayout, shape: AttentionShape, index: Mapping[str, Tensor]) -> None:
         self._shape = shape
-        self._mask = dense_mask(layout).to(device)
-        self._last_mask = self._mask[torch.tensor(layout.last_rows, device=device)]
+        self._mask = dense_mask(layout).to(index["last_rows"].device)
+        self._last_mask = self._mask[index["last_rows"]]
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
         """Attend from all rows; see `Attention.attend`."""
-        return self._masked_attention(queries, keys, values, self._mask)
+        return self._masked_attention(queries, kv, self._mask)
 
-    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_last(self, queries: Tensor, kv: Tensor) -> Tensor:
         """Attend from the last row of each prompt; see `Attention.attend_last`."""
-        return self._masked_attention(queries, keys, values, self._last_mask)
+        return self._masked_attention(queries, kv, self._last_mask)
 
-    def _masked_attention(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def _masked_attention(self, queries: Tensor, kv: Tensor, mask: Tensor) -> Tensor:
         q, k, v = (
             t.view(t.shape[0], -1, self._shape.head_dim).transpose(0, 1)[None]
-            for t in (queries, keys, values)
+            for t in (queries, *kv.chunk(2, -1))
         )
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, scale=self._shape.scale, enable_gqa=True
@@ -95,31 +120,32 @@ class _SiblingBlock:
     kv_start: int
 
 
-class GroupedAttention:
+class GroupedAttention(_WithoutArrays):
     """Matrix multiplications in fp32 over siblings of equal length.
 
     Faster on a CPU than torch's fused attention, which is tuned for longer keys: a node has 20 to 400.
     """
 
-    def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
+    def __init__(self, layout: KVLayout, shape: AttentionShape, index: Mapping[str, Tensor]) -> None:
+        device = index["last_rows"].device
         self._shape = shape
-        self._blocks = list(_sibling_blocks(layout, range(len(layout.forest.nodes))))
+        self._blocks = list(_sibling_blocks(layout, layout.computed))
         self._end_blocks = list(_sibling_blocks(layout, layout.ends))
         future = torch.full((ROWS_PER_BLOCK, ROWS_PER_BLOCK), float("-inf"), device=device)
         self._causal_mask = future.triu(1)
         self._unused_bias = torch.zeros(1, 1, 1, device=device)
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
         """Attend from all rows; see `Attention.attend`."""
-        keys, values = self._split_heads(keys), self._split_heads(values)
+        keys, values = map(self._split_heads, kv.chunk(2, -1))
         for block in self._blocks:
             for part in _split_block(block, self._shape.num_heads):
                 self._attend_block(queries, keys, values, part)
         return queries
 
-    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_last(self, queries: Tensor, kv: Tensor) -> Tensor:
         """Attend from the last row of each prompt; see `Attention.attend_last`."""
-        keys, values = self._split_heads(keys), self._split_heads(values)
+        keys, values = map(self._split_heads, kv.chunk(2, -1))
         offset = 0
         for block in self._end_blocks:
             k, v = self._gather(keys, block), self._gather(values, block)
@@ -171,14 +197,12 @@ class GroupedAttention:
             rows[:, first:after] = out.permute(0, 3, 1, 2, 4)
 
 
-def _sibling_blocks(layout: KVLayout, nodes: range | list[int]) -> Iterator[_SiblingBlock]:
+def _sibling_blocks(layout: KVLayout, nodes: list[int]) -> Iterator[_SiblingBlock]:
     """Yield blocks of computed siblings that are adjacent and of equal length."""
     block: _SiblingBlock | None = None
     parent = -2
     for index in nodes:
         node = layout.forest.nodes[index]
-        if node.is_cached:
-            continue
         if (
             block is not None
             and node.parent == parent
@@ -208,150 +232,86 @@ def _split_block(block: _SiblingBlock, num_heads: int) -> Iterator[_SiblingBlock
         )
 
 
-class VarlenAttention:
-    """Gathered keys and torch's variable-length kernel, whose causal mask is aligned at the right end.
+class ForestAttention:
+    """One Triton kernel that reads the keys of a node and of its ancestors where they are."""
+
+    def __init__(self, layout: KVLayout, shape: AttentionShape, index: Mapping[str, Tensor]) -> None:
+        del layout
+        self._shape = shape
+        self._index = index
+
+    @staticmethod
+    def index_arrays(layout: KVLayout, shape: AttentionShape) -> dict[str, IntArray]:
+        """Return the blocks of query rows, for all rows and for the last ones, and the rows of their ancestors."""
+        from qwen_rerank_plugins.core.model.kernels import QUERY_BLOCK
+
+        nodes = layout.forest.nodes
+        begins: dict[int, int] = {}
+        ancestors: list[int] = []
+        total = 0
+        for index in layout.computed:
+            if (parent := nodes[index].parent) not in begins:
+                begins[parent] = total
+                ancestors += layout.forest.ancestors(index)
+                total += nodes[index].position
+        own = [
+            (begins[node.parent], node.position, rows.start)
+            for node, rows in ((nodes[index], layout.slices[index]) for index in layout.computed)
+        ]
+        lengths = [len(nodes[index].ids) for index in layout.computed]
+        blocks = _query_blocks(
+            [nodes[index].start for index in layout.computed], lengths, own, QUERY_BLOCK // shape.group
+        )
+        of_node = dict(zip(layout.computed, zip(own, lengths, strict=True), strict=True))
+        last = [(n, 1, *of_node[end][0], of_node[end][1] - 1) for n, end in enumerate(layout.ends)]
+        return {
+            "query_blocks": blocks,
+            "last_query_blocks": np.asarray(last, np.int32),
+            "ancestor_rows": layout.kv_rows(ancestors),
+        }
+
+    def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
+        """Attend from all rows; see `Attention.attend`."""
+        return self._attend(queries, kv, self._index["query_blocks"])
+
+    def attend_last(self, queries: Tensor, kv: Tensor) -> Tensor:
+        """Attend from the last row of each prompt; see `Attention.attend_last`."""
+        return self._attend(queries, kv, self._index["last_query_blocks"])
+
+    def _attend(self, queries: Tensor, kv: Tensor, blocks: Tensor) -> Tensor:
+        from qwen_rerank_plugins.core.model import kernels
+
+        shape = self._shape
+        return kernels.attend(
+            *(queries, kv, blocks, self._index["ancestor_rows"]),
+            group=shape.group,
+            head_dim=shape.head_dim,
+            scale=shape.scale,
+        )
+
+
+def _query_blocks(
+    first_rows: Sequence[int], lengths: Sequence[int], own: Sequence[tuple[int, int, int]], max_rows: int
+) -> IntArray:
+    """Split nodes into blocks of at most `max_rows` query rows, the latest node first.
 
     Args:
-        layout: Rows of keys and values in the forest.
-        shape: Attention heads.
-        device: Device of the index tensors.
-        kernel: A function with the signature of `torch.nn.attention.varlen.varlen_attn`; None uses that one.
-            Of torch 2.11 it takes neither `enable_gqa` nor `num_splits`.
+        first_rows: The first query row of each node.
+        lengths: The rows of each node.
+        own: Where each node's ancestors begin and how many keys they have, and the first row of its own keys.
+        max_rows: Query rows of a block.
+
+    Returns:
+        [blocks, 6], as `kernels.attend` describes it.
     """
-
-    def __init__(
-        self,
-        layout: KVLayout,
-        shape: AttentionShape,
-        device: torch.device,
-        kernel: Callable[..., Any] | None = None,
-    ) -> None:
-        self._shape = shape
-        self._kernel = kernel or _varlen_attn()
-        self._options = _supported_options(self._kernel)
-        self._repeats = 1 if "enable_gqa" in self._options else shape.group
-        computed = [index for index, node in enumerate(layout.forest.nodes) if not node.is_cached]
-        lengths = [len(layout.forest.nodes[index].ids) for index in computed]
-        self._all_index = _VarlenIndex.build(layout, computed, lengths, device)
-        self._last_index = _VarlenIndex.build(layout, layout.ends, [1] * len(layout.ends), device)
-
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend from all rows; see `Attention.attend`."""
-        return self._call(queries, keys, values, self._all_index)
-
-    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attend from the last row of each prompt; see `Attention.attend_last`."""
-        return self._call(queries, keys, values, self._last_index)
-
-    def _call(self, queries: Tensor, keys: Tensor, values: Tensor, index: _VarlenIndex) -> Tensor:
-        dim = self._shape.head_dim
-        out: Tensor = self._kernel(
-            queries.view(queries.shape[0], -1, dim),
-            self._gather(keys, index.key_rows),
-            self._gather(values, index.key_rows),
-            index.cu_queries,
-            index.cu_keys,
-            index.max_queries,
-            index.max_keys,
-            scale=self._shape.scale,
-            window_size=(-1, 0),
-            **self._options,
-        )
-        return out.reshape(queries.shape)
-
-    def _gather(self, kv: Tensor, rows: Tensor) -> Tensor:
-        """Return rows of keys or values, [rows, heads, head_dim]; repeated per query head if the kernel needs that."""
-        gathered = kv.view(kv.shape[0], -1, self._shape.head_dim).index_select(0, rows)
-        return gathered if self._repeats == 1 else gathered.repeat_interleave(self._repeats, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _VarlenIndex:
-    """Rows and offsets for one call: query rows stay in packed order, keys are gathered per node."""
-
-    key_rows: Tensor
-    cu_queries: Tensor
-    cu_keys: Tensor
-    max_queries: int
-    max_keys: int
-
-    @classmethod
-    def build(
-        cls, layout: KVLayout, nodes: list[int], query_lengths: list[int], device: torch.device
-    ) -> _VarlenIndex:
-        rows: list[Tensor] = []
-        key_lengths: list[int] = []
-        for index in nodes:
-            path = [*layout.forest.ancestors(index), index]
-            pieces = [torch.arange(layout.slices[n].start, layout.slices[n].stop) for n in path]
-            rows.extend(pieces)
-            key_lengths.append(sum(map(len, pieces)))
-        return cls(
-            torch.cat(rows).to(device),
-            _offsets(query_lengths).to(device),
-            _offsets(key_lengths).to(device),
-            max(query_lengths),
-            max(key_lengths),
-        )
-
-
-def _offsets(lengths: list[int]) -> Tensor:
-    return F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
-
-
-def _supported_options(kernel: Callable[..., Any]) -> dict[str, Any]:
-    """Return the options that this version of the kernel takes.
-
-    With one split, a pair's scores do not depend on the longest key of its batch.
-    """
-    taken = inspect.signature(kernel).parameters
-    return {name: value for name, value in (("enable_gqa", True), ("num_splits", 1)) if name in taken}
-
-
-def _varlen_attn() -> Callable[..., Any]:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return varlen_attn
-
-
-def varlen_attn_reference(  # noqa: PLR0913 - the signature is torch's
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-    enable_gqa: bool = False,
-    num_splits: int | None = None,
-) -> Tensor:
-    """Compute `varlen_attn` in plain torch, one sequence at a time, to test index tensors on any device.
-
-    Raises:
-        ValueError: The offsets do not match the tensors, or the window is neither full nor causal.
-    """
-    del num_splits
-    if window_size not in ((-1, -1), (-1, 0)):
-        raise ValueError(f"window_size {window_size!r} is not supported; use (-1, -1) or (-1, 0)")
-    q_ends, k_ends = cu_seq_q.tolist(), cu_seq_k.tolist()
-    q_lengths, k_lengths = ([b - a for a, b in pairwise(e)] for e in (q_ends, k_ends))
-    if (q_ends[-1], k_ends[-1]) != (len(query), len(key)) or (max(q_lengths), max(k_lengths)) != (
-        max_q,
-        max_k,
-    ):
-        raise ValueError(
-            f"offsets end at {q_ends[-1]}, {k_ends[-1]} for {len(query)} queries and {len(key)} keys"
-        )
-    out = torch.empty_like(query)
-    for i in range(len(q_lengths)):
-        rows, cols = slice(q_ends[i], q_ends[i + 1]), slice(k_ends[i], k_ends[i + 1])
-        mask = torch.ones(q_lengths[i], k_lengths[i], dtype=torch.bool, device=query.device)
-        if window_size == (-1, 0):
-            mask = mask.tril(k_lengths[i] - q_lengths[i])
-        q, k, v = (t.transpose(0, 1)[None] for t in (query[rows], key[cols], value[cols]))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
-        out[rows] = attended[0].transpose(0, 1)
-    return out
+    length = np.asarray(lengths, np.int32)
+    counts = -(-length // max_rows)
+    node = np.arange(len(length), dtype=np.int32).repeat(counts)
+    offset = concatenated_ranges(np.zeros_like(counts), counts) * max_rows
+    columns = (
+        np.asarray(first_rows, np.int32)[node] + offset,
+        np.minimum(length[node] - offset, max_rows),
+        *np.asarray(own, np.int32)[node].T,
+        offset,
+    )
+    return np.stack(columns, axis=1)[::-1]

@@ -8,29 +8,31 @@ vocabulary matrix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from qwen_rerank_plugins.core.model import ops
 from qwen_rerank_plugins.core.model.attention import (
-    Attention,
     AttentionShape,
     DenseAttention,
+    ForestAttention,
     GroupedAttention,
     KVLayout,
-    VarlenAttention,
 )
+from qwen_rerank_plugins.core.model.kv_layout import IndexArrays
 from qwen_rerank_plugins.core.model.linear import Linear
-from qwen_rerank_plugins.core.model.ops import RotaryCache, apply_qk_norm_rope, rms_norm, swiglu_
+from qwen_rerank_plugins.core.model.ops import RotaryCache
 from qwen_rerank_plugins.core.model.packing import PackedForest
 
-__all__ = ["Architecture", "AttentionBackend", "Decoder", "LayerWeights", "Weights"]
+__all__ = ["Architecture", "AttentionBackend", "Decoder", "LayerWeights", "Plan", "Weights"]
 
-AttentionBackend = type[DenseAttention] | type[GroupedAttention] | type[VarlenAttention]
+AttentionBackend = type[DenseAttention] | type[GroupedAttention] | type[ForestAttention]
 
 CPU_ROWS_PER_BLOCK = 2048
 """Rows per matrix multiplication on a CPU. Each product reads all its weights from memory and converts them
@@ -108,15 +110,37 @@ class Weights:
     head: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A forward pass, planned on the host.
+
+    Attributes:
+        layout: The rows of the packed prompts and of their cached prefixes.
+        attention_backend: The attention backend.
+        index: Integers for the device.
+        cached_kv: Keys and values of each cached node, in order, [layers, tokens, 2 * kv_heads * head_dim].
+        store_kv: Computed nodes whose keys and values are returned.
+    """
+
+    layout: KVLayout
+    attention_backend: AttentionBackend
+    index: IndexArrays
+    cached_kv: Sequence[Tensor]
+    store_kv: Sequence[int]
+
+
 class Decoder:
     """The forward pass over packed forests.
 
     Args:
         architecture: The decoder's shape.
         weights: The weights; their device and dtype are those of the computation.
+        use_kernels: Whether the steps between products are Triton kernels; None: on CUDA.
     """
 
-    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+    def __init__(
+        self, architecture: Architecture, weights: Weights, *, use_kernels: bool | None = None
+    ) -> None:
         self.architecture = architecture
         self.weights = weights
         self.device = weights.final_norm.device
@@ -125,38 +149,47 @@ class Decoder:
         self.number_format = weights.layers[0].output.number_format
         dim = architecture.attention.head_dim
         exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=self.device) / dim
-        self.norm = partial(rms_norm, eps=architecture.rms_eps)
+        self.use_kernels = self.device.type == "cuda" if use_kernels is None else use_kernels
+        self.ops = _kernels() if self.use_kernels else ops
+        self.norm = partial(self.ops.rms_norm, eps=architecture.rms_eps)
         self.inverse_frequencies = 1.0 / architecture.rope_theta**exponents
         self._rows_per_block = _rows_per_block(self.device, is_quantized=self.is_quantized)
 
-    @torch.inference_mode()
-    def forward(
+    def plan(
         self,
         forest: PackedForest,
         attention_backend: AttentionBackend,
-        cached_kv: Mapping[int, Tensor] | None = None,
+        cached_kv: Sequence[Tensor] = (),
         store_kv: Sequence[int] = (),
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Return the log-odds of every prompt of the forest.
+    ) -> Plan:
+        """Plan a forward pass, without work for the device.
 
         Args:
             forest: The packed prompts.
             attention_backend: The attention backend.
-            cached_kv: Keys and values of each cached node, [layers, 2, tokens, kv_heads * head_dim].
-            store_kv: Computed nodes whose keys and values are returned.
-
-        Returns:
-            [prompts] fp32 on the decoder's device, unscaled; and the keys and values of `store_kv`, in the
-            form of `cached_kv`.
+            cached_kv: Keys and values of each cached node, in order, [layers, tokens, 2 * kv_heads * head_dim].
+            store_kv: Computed nodes whose keys and values `forward` returns.
         """
         layout = KVLayout(forest)
-        forward_pass = _ForwardPass(
-            self,
-            layout,
-            attention_backend(layout, self.architecture.attention, self.device),
-            cached_kv or {},
-            store_kv,
-        )
+        arrays = {
+            "token_ids": layout.token_ids(),
+            "positions": layout.positions(),
+            "last_rows": np.asarray(layout.last_rows, np.int32),
+            "prompt_ends": np.asarray(layout.prompt_ends, np.int32),
+            "stored_rows": layout.kv_rows(store_kv),
+            **attention_backend.index_arrays(layout, self.architecture.attention),
+        }
+        return Plan(layout, attention_backend, IndexArrays(arrays, self.device), cached_kv, store_kv)
+
+    @torch.inference_mode()
+    def forward(self, plan: Plan) -> tuple[Tensor, list[Tensor]]:
+        """Return the log-odds of every prompt of the forest. On CUDA it returns before they are computed.
+
+        Returns:
+            [prompts] fp32 on the decoder's device, unscaled; and the keys and values of `plan.store_kv`, in the
+            form of `plan.cached_kv`.
+        """
+        forward_pass = _ForwardPass(self, plan)
         x = forward_pass.embed()
         for layer_index in range(self.architecture.num_layers - 1):
             forward_pass.layer(layer_index, x)
@@ -164,7 +197,7 @@ class Decoder:
         hidden = self.norm(x, self.weights.final_norm).float()
         # A matrix-vector product sums in another order for each number of rows.
         log_odds = (hidden * self.weights.head).sum(-1)
-        return log_odds[torch.tensor(layout.prompt_ends, device=self.device)], forward_pass.stored_kv
+        return log_odds[forward_pass.index["prompt_ends"]], forward_pass.stored_kv()
 
     @cached_property
     def is_batch_invariant(self) -> bool:
@@ -190,45 +223,50 @@ def _rows_per_block(device: torch.device, *, is_quantized: bool) -> int:
     return CPU_ROWS_PER_INT8_BLOCK if is_quantized else CPU_ROWS_PER_BLOCK
 
 
+def _kernels() -> Any:
+    """Return the module of Triton kernels, which has the functions of `ops`."""
+    from qwen_rerank_plugins.core.model import kernels
+
+    return kernels
+
+
 class _ForwardPass:
     """One forward pass, with the buffers that all layers share."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        layout: KVLayout,
-        attention: Attention,
-        cached_kv: Mapping[int, Tensor],
-        store_kv: Sequence[int],
-    ) -> None:
+    def __init__(self, decoder: Decoder, plan: Plan) -> None:
         self.decoder = decoder
-        self.attention = attention
-        self.layout = layout
-        self.cached_kv = cached_kv
-        forest, shape = layout.forest, decoder.architecture.attention
+        self.layout = plan.layout
+        self.index = plan.index.on_device()
+        forest, shape = plan.layout.forest, decoder.architecture.attention
+        self.attention = plan.attention_backend(plan.layout, shape, self.index)
         self.num_cached = forest.num_cached_tokens
-        kv_size = shape.num_kv_heads * shape.head_dim
-        self.stored_kv = {
-            index: self._empty(decoder.architecture.num_layers, 2, len(forest.nodes[index].ids), kv_size)
-            for index in store_kv
-        }
+        cached_kv = plan.cached_kv
+        self.cached_kv = torch.cat(list(cached_kv), 1) if len(cached_kv) > 1 else next(iter(cached_kv), None)
+        self.kv_size = shape.num_kv_heads * shape.head_dim
+        self.stored = self._empty(
+            decoder.architecture.num_layers, len(self.index["stored_rows"]), 2 * self.kv_size
+        )
+        self.stored_lengths = [len(forest.nodes[index].ids) for index in plan.store_kv]
         self.queries = self._empty(forest.num_tokens, shape.num_heads * shape.head_dim)
-        self.keys = self._empty(self.num_cached + forest.num_tokens, kv_size)
-        self.values = self._empty(self.num_cached + forest.num_tokens, kv_size)
-        self.num_precise = layout.num_root_rows if decoder.is_quantized else 0
+        self.kv = self._empty(self.num_cached + forest.num_tokens, 2 * self.kv_size)
+        self.num_precise = plan.layout.num_root_rows if decoder.is_quantized else 0
         self.blocks = [
             *decoder.blocks(self.num_precise),
             *decoder.blocks(forest.num_tokens, self.num_precise),
         ]
         block = max(rows.stop - rows.start for rows in self.blocks)
-        last_block = decoder.blocks(len(layout.last_rows))[0].stop  # even-sized, so possibly the larger one
-        self.query_buffer = self._empty(block, self.queries.shape[1])
-        self.kv_buffer = self._empty(block, 2 * kv_size)
+        last_block = decoder.blocks(len(plan.layout.last_rows))[
+            0
+        ].stop  # even-sized, so possibly the larger one
+        # The kernels may write over their input, so products go where their results belong.
+        in_place = decoder.use_kernels
+        self.query_buffer = self.queries if in_place else self._empty(block, self.queries.shape[1])
+        self.kv_buffer = self.kv[self.num_cached :] if in_place else self._empty(block, 2 * self.kv_size)
         self.mlp_buffer = self._empty(max(block, last_block), 2 * decoder.architecture.intermediate_size)
-        self.last_rows = torch.tensor(layout.last_rows, device=decoder.device)
-        positions = [n.position + i for n in forest.nodes if not n.is_cached for i in range(len(n.ids))]
         self.rotation = RotaryCache.at(
-            torch.tensor(positions, device=decoder.device), decoder.inverse_frequencies, decoder.dtype
+            self.index["positions"],
+            decoder.inverse_frequencies,
+            torch.float32 if in_place else decoder.dtype,
         )
 
     def _empty(self, *size: int) -> Tensor:
@@ -236,8 +274,7 @@ class _ForwardPass:
 
     def embed(self) -> Tensor:
         """Return [tokens, hidden] in the computation's dtype."""
-        ids = [token_id for node in self.layout.forest.nodes if not node.is_cached for token_id in node.ids]
-        rows = self.decoder.weights.embedding[torch.tensor(ids, device=self.decoder.device)]
+        rows = self.decoder.weights.embedding.index_select(0, self.index["token_ids"])
         return rows.to(self.decoder.dtype)
 
     def layer(self, layer_index: int, x: Tensor) -> None:
@@ -246,13 +283,13 @@ class _ForwardPass:
         for rows in self.blocks:
             self._project(layer, x, rows)
         self._load_store_prefix_kv(layer_index)
-        attended = self.attention.attend(self.queries, self.keys, self.values)
+        attended = self.attention.attend(self.queries, self.kv)
         for rows in self.blocks:
             self._output_and_mlp(layer, x[rows], attended[rows], precise=rows.stop <= self.num_precise)
 
     def last_layer(self, x: Tensor) -> Tensor:
         """Compute the last layer for the last row of each prompt alone: [ends, hidden]."""
-        decoder, last = self.decoder, self.last_rows
+        decoder, last = self.decoder, self.index["last_rows"]
         layer_index = decoder.architecture.num_layers - 1
         layer = decoder.weights.layers[layer_index]
         for rows in self.blocks:
@@ -261,10 +298,10 @@ class _ForwardPass:
         x = x[last]
         projected = layer.query(layer.query.encode(decoder.norm(x, layer.input_norm)))
         queries = torch.empty_like(projected)
-        apply_qk_norm_rope(
+        decoder.ops.apply_qk_norm_rope(
             projected, layer.query_norm, self.rotation[last], decoder.architecture.rms_eps, queries
         )
-        attended = self.attention.attend_last(queries, self.keys, self.values)
+        attended = self.attention.attend_last(queries, self.kv)
         for rows in decoder.blocks(x.shape[0]):
             self._output_and_mlp(layer, x[rows], attended[rows])
         return x
@@ -278,25 +315,34 @@ class _ForwardPass:
         normed = self._normed(layer.query, x, layer.input_norm, rows)
         queries = layer.query(normed, self.query_buffer[: rows.stop - rows.start])
         eps = self.decoder.architecture.rms_eps
-        apply_qk_norm_rope(queries, layer.query_norm, self.rotation[rows], eps, self.queries[rows])
+        self.decoder.ops.apply_qk_norm_rope(
+            queries, layer.query_norm, self.rotation[rows], eps, self.queries[rows]
+        )
         self._store(layer, normed, rows)
 
     def _store(self, layer: LayerWeights, normed: Any, rows: slice) -> None:
-        """Write keys and values of some rows, normalised and encoded, into the buffers."""
-        keys, values = layer.key_value(normed, self.kv_buffer[: rows.stop - rows.start]).chunk(2, -1)
-        kv_rows = slice(self.num_cached + rows.start, self.num_cached + rows.stop)
+        """Write keys and values of some rows, normalised and encoded, into the buffer."""
+        projected = layer.key_value(normed, self.kv_buffer[: rows.stop - rows.start])
+        target = self.kv[self.num_cached + rows.start : self.num_cached + rows.stop]
+        keys, values = projected.chunk(2, -1)
         eps = self.decoder.architecture.rms_eps
-        apply_qk_norm_rope(keys, layer.key_norm, self.rotation[rows], eps, self.keys[kv_rows])
-        self.values[kv_rows] = values
+        self.decoder.ops.apply_qk_norm_rope(
+            keys, layer.key_norm, self.rotation[rows], eps, target[:, : self.kv_size]
+        )
+        if projected.data_ptr() != target.data_ptr():
+            target[:, self.kv_size :] = values
 
     def _load_store_prefix_kv(self, layer_index: int) -> None:
-        """Copy this layer's cached keys and values into the buffers, and those to store out of them."""
-        for index, tensor in self.cached_kv.items():
-            self.keys[self.layout.slices[index]] = tensor[layer_index, 0]
-            self.values[self.layout.slices[index]] = tensor[layer_index, 1]
-        for index, tensor in self.stored_kv.items():
-            tensor[layer_index, 0] = self.keys[self.layout.slices[index]]
-            tensor[layer_index, 1] = self.values[self.layout.slices[index]]
+        """Copy this layer's cached keys and values into the buffer, and those to store out of it."""
+        if self.cached_kv is not None:
+            self.kv[: self.num_cached] = self.cached_kv[layer_index]
+        if self.stored_lengths:
+            torch.index_select(self.kv, 0, self.index["stored_rows"], out=self.stored[layer_index])
+
+    def stored_kv(self) -> list[Tensor]:
+        """Return the keys and values to store, in memory of their own for each node."""
+        parts = self.stored.split(self.stored_lengths, 1) if self.stored_lengths else ()
+        return [part.clone(memory_format=torch.contiguous_format) for part in parts]
 
     def _output_and_mlp(
         self, layer: LayerWeights, x: Tensor, attended: Tensor, *, precise: bool = False
@@ -305,4 +351,4 @@ class _ForwardPass:
         layer.output.add_to(x, layer.output.encode(attended, precise=precise))
         normed = layer.gate_up.encode(self.decoder.norm(x, layer.mlp_norm), precise=precise)
         gate_up = layer.gate_up(normed, self.mlp_buffer[: x.shape[0]])
-        layer.down.add_to(x, layer.down.encode(swiglu_(gate_up), precise=precise))
+        layer.down.add_to(x, layer.down.encode(self.decoder.ops.swiglu_(gate_up), precise=precise))

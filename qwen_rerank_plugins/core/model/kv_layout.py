@@ -1,15 +1,25 @@
-"""The layout of keys and values: the rows of each node of a forest, and which row attends to which key."""
+"""The layout of keys and values: the rows of each node of a forest, and which row attends to which key.
+
+It is planned on the host, as NumPy arrays of integers. `IndexArrays` brings all arrays of a forward pass to the
+device in one transfer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from qwen_rerank_plugins.core.model.packing import PackedForest
 
-__all__ = ["AttentionShape", "KVLayout", "dense_mask"]
+__all__ = ["AttentionShape", "IndexArrays", "IntArray", "KVLayout", "concatenated_ranges", "dense_mask"]
+
+IntArray = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +50,10 @@ class KVLayout:
 
     Attributes:
         slices: For each node, its rows in the buffers.
+        computed: The nodes that are not cached.
+        ends: The nodes that end a prompt, each once.
         last_rows: For each node of `ends`, its last row in the packed sequence.
         num_root_rows: Rows of the computed roots, which begin the packed sequence.
-        ends: The nodes that end a prompt, each once.
         prompt_ends: For each prompt, the index of its last node in `ends`.
     """
 
@@ -54,11 +65,60 @@ class KVLayout:
             begin = cached if node.is_cached else forest.num_cached_tokens + node.start
             cached += len(node.ids) if node.is_cached else 0
             self.slices.append(slice(begin, begin + len(node.ids)))
+        self.computed = [index for index, node in enumerate(forest.nodes) if not node.is_cached]
         self.ends = sorted(set(forest.leaves))
         index_of = {node: n for n, node in enumerate(self.ends)}
         self.prompt_ends = [index_of[leaf] for leaf in forest.leaves]
         self.num_root_rows = sum(len(n.ids) for n in forest.nodes if n.parent < 0 and not n.is_cached)
         self.last_rows = [forest.nodes[end].start + len(forest.nodes[end].ids) - 1 for end in self.ends]
+
+    def token_ids(self) -> IntArray:
+        """Return the token id of each row of the packed sequence."""
+        ids = chain.from_iterable(self.forest.nodes[index].ids for index in self.computed)
+        return np.fromiter(ids, np.int32, self.forest.num_tokens)
+
+    def positions(self) -> IntArray:
+        """Return the position in its prompt of each row of the packed sequence."""
+        nodes = [self.forest.nodes[index] for index in self.computed]
+        return concatenated_ranges([node.position for node in nodes], [len(node.ids) for node in nodes])
+
+    def kv_rows(self, nodes: Iterable[int]) -> IntArray:
+        """Return the rows of some nodes in the buffers, one node after the other."""
+        rows = [self.slices[node] for node in nodes]
+        return concatenated_ranges([r.start for r in rows], [r.stop - r.start for r in rows])
+
+
+def concatenated_ranges(starts: ArrayLike, lengths: ArrayLike) -> IntArray:
+    """Return the integers of several ranges, one range after the other."""
+    sizes = np.asarray(lengths, np.int32)
+    ends = sizes.cumsum(dtype=np.int32)
+    shifts: IntArray = np.asarray(starts, np.int32) - ends + sizes
+    places: IntArray = np.arange(ends[-1] if len(ends) else 0, dtype=np.int32)
+    return places + shifts.repeat(sizes)
+
+
+class IndexArrays:
+    """Named arrays of integers in one block of memory, which one transfer brings to a device.
+
+    Args:
+        arrays: The arrays. They arrive on the device in their shapes, as int32.
+        device: The device; for CUDA the block is page-locked, so that the transfer does not wait for the host.
+    """
+
+    def __init__(self, arrays: Mapping[str, IntArray], device: torch.device) -> None:
+        self._shapes = {name: array.shape for name, array in arrays.items()}
+        size = sum(array.size for array in arrays.values())
+        self._block = torch.empty(size, dtype=torch.int32, pin_memory=device.type == "cuda")
+        np.concatenate([array.ravel() for array in arrays.values()], out=self._block.numpy())
+        self._device = device
+
+    def on_device(self) -> dict[str, Tensor]:
+        """Return the arrays on the device."""
+        block = self._block.to(self._device, non_blocking=True)
+        parts = block.split([int(np.prod(shape)) for shape in self._shapes.values()])
+        return {
+            name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
 
 
 def dense_mask(layout: KVLayout) -> Tensor:

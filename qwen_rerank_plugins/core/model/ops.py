@@ -1,8 +1,8 @@
 """Element-wise steps between two matrix multiplications: normalisation, rotary embedding, activation.
 
-torch's `rms_norm` is one fused kernel on CUDA and six passes over memory on a CPU. For fp32 on a CPU this
-module has an implementation with two passes, and one that fuses norm and rotary embedding of queries and
-keys; both agree with torch's up to rounding. Everything else uses torch's.
+torch's `rms_norm` makes six passes over memory on a CPU. For fp32 on a CPU this module has an implementation with
+two passes, and one that fuses norm and rotary embedding of queries and keys; both agree with torch's up to
+rounding. Everything else uses torch's. `kernels` has the same functions for CUDA; there, these are the reference.
 """
 
 from __future__ import annotations

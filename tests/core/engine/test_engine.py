@@ -22,9 +22,8 @@ from qwen_rerank_plugins.core.engine.devices import is_device_lost
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds, select_attention
 from qwen_rerank_plugins.core.engine.prefix_cache import PrefixCache
 from qwen_rerank_plugins.core.engine.self_check import run_self_check, tolerance
-from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention, VarlenAttention
-from qwen_rerank_plugins.core.model.decoder import Decoder
-from qwen_rerank_plugins.core.model.packing import PackedForest
+from qwen_rerank_plugins.core.model.attention import DenseAttention, ForestAttention, GroupedAttention
+from qwen_rerank_plugins.core.model.decoder import Decoder, Plan
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
 from tests.core.checkpoints import Shape, make
@@ -49,9 +48,9 @@ class Counting(Decoder):
         super().__init__(decoder.architecture, decoder.weights)
         self.rows: list[int] = []
 
-    def forward(self, forest: PackedForest, *rest: Any, **options: Any) -> tuple[Tensor, dict[int, Tensor]]:
-        self.rows.append(forest.num_tokens)
-        return super().forward(forest, *rest, **options)
+    def forward(self, plan: Plan) -> tuple[Tensor, list[Tensor]]:
+        self.rows.append(plan.layout.forest.num_tokens)
+        return super().forward(plan)
 
 
 class Failing(Decoder):
@@ -61,10 +60,10 @@ class Failing(Decoder):
         super().__init__(decoder.architecture, decoder.weights)
         self.error: Exception | None = error
 
-    def forward(self, forest: PackedForest, *rest: Any, **options: Any) -> tuple[Tensor, dict[int, Tensor]]:
+    def forward(self, plan: Plan) -> tuple[Tensor, list[Tensor]]:
         if self.error is not None:
             raise self.error
-        return super().forward(forest, *rest, **options)
+        return super().forward(plan)
 
 
 # ---------------------------------------------------------------------------------------------- scores
@@ -88,11 +87,9 @@ def test_any_forest_scores_as_each_prompt_by_itself(decoder: Decoder, sequences:
     assert_close(engine.log_odds(sequences), wanted)
 
 
-def test_the_attention_backend_follows_device_and_dtype() -> None:
-    cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
-    assert select_attention(cpu, torch.float32) is select_attention(cpu, torch.bfloat16) is GroupedAttention
-    assert select_attention(cuda, torch.bfloat16) is select_attention(cuda, torch.float16) is VarlenAttention
-    assert select_attention(cuda, torch.float32) is GroupedAttention
+def test_the_attention_backend_follows_the_device() -> None:
+    assert select_attention(torch.device("cpu")) is GroupedAttention
+    assert select_attention(torch.device("cuda:0")) is ForestAttention
 
 
 # ---------------------------------------------------------------------------------- cached prefixes
@@ -242,25 +239,25 @@ def test_the_state_is_plain_json(decoder: Decoder) -> None:
 class Wrong(DenseAttention):
     """Sees the future."""
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return super().attend(queries, keys, values) + 0.1
+    def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
+        return super().attend(queries, kv) + 0.1
 
 
 class WrongWhenCached(DenseAttention):
     """Right unless a prefix is cached."""
 
-    def attend_last(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        out = super().attend_last(queries, keys, values)
-        return out + (len(keys) != self._mask.shape[0])
+    def attend_last(self, queries: Tensor, kv: Tensor) -> Tensor:
+        out = super().attend_last(queries, kv)
+        return out + (len(kv) != self._mask.shape[0])
 
 
 class NotANumber(DenseAttention):
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return super().attend(queries, keys, values) * math.nan
+    def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
+        return super().attend(queries, kv) * math.nan
 
 
 class Absent(DenseAttention):
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
         raise NotImplementedError("no kernel image is available for this device")
 
 

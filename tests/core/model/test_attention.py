@@ -1,12 +1,11 @@
-"""Three attention backends: the grouped and the variable-length one must match the dense reference."""
+"""Three attention backends: the grouped one and the Triton kernel must match the dense reference."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -14,83 +13,54 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qwen_rerank_plugins.core.model.attention import (
+    Attention,
     AttentionShape,
     DenseAttention,
+    ForestAttention,
     GroupedAttention,
     KVLayout,
-    VarlenAttention,
-    varlen_attn_reference,
 )
 from qwen_rerank_plugins.core.model.decoder import AttentionBackend
+from qwen_rerank_plugins.core.model.kv_layout import IndexArrays
 from qwen_rerank_plugins.core.model.packing import PackedForest, pack
 from qwen_rerank_plugins.core.sequences import Segment
 from tests.core.forests import grid, prompt_lists
 from tests.core.tolerances import ATTENTION
 
-CPU = torch.device("cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES = (AttentionShape(1, 1, 8), AttentionShape(4, 2, 8), AttentionShape(6, 1, 4), AttentionShape(4, 4, 16))
 
 
-class ReferenceVarlen(VarlenAttention):
-    """`VarlenAttention` with the reference kernel."""
-
-    def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
-        super().__init__(layout, shape, device, kernel=varlen_attn_reference)
+BACKENDS: tuple[AttentionBackend, ...] = (GroupedAttention, ForestAttention)
 
 
-def varlen_attn_of_torch_2_11(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    return_aux: Any = None,
-    scale: float | None = None,
-    window_size: tuple[int, int] = (-1, -1),
-) -> Tensor:
-    """The kernel without grouped heads: queries, keys and values have equally many."""
-    assert return_aux is None
-    assert query.shape[1] == key.shape[1] == value.shape[1]
-    return varlen_attn_reference(
-        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size
-    )
+def attention_of(backend: AttentionBackend, layout: KVLayout, shape: AttentionShape) -> Attention:
+    arrays = backend.index_arrays(layout, shape) | {"last_rows": np.asarray(layout.last_rows, np.int32)}
+    return backend(layout, shape, IndexArrays(arrays, DEVICE).on_device())
 
 
-class OldVarlen(VarlenAttention):
-    """`VarlenAttention` with the kernel of torch 2.11."""
-
-    def __init__(self, layout: KVLayout, shape: AttentionShape, device: torch.device) -> None:
-        super().__init__(layout, shape, device, kernel=varlen_attn_of_torch_2_11)
-
-
-BACKENDS: tuple[AttentionBackend, ...] = (GroupedAttention, ReferenceVarlen, OldVarlen)
-
-
-def pool(forest: PackedForest, shape: AttentionShape) -> tuple[Tensor, Tensor, Tensor]:
+def pool(forest: PackedForest, shape: AttentionShape) -> tuple[Tensor, Tensor]:
     """Random queries of the packed rows, keys and values of the whole pool."""
     draw = torch.Generator().manual_seed(forest.num_tokens)
     rows = forest.num_cached_tokens + forest.num_tokens
     queries = torch.randn(forest.num_tokens, shape.num_heads * shape.head_dim, generator=draw)
-    keys, values = torch.randn(2, rows, shape.num_kv_heads * shape.head_dim, generator=draw)
-    return queries, keys, values
+    kv = torch.randn(rows, 2 * shape.num_kv_heads * shape.head_dim, generator=draw)
+    return queries.to(DEVICE), kv.to(DEVICE)
 
 
 def assert_all_agree(forest: PackedForest, shape: AttentionShape) -> None:
     """Every attention backend matches the reference, for all rows and for the last ones."""
     layout = KVLayout(forest)
-    queries, keys, values = pool(forest, shape)
+    queries, kv = pool(forest, shape)
     last = queries[layout.last_rows]
-    dense = DenseAttention(layout, shape, CPU)
-    expected = dense.attend(queries, keys, values), dense.attend_last(last, keys, values)
+    dense = attention_of(DenseAttention, layout, shape)
+    expected = dense.attend(queries, kv), dense.attend_last(last, kv)
     assert torch.allclose(expected[0][layout.last_rows], expected[1], atol=ATTENTION, rtol=0)
     for backend in BACKENDS:
-        attention = backend(layout, shape, CPU)
+        attention = attention_of(backend, layout, shape)
         found = (
-            attention.attend(queries.clone(), keys, values),
-            attention.attend_last(last.clone(), keys, values),
+            attention.attend(queries.clone(), kv),
+            attention.attend_last(last.clone(), kv),
         )
         for a, b in zip(found, expected, strict=True):
             assert torch.allclose(a, b, atol=ATTENTION, rtol=0), backend.__name__
@@ -146,11 +116,11 @@ def test_the_plain_mask_is_causal_attention_along_the_path(sequences: list[Segme
     shape = AttentionShape(2, 2, 8)
     forest = pack(sequences)
     layout = KVLayout(forest)
-    queries, keys, values = pool(forest, shape)
-    packed = DenseAttention(layout, shape, CPU).attend(queries, keys, values)
+    queries, kv = pool(forest, shape)
+    packed = attention_of(DenseAttention, layout, shape).attend(queries, kv)
     for leaf in forest.leaves:
         rows = rows_along(forest, leaf, layout)
-        q, k, v = (t[rows].view(len(rows), 2, 8).transpose(0, 1) for t in (queries, keys, values))
+        q, k, v = (t[rows].view(len(rows), 2, 8).transpose(0, 1) for t in (queries, *kv.chunk(2, -1)))
         alone = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         torch.testing.assert_close(
             packed[rows], alone.transpose(0, 1).reshape(len(rows), 16), atol=ATTENTION, rtol=0
@@ -163,57 +133,19 @@ def test_a_token_attends_to_its_past_alone(backend: AttentionBackend) -> None:
     shape = AttentionShape(2, 1, 4)
     forest = pack(grid(3, (2, 2), (4, 4, 2)))
     layout = KVLayout(forest)
-    queries, keys, values = pool(forest, shape)
-    attention = backend(layout, shape, CPU)
-    expected = attention.attend(queries.clone(), keys, values)
+    queries, kv = pool(forest, shape)
+    attention = attention_of(backend, layout, shape)
+    expected = attention.attend(queries.clone(), kv)
     for index, node in enumerate(forest.nodes):
         seen = {*forest.ancestors(index), index}
         others = [n for n in range(len(forest.nodes)) if n not in seen]
-        changed = [t.clone() for t in (keys, values)]
-        for tensor, other in itertools.product(changed, others):
-            tensor[layout.slices[other]] = 1e4
-        for tensor in changed:
-            tensor[layout.slices[index].stop - 1] = 1e4
+        changed = kv.clone()
+        for other in others:
+            changed[layout.slices[other]] = 1e4
+        changed[layout.slices[index].stop - 1] = 1e4
         rows = slice(node.start, node.start + len(node.ids) - 1)  # the last one sees itself
-        found = attention.attend(queries.clone(), *changed)
+        found = attention.attend(queries.clone(), changed)
         assert torch.equal(found[rows], expected[rows])
-
-
-# -------------------------------------------------------------------------------------- index tensors
-
-
-def test_the_variable_length_calls_are_what_the_kernel_is_documented_to_take() -> None:
-    """Query rows in packed order, keys gathered a node at a time behind their ancestors', offsets in int32."""
-    calls: list[dict[str, Any]] = []
-
-    @functools.wraps(varlen_attn_reference)
-    def spy(q: Tensor, k: Tensor, v: Tensor, *offsets: Any, **options: Any) -> Tensor:
-        calls.append({"q": q, "k": k, "offsets": offsets, "options": options})
-        return varlen_attn_reference(q, k, v, *offsets, **options)
-
-    forest = pack([Segment.after(None, (1, 2), (3, 4), tail) for tail in ((5,), (6, 7, 8))])
-    layout, shape = KVLayout(forest), AttentionShape(4, 2, 8)
-    queries, keys, values = pool(forest, shape)
-    attention = VarlenAttention(layout, shape, CPU, spy)
-    attention.attend(queries, keys, values)
-    attention.attend_last(queries[layout.last_rows], keys, values)
-    everything, last = calls
-    cu_queries, cu_keys, longest_query, longest_key = everything["offsets"]
-    assert cu_queries.tolist() == [0, 2, 4, 5, 8]
-    assert cu_keys.tolist() == [0, 2, 6, 11, 18]
-    assert (longest_query, longest_key) == (3, 7)
-    assert cu_queries.dtype == cu_keys.dtype == torch.int32
-    key_rows = [0, 1, *range(4), *range(5), *range(4), 5, 6, 7]
-    assert torch.equal(everything["k"], keys[key_rows].view(-1, 2, 8))
-    assert everything["options"] == {
-        "scale": 8**-0.5,
-        "window_size": (-1, 0),
-        "enable_gqa": True,
-        "num_splits": 1,
-    }
-    assert last["offsets"][0].tolist() == [0, 1, 2]
-    assert last["offsets"][1].tolist() == [0, 5, 12]
-    assert last["offsets"][2:] == (1, 7)
 
 
 def test_cached_rows_come_first() -> None:
@@ -223,41 +155,3 @@ def test_cached_rows_come_first() -> None:
     known = [layout.slices[n] for n, node in enumerate(forest.nodes) if node.is_cached]
     assert known == [slice(0, 4), slice(4, 6)]
     assert layout.slices[layout.ends[0]].start >= forest.num_cached_tokens == 6
-
-
-def test_the_reference_is_torchs_own_attention() -> None:
-    """Aligned at the right end: with fewer queries than keys, the last query sees all of them."""
-    from torch.nn.attention.bias import causal_lower_right
-
-    q, k, v = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 5, 8)
-    bias: Any = causal_lower_right(3, 5)
-    expected = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias)[0]
-    rows = [t.transpose(0, 1) for t in (q, k, v)]
-    cu_q, cu_k = torch.tensor([0, 3]), torch.tensor([0, 5])
-    found = varlen_attn_reference(rows[0], rows[1], rows[2], cu_q, cu_k, 3, 5, window_size=(-1, 0))
-    torch.testing.assert_close(found.transpose(0, 1), expected, atol=ATTENTION, rtol=0)
-
-
-def test_the_reference_refuses_offsets_that_do_not_fit() -> None:
-    x = torch.randn(4, 1, 8)
-    with pytest.raises(ValueError, match="offsets end at 3, 4 for 4 queries and 4 keys"):
-        varlen_attn_reference(x, x, x, torch.tensor([0, 3]), torch.tensor([0, 4]), 3, 4)
-    with pytest.raises(ValueError, match="offsets"):
-        varlen_attn_reference(x, x, x, torch.tensor([0, 4]), torch.tensor([0, 4]), 4, 5)
-    with pytest.raises(ValueError, match="window"):
-        varlen_attn_reference(x, x, x, torch.tensor([0, 4]), torch.tensor([0, 4]), 4, 4, window_size=(3, 0))
-
-
-def test_torchs_kernel_takes_what_the_reference_takes() -> None:
-    """The reference stands in for it, so each argument that is passed must exist there, in the same order."""
-    import inspect
-
-    from torch.nn.attention.varlen import varlen_attn
-
-    theirs = inspect.signature(varlen_attn).parameters
-    ours = inspect.signature(varlen_attn_reference).parameters
-    options = {"enable_gqa", "num_splits"}  # torch 2.11 has neither
-    assert set(ours) - options <= set(theirs)
-    assert options & set(theirs) in (set(), options)
-    positional = [name for name, p in ours.items() if p.kind is not p.KEYWORD_ONLY]
-    assert list(theirs)[: len(positional)] == positional
