@@ -125,7 +125,7 @@ def _varlen(layout: KVLayout, heads: AttentionShape, queries: Tensor, kv: Tensor
 
     cu_q, cu_k = offsets(q_lengths), offsets(k_lengths)
 
-    def call() -> Tensor:
+    def call() -> Any:
         k, v = kv.index_select(0, rows).view(len(rows), 2, -1, heads.head_dim).unbind(1)
         q = queries.view(len(queries), -1, heads.head_dim)
         return varlen_attn(

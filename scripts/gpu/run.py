@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -19,6 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
 from qwen_rerank_plugins.core.runtime import load_runtime
 from qwen_rerank_plugins.core.scheduler.scheduler import Scheduler
-from qwen_rerank_plugins.types import ScoreRequest
+from qwen_rerank_plugins.types import PairScore, ScoreRequest
 from scripts.gpu.models import SHAPES, TINY, make_prompts, random_decoder
 
 REQUESTS_IN_FLIGHT, PAIRS_PER_REQUEST, DOCUMENT_TOKENS = 16, 64, 93
@@ -152,7 +154,7 @@ def parity(run: Run) -> dict[str, Any]:
     for dtype in ("float32", "bfloat16", "float16") if run.is_cuda else ("float32", "bfloat16"):
         config = RerankConfig(model=str(folder), device=str(run.device), dtype=dtype, cache_entries=0)
         scorer = LocalScorer.from_config(config)
-        log_odds = [score.log_odds for score in scorer.score([ScoreRequest(*pair) for pair in pairs])]
+        log_odds = [_log_odds(score) for score in scorer.score([ScoreRequest(*pair) for pair in pairs])]
         info = scorer.info()
         scorer.close()
         figures[dtype] = _differences(log_odds, wanted) | {
@@ -160,6 +162,10 @@ def parity(run: Run) -> dict[str, Any]:
             "load_s": info["load_s"],
         }
     return figures
+
+
+def _log_odds(score: PairScore) -> float:
+    return math.nan if score.log_odds is None else score.log_odds
 
 
 def _differences(found: list[float], wanted: list[float]) -> dict[str, float]:
@@ -263,8 +269,9 @@ def peer(run: Run) -> dict[str, Any]:
     count = 1024 if run.is_cuda else 16
     queries = [" ".join(rng.choices(WORDS, k=10)) for _ in range(-(-count // 10))]
     pairs = [(queries[n // 10], " ".join(rng.choices(WORDS, k=84))) for n in range(count)]
-    name = str(run.dtype).removeprefix("torch.")
-    config = RerankConfig(model=str(run.checkpoint), device=str(run.device), dtype=name, cache_entries=0)
+    config = RerankConfig(model=str(run.checkpoint), device=str(run.device), cache_entries=0)
+    if not run.is_cuda:
+        config = config.model_copy(update={"dtype": "float32"})
     with Reranker(config) as reranker:
         ours, scores = _best_rate(pairs, lambda: reranker.score_pairs(pairs))
     model = CrossEncoder(
@@ -275,10 +282,13 @@ def peer(run: Run) -> dict[str, Any]:
     )
     halves = [(PREFIX + body(query, "").rstrip(" "), f" {document}{SUFFIX}") for query, document in pairs]
     figures: dict[str, Any] = {"ours": ours}
+
+    def score(size: int) -> list[float]:
+        scores: list[float] = model.predict(halves, batch_size=size, show_progress_bar=False).tolist()
+        return scores
+
     for size in (32, 128, 512) if run.is_cuda else (8,):
-        rate, theirs = _best_rate(
-            pairs, lambda size=size: model.predict(halves, batch_size=size, show_progress_bar=False).tolist()
-        )
+        rate, theirs = _best_rate(pairs, partial(score, size))
         figures[f"sentence-transformers, batches of {size}"] = rate
         figures["largest difference of P(yes)"] = max(abs(a - b) for a, b in zip(scores, theirs, strict=True))
     return figures
