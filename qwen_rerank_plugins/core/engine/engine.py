@@ -6,11 +6,15 @@ The engine owns the decoder, the prefix cache and the choice of the attention ba
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from qwen_rerank_plugins.core.engine.devices import is_device_lost
 from qwen_rerank_plugins.core.engine.prefix_cache import PrefixCache
@@ -20,9 +24,47 @@ from qwen_rerank_plugins.core.model.packing import PackedForest, pack
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
 
-__all__ = ["Engine", "reference_log_odds", "select_attention"]
+__all__ = ["Engine", "LaunchedBatch", "PreparedBatch", "reference_log_odds", "select_attention"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedBatch:
+    """A forest to compute, and the keys and values of its cached nodes."""
+
+    forest: PackedForest
+    cached_kv: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LaunchedBatch:
+    """A forward pass on its way.
+
+    Attributes:
+        log_odds: One per prompt, on the CPU; valid after `event`.
+        event: Recorded behind the pass and its copy on CUDA; None on a device whose passes are computed by `launch`.
+        translate_errors: Context in which errors of torch become those of the package.
+    """
+
+    log_odds: Tensor
+    event: torch.cuda.Event | None
+    translate_errors: Callable[[], AbstractContextManager[None]]
+
+    def is_done(self) -> bool:
+        """Return whether `collect` returns or raises without waiting."""
+        try:
+            return self.event is None or self.event.query()
+        except RuntimeError:
+            return True
+
+    def collect(self) -> list[float]:
+        """Return the log-odds of the prompts, in input order; raises what `Engine.log_odds` raises."""
+        with self.translate_errors():
+            if self.event is not None:
+                self.event.synchronize()
+            results: list[float] = self.log_odds.tolist()
+            return results
 
 
 class Engine:
@@ -53,6 +95,11 @@ class Engine:
         """The device, such as "cpu" or "cuda:0"."""
         return str(self.decoder.device)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether `launch` returns before the results are computed."""
+        return self.decoder.device.type == "cuda"
+
     def log_odds(self, prompts: Sequence[Segment]) -> list[float]:
         """Return the log-odds of prompts, in input order, from one forward pass.
 
@@ -61,11 +108,37 @@ class Engine:
             DeviceLostError: The device is unusable for the rest of this process.
             EngineError: torch raised another error.
         """
-        if not prompts:
-            return []
+        return self.launch(self.prepare(prompts)).collect() if prompts else []
+
+    def prepare(self, prompts: Sequence[Segment]) -> PreparedBatch:
+        """Return the plan of one forward pass; it holds the cached prefixes, which may be evicted before `launch`."""
         forest = pack(prompts, self.prefix_cache)
+        nodes = enumerate(forest.nodes)
+        return PreparedBatch(
+            forest, {index: self.prefix_cache.get(node.segment) for index, node in nodes if node.is_cached}
+        )
+
+    def launch(self, prepared: PreparedBatch) -> LaunchedBatch:
+        """Start a forward pass behind earlier ones, and return its results to come."""
+        forest = prepared.forest
+        with self._translate_errors(forest):
+            store_kv = self._nodes_to_store(forest) if self.prefix_cache.max_bytes else []
+            log_odds, stored_kv = self.decoder.forward(
+                forest, self.attention_backend, prepared.cached_kv, store_kv
+            )
+            for index, tensor in stored_kv.items():  # later passes read them behind this one
+                self.prefix_cache.put(forest.nodes[index].segment, tensor)
+            # The copy runs behind this pass, and not behind those that are launched before `collect`.
+            log_odds, event = (log_odds * self.scale).to("cpu", non_blocking=True), None
+            if self.overlaps:
+                event = torch.cuda.Event()
+                event.record(torch.cuda.current_stream(self.decoder.device))
+            return LaunchedBatch(log_odds, event, partial(self._translate_errors, forest))
+
+    @contextmanager
+    def _translate_errors(self, forest: PackedForest) -> Iterator[None]:
         try:
-            return self._forward(forest)
+            yield
         except torch.OutOfMemoryError as error:
             self._release_memory()
             raise EngineOutOfMemoryError(_out_of_memory_message(forest, self.name)) from error
@@ -76,17 +149,6 @@ class Engine:
             if is_device_lost(self.decoder.device):
                 raise DeviceLostError(f"{self.name} is lost: {error}. Restart the process") from error
             raise EngineError(f"the forward pass on {self.name} failed: {error}") from error
-
-    def _forward(self, forest: PackedForest) -> list[float]:
-        cached_kv = {
-            i: self.prefix_cache.get(node.segment) for i, node in enumerate(forest.nodes) if node.is_cached
-        }
-        store_kv = self._nodes_to_store(forest) if self.prefix_cache.max_bytes else []
-        log_odds, stored_kv = self.decoder.forward(forest, self.attention_backend, cached_kv, store_kv)
-        results: list[float] = (log_odds * self.scale).tolist()
-        for index, tensor in stored_kv.items():
-            self.prefix_cache.put(forest.nodes[index].segment, tensor)
-        return results
 
     def _nodes_to_store(self, forest: PackedForest) -> list[int]:
         """Return computed roots, and inner nodes that several prompts share.
