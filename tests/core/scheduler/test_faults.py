@@ -338,6 +338,7 @@ class ForkedEngine(FakeEngine):
     def after_fork(self):
         assert not self.batches or self.batches == self.inherited
         type(self).forks += 1
+        self.in_flight.clear()
 """
 
 
@@ -399,7 +400,7 @@ def test_a_fork_in_the_middle_of_anything_leaves_no_lock_behind(root: Path) -> N
     """Threads submit, cancel and read figures without a pause while the process forks, and each child works."""
     body = """
 engine = ForkedEngine()
-ForkedEngine.after_fork = lambda self: None
+ForkedEngine.after_fork = lambda self: self.in_flight.clear()
 scheduler = make_scheduler(engine, batch=64, queue=400)
 stop = threading.Event()
 kept = []
