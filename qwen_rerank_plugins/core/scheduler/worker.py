@@ -123,7 +123,7 @@ class Worker:
 
     Attributes:
         thread: The thread that serves the device, once it was started.
-        in_flight: The batches that were taken last, those being computed among them: with an engine that overlaps, two.
+        in_flight: The batches being computed, oldest first: up to two with an engine that overlaps.
         is_alive: Whether the device is in service.
         needs_after_fork: Whether the engine comes from the parent process and `after_fork` is still to be called.
         budget_tokens: Token budget of the next batch.
@@ -292,8 +292,7 @@ class Worker:
         )
 
     def _halve_budget(self, failed_tokens: int) -> None:
-        # Two batches of one budget may fail together; that halves it once.
-        self.budget_tokens = max(1, min(self.budget_tokens, failed_tokens // 2))
+        self.budget_tokens = max(1, min(self.budget_tokens, failed_tokens) // 2)
         logger.warning(
             "%s ran out of memory with a batch of %d tokens; its budget is now %d tokens",
             self.engine.name,

@@ -165,15 +165,6 @@ def test_out_of_memory_splits_its_own_batch_only(step: str) -> None:
     assert worker.stats().oom_splits == 2, "5+6+7, then 5+6"
 
 
-def test_two_batches_that_run_out_of_memory_together_halve_the_budget_once() -> None:
-    engine = FakeEngine(overlaps=True, oom_above=70)
-    worker = Worker(engine, 96)
-    for _ in worker.run(take_once(batch_of(*range(9)), batch_of(*range(10, 19)))):
-        break  # the first results come after both batches have failed
-    assert engine.tokens[:2] == [96, 96]
-    assert worker.budget_tokens == 48 + 1, "half, and a 64th for the first half that fits"
-
-
 def test_time_of_two_batches_in_flight_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 80 s, of which the second is launched 5 s after the first, and the third when the device is idle."""
     now = 0.0
