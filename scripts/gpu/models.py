@@ -10,11 +10,11 @@ from torch import Tensor
 
 from qwen_rerank_plugins.core.model.decoder import (
     Architecture,
-    AttentionShape,
     Decoder,
     LayerWeights,
     Weights,
 )
+from qwen_rerank_plugins.core.model.kv_layout import AttentionShape
 from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.core.sequences import Segment
 

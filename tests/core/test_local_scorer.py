@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 import torch
 
 from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.core.engine.engine import LaunchedBatch
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
+from qwen_rerank_plugins.core.model.decoder import Plan
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import (
     ClosedError,
@@ -68,14 +71,14 @@ class Gate:
         self.entered, self.opened = threading.Event(), threading.Event()
         self.sequences = 0
         self._engine = scorer._runtime.engines[0]
-        self._log_odds = self._engine.log_odds
-        monkeypatch.setattr(self._engine, "log_odds", self)
+        self._prepare = self._engine.prepare
+        monkeypatch.setattr(self._engine, "prepare", self)
 
-    def __call__(self, prompts: Sequence[Segment]) -> list[float]:
+    def __call__(self, prompts: Sequence[Segment]) -> Plan:
         self.sequences += len(prompts)
         self.entered.set()
         assert self.opened.wait(30)
-        return self._log_odds(prompts)
+        return self._prepare(prompts)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -179,7 +182,9 @@ def test_of_equally_good_chunks_the_first_is_the_best(
     demo_settings: RerankConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = shared(demo_settings, long_documents="chunk", chunk_tokens=64, chunk_overlap=8, cache_entries=0)
-    monkeypatch.setattr(scorer._runtime.engines[0], "log_odds", lambda prompts: [1.0] * len(prompts))
+    engine = scorer._runtime.engines[0]
+    monkeypatch.setattr(engine, "prepare", len)
+    monkeypatch.setattr(engine, "launch", lambda count: LaunchedBatch(torch.ones(count), None, nullcontext))
     (score,) = scorer.score([ScoreRequest(QUERY, LONG)])
     scorer.close()
     assert score.span is not None
@@ -470,6 +475,7 @@ FORK = """
 import os, sys
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
+from qwen_rerank_plugins.core.model.decoder import Plan
 from qwen_rerank_plugins.types import ScoreRequest
 
 config = RerankConfig(model="demo", device="cpu", dtype="float32", cache_entries=0, num_threads=2)

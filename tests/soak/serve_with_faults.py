@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qwen_rerank_plugins.core.engine.engine import Engine
+from qwen_rerank_plugins.core.model.decoder import Plan
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import EngineOutOfMemoryError
 from tests.service.serve_double import main
@@ -26,18 +27,18 @@ FAULTS: dict[str, Callable[[str], BaseException]] = {
 
 def inject_faults(folder: Path) -> None:
     """Make every engine of this process look for faults in a folder before each batch."""
-    log_odds = Engine.log_odds
+    prepare = Engine.prepare
 
-    def faulty_log_odds(engine: Engine, prompts: Sequence[Segment]) -> list[float]:
+    def faulty_prepare(engine: Engine, prompts: Sequence[Segment]) -> Plan:
         is_worker = not threading.current_thread().name.startswith(
             "qwen-rerank-load"
         )  # that is the self-check
         for fault in folder.iterdir() if is_worker else ():
             fault.unlink()
             raise FAULTS[fault.name.partition("_")[0]]("injected")
-        return log_odds(engine, prompts)
+        return prepare(engine, prompts)
 
-    setattr(Engine, "log_odds", faulty_log_odds)  # noqa: B010 (mypy refuses to assign a method)
+    setattr(Engine, "prepare", faulty_prepare)  # noqa: B010 (mypy refuses to assign a method)
 
 
 if __name__ == "__main__":

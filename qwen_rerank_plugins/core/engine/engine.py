@@ -8,8 +8,10 @@ CUDA the device computes between the last two, so that the host can prepare the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
@@ -32,30 +34,26 @@ WARM_UP_LENGTH = 512
 """Tokens of each prompt of the batch that tests the memory."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class LaunchedBatch:
     """A batch on the device.
 
-    Args:
-        engine: Its engine.
-        forest: The packed prompts.
-        log_odds: [prompts], possibly not yet computed.
+    Attributes:
+        log_odds: One per prompt, on the CPU; valid after `computed`.
+        computed: Recorded behind the batch and its copy on CUDA; None on a device whose batches `launch` computes.
+        translated_errors: Context in which errors of torch become those of the package.
     """
 
-    def __init__(self, engine: Engine, forest: PackedForest, log_odds: Tensor) -> None:
-        self._engine = engine
-        self._forest = forest
-        self._log_odds = log_odds
-        self._computed: torch.cuda.Event | None = None
-        if log_odds.is_cuda:
-            # Blocking: a thread that waits for the device leaves the processor to the one that plans.
-            self._log_odds = torch.empty(log_odds.shape, dtype=log_odds.dtype, pin_memory=True)
-            self._log_odds.copy_(log_odds, non_blocking=True)
-            self._computed = torch.cuda.Event(blocking=True)
-            self._computed.record(torch.cuda.current_stream(log_odds.device))
+    log_odds: Tensor
+    computed: torch.cuda.Event | None
+    translated_errors: Callable[[], AbstractContextManager[None]]
 
     def is_done(self) -> bool:
-        """Return whether the results are there."""
-        return self._computed is None or self._computed.query()
+        """Return whether `collect` returns or raises without waiting."""
+        try:
+            return self.computed is None or self.computed.query()
+        except RuntimeError:
+            return True
 
     def collect(self) -> list[float]:
         """Wait for the log-odds and return them, in the order of the prompts.
@@ -65,11 +63,11 @@ class LaunchedBatch:
             DeviceLostError: The device is unusable for the rest of this process.
             EngineError: torch raised another error.
         """
-        if self._computed is not None:
-            with self._engine.translated_errors(self._forest):
-                self._computed.synchronize()
-        results: list[float] = self._log_odds.tolist()
-        return results
+        with self.translated_errors():
+            if self.computed is not None:
+                self.computed.synchronize()
+            results: list[float] = self.log_odds.tolist()
+            return results
 
 
 class Engine:
@@ -94,9 +92,6 @@ class Engine:
         self.scale = scale
         self.attention_backend = attention_backend or select_attention(decoder.device)
         self.prefix_cache = PrefixCache(prefix_cache_bytes)
-        shape = decoder.architecture
-        kv_size = 2 * shape.attention.num_kv_heads * shape.attention.head_dim
-        self._kv_bytes_per_token = shape.num_layers * kv_size * decoder.dtype.itemsize
 
     @property
     def name(self) -> str:
@@ -119,7 +114,7 @@ class Engine:
         return self.launch(self.prepare(prompts)).collect() if prompts else []
 
     def prepare(self, prompts: Sequence[Segment]) -> Plan:
-        """Plan a batch of at least one prompt on the host. Launch it before the next one is prepared.
+        """Plan a batch of at least one prompt on the host; it holds its cached prefixes, which may be evicted.
 
         Raises:
             EngineOutOfMemoryError: The host's memory does not suffice.
@@ -128,7 +123,7 @@ class Engine:
         forest = pack(prompts, self.prefix_cache)
         cached_kv = [self.prefix_cache.get(node.segment) for node in forest.nodes if node.is_cached]
         store_kv = self._nodes_to_store(forest) if self.prefix_cache.max_bytes else []
-        with self.translated_errors(forest):
+        with self._translated_errors(forest):
             return self.decoder.plan(forest, self.attention_backend, cached_kv, store_kv)
 
     def launch(self, plan: Plan) -> LaunchedBatch:
@@ -140,15 +135,22 @@ class Engine:
             EngineError: torch raised another error.
         """
         forest = plan.layout.forest
-        with self.translated_errors(forest):
+        with self._translated_errors(forest):
             log_odds, stored_kv = self.decoder.forward(plan)
-            batch = LaunchedBatch(self, forest, log_odds * self.scale)
-        for index, tensor in zip(plan.store_kv, stored_kv, strict=True):
-            self.prefix_cache.put(forest.nodes[index].segment, tensor)
-        return batch
+            for index, tensor in zip(
+                plan.store_kv, stored_kv, strict=True
+            ):  # later batches read them behind this one
+                self.prefix_cache.put(forest.nodes[index].segment, tensor)
+            # The copy runs behind this batch, and not behind those that are launched before `collect`.
+            log_odds, computed = (log_odds * self.scale).to("cpu", non_blocking=True), None
+            if self.overlaps:
+                # Blocking: a thread that waits for the device leaves the processor to others.
+                computed = torch.cuda.Event(blocking=True)
+                computed.record(torch.cuda.current_stream(self.decoder.device))
+            return LaunchedBatch(log_odds, computed, partial(self._translated_errors, forest))
 
     @contextmanager
-    def translated_errors(self, forest: PackedForest) -> Iterator[None]:
+    def _translated_errors(self, forest: PackedForest) -> Iterator[None]:
         """Raise torch's errors about a batch as this package's."""
         try:
             yield
@@ -202,7 +204,8 @@ class Engine:
             for index, node in enumerate(forest.nodes)
             if not node.is_cached and children[index] and (node.parent < 0 or children[index] > 1)
         ]
-        sizes = accumulate(len(forest.nodes[index].ids) * self._kv_bytes_per_token for index in candidates)
+        token_bytes = self.decoder.architecture.kv_numbers_per_token * self.decoder.dtype.itemsize
+        sizes = accumulate(len(forest.nodes[index].ids) * token_bytes for index in candidates)
         return [
             index
             for index, size in zip(candidates, sizes, strict=True)

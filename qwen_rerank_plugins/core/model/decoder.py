@@ -65,6 +65,11 @@ class Architecture:
     qkv_bias: bool
 
     @property
+    def kv_numbers_per_token(self) -> int:
+        """Numbers of a token's keys and values in all layers."""
+        return 2 * self.num_layers * self.attention.num_kv_heads * self.attention.head_dim
+
+    @property
     def linear_shapes(self) -> list[tuple[int, int]]:
         """Shapes [out, in] of the linear layers of `LayerWeights`."""
         hidden, mlp = self.hidden_size, self.intermediate_size

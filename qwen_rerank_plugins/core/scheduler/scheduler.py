@@ -27,12 +27,7 @@ from functools import partial
 from typing import Self, get_args
 
 from qwen_rerank_plugins.core.scheduler.futures import ScoreFuture, resolve_futures
-from qwen_rerank_plugins.core.scheduler.queue import (
-    Admission,
-    PriorityQueue,
-    QueuedPrompt,
-    Request,
-)
+from qwen_rerank_plugins.core.scheduler.queue import Admission, PriorityQueue, QueuedPrompt, Request
 from qwen_rerank_plugins.core.scheduler.stats import DeviceStats, SchedulerStats
 from qwen_rerank_plugins.core.scheduler.worker import TokenEngine, Worker
 from qwen_rerank_plugins.core.sequences import Segment
@@ -271,31 +266,33 @@ class Scheduler:
             if worker.needs_after_fork:
                 worker.engine.after_fork()
                 worker.needs_after_fork = False
-            while self._take_batch(worker):
+            for results in worker.run(partial(self._take_batch, worker)):
+                with self._lock:
+                    self._record(results)
                 resolve_futures(self._finished)
-                for results in worker.run(worker.in_flight):
-                    with self._lock:
-                        self._record(results)
-                    resolve_futures(self._finished)
-                worker.in_flight = ()
         except BaseException as error:  # noqa: BLE001 - SystemExit too must not leave requests pending
             self._handle_worker_death(worker, error)
 
-    def _take_batch(self, worker: Worker) -> bool:
-        """Wait for the next batch of a worker; return False when the scheduler is closed."""
+    def _take_batch(self, worker: Worker, *, wait: bool) -> Sequence[QueuedPrompt]:
+        """Return the next batch of a worker, or an empty one; with `wait`, only when the scheduler is closed."""
+        batch: Sequence[QueuedPrompt] = ()
         with self._lock:
+            if wait:
+                worker.in_flight.clear()
             while not self._closed:
-                worker.in_flight = self._queue.take(worker.budget_tokens, worker.background_tokens)
-                if worker.in_flight:
-                    now = time.monotonic()
-                    for request in {item.request for item in worker.in_flight}:
-                        if request.deadline is not None and request.deadline <= now:
-                            self._finish(request, _deadline_error())
-                    started = (one.request for one in worker.in_flight if one.index == one.request.order[0])
-                    self._queue_s += sum(now - request.arrived for request in started)
-                    return True
+                batch = self._queue.take(worker.budget_tokens, worker.background_tokens)
+                worker.in_flight.append(batch)
+                if batch or not wait:
+                    break
                 self._work_available.wait()
-            return False
+            now = time.monotonic()
+            for request in {item.request for item in batch}:
+                if request.deadline is not None and request.deadline <= now:
+                    self._finish(request, _deadline_error())
+            started = (one.request for one in batch if one.index == one.request.order[0])
+            self._queue_s += sum(now - request.arrived for request in started)
+        resolve_futures(self._finished)
+        return batch
 
     def _record(self, results: Sequence[tuple[QueuedPrompt, float | RerankError]]) -> None:
         for item, result in results:
@@ -318,9 +315,9 @@ class Scheduler:
                     other.is_alive = False
                 self._fail_all(lambda: DeviceLostError(self._device_lost_reason))
             else:
-                for request in {item.request for item in worker.in_flight}:
+                for request in {item.request for item in itertools.chain(*worker.in_flight)}:
                     self._finish(request, worker.died_error(error))
-                worker.in_flight = ()
+                worker.in_flight.clear()
                 if not self._closed and worker.may_restart():
                     self._start(worker)
                 elif not self._closed:

@@ -78,8 +78,10 @@ def test_not_a_number_fails_its_own_request() -> None:
         assert scheduler.submit(prompts([2])).result(SAFETY_S) == [2.0]
 
 
-def test_out_of_memory_is_met_with_smaller_batches() -> None:
-    engine = FakeEngine(oom_above=60)
+@pytest.mark.parametrize(("overlaps", "part"), [(False, 3), (True, 2)])
+def test_out_of_memory_is_met_with_smaller_batches(overlaps: bool, part: int) -> None:
+    """Two batches in flight fail together: they are prepared with one budget."""
+    engine = FakeEngine(oom_above=60, overlaps=overlaps)
     with make_scheduler(engine, batch=500) as scheduler:
         assert scheduler.submit(prompts(range(200))).result(SAFETY_S) == [float(v) for v in range(200)]
         stats = scheduler.stats()
@@ -87,7 +89,9 @@ def test_out_of_memory_is_met_with_smaller_batches() -> None:
         assert stats.devices[0].budget_tokens < 500
         with pytest.raises(EngineOutOfMemoryError):
             scheduler.submit(prompts([1], length=80)).result(SAFETY_S)
-    assert sum(tokens > 60 for tokens in engine.tokens) < len(engine.tokens) / 3, "the lesson is remembered"
+    assert sum(tokens > 60 for tokens in engine.tokens) < len(engine.tokens) / part, (
+        "the lesson is remembered"
+    )
 
 
 # --------------------------------------------------------------------------------------------- dying workers
@@ -109,6 +113,20 @@ def test_a_worker_that_dies_answers_for_its_batch_and_is_replaced(
         assert queued.result(SAFETY_S) == [5.0]
         assert scheduler.stats().worker_restarts == 1
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_a_worker_that_dies_fails_no_request_whose_batch_was_done() -> None:
+    """The rest of that request is still queued, and the next thread computes it."""
+    engine = deadly(SystemExit)
+    with make_scheduler(engine, batch=16) as scheduler:
+        begun = scheduler.submit(prompts([1, 2]))
+        engine.wait_until_busy()
+        failing = scheduler.submit(prompts([POISON], length=3))
+        engine.gate.set()
+        with pytest.raises(WorkerDiedError):
+            failing.result(SAFETY_S)
+        assert begun.result(SAFETY_S) == [1.0, 2.0]
+    assert engine.batches == [[1.0], [POISON], [2.0]]
 
 
 def test_a_worker_killed_from_outside_answers_for_its_batch() -> None:
@@ -338,13 +356,14 @@ class ForkedEngine(FakeEngine):
     def after_fork(self):
         assert not self.batches or self.batches == self.inherited
         type(self).forks += 1
+        self.in_flight.clear()
 """
 
 
-def run_script(body: str, root: Path) -> str:
+def run_script(body: str, root: Path, *arguments: str) -> str:
     """Run a script that forks, without coverage: a fork may copy coverage's own lock while another thread holds it."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT_HEAD + body],
+        [sys.executable, "-c", SCRIPT_HEAD + body, *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -395,11 +414,12 @@ print(status, [future.result(SAFETY_S) for future in pending], ForkedEngine.fork
     assert run_script(body, root) == "0 [[1.0], [2.0]] 0\n"
 
 
-def test_a_fork_in_the_middle_of_anything_leaves_no_lock_behind(root: Path) -> None:
+@pytest.mark.parametrize("overlaps", ["", "overlaps"])
+def test_a_fork_in_the_middle_of_anything_leaves_no_lock_behind(root: Path, overlaps: str) -> None:
     """Threads submit, cancel and read figures without a pause while the process forks, and each child works."""
     body = """
-engine = ForkedEngine()
-ForkedEngine.after_fork = lambda self: None
+engine = ForkedEngine(overlaps=bool(sys.argv[1]))
+ForkedEngine.after_fork = lambda self: self.in_flight.clear()
 scheduler = make_scheduler(engine, batch=64, queue=400)
 stop = threading.Event()
 kept = []
@@ -427,7 +447,7 @@ stop.set()
 for thread in threads: thread.join(SAFETY_S)
 print(codes)
 """
-    assert run_script(body, root) == f"{[0] * 15}\n"
+    assert run_script(body, root, overlaps) == f"{[0] * 15}\n"
 
 
 def test_a_closed_scheduler_stays_closed_in_a_child(root: Path) -> None:

@@ -35,8 +35,9 @@ def test_no_prompts_give_a_future_that_is_done() -> None:
         assert future.result() == []
 
 
-def test_no_batch_exceeds_its_budget_and_every_prompt_is_computed_once() -> None:
-    engine = FakeEngine()
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_no_batch_exceeds_its_budget_and_every_prompt_is_computed_once(overlaps: bool) -> None:
+    engine = FakeEngine(overlaps=overlaps)
     with make_scheduler(engine, batch=106) as scheduler:
         assert scheduler.submit(prompts(range(95))).result(SAFETY_S) == [float(v) for v in range(95)]
     assert sorted(engine.computed) == [float(v) for v in range(95)]
@@ -56,8 +57,9 @@ def test_requests_that_meet_in_the_queue_are_merged_into_one_batch() -> None:
     assert engine.tokens[1] == 2 + 3 * 14, "their common root is counted once"
 
 
-def test_many_threads_each_get_their_own_scores() -> None:
-    engines = FakeEngine("fake:0"), FakeEngine("fake:1")
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_many_threads_each_get_their_own_scores(overlaps: bool) -> None:
+    engines = FakeEngine("fake:0", overlaps=overlaps), FakeEngine("fake:1", overlaps=overlaps)
     wrong: list[object] = []
     with make_scheduler(*engines, batch=200) as scheduler:
 
@@ -276,8 +278,9 @@ def test_a_cancelled_task_leaves_the_queue() -> None:
     assert engine.computed == [1.0]
 
 
-def test_requests_cancelled_at_random_never_harm_the_others() -> None:
-    engine = FakeEngine()
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_requests_cancelled_at_random_never_harm_the_others(overlaps: bool) -> None:
+    engine = FakeEngine(overlaps=overlaps)
     with make_scheduler(engine, batch=60, queue=300) as scheduler:
 
         def ask(thread: int) -> list[concurrent.futures.Future[list[float]]]:

@@ -16,7 +16,7 @@ from qwen_rerank_plugins.errors import (
     NonFiniteScoreError,
     RerankError,
 )
-from tests.core.scheduler.helpers import FakeEngine, answer, prompts
+from tests.core.scheduler.helpers import FakeEngine, answer, prompts, take_once
 
 
 def batch_of(*requests: Request) -> list[QueuedPrompt]:
@@ -30,7 +30,7 @@ def batch_of(*requests: Request) -> list[QueuedPrompt]:
 def run(device: Worker, *requests: Request) -> tuple[dict[tuple[int, int], float], dict[int, RerankError]]:
     scores: dict[tuple[int, int], float] = {}
     failures: dict[int, RerankError] = {}
-    for results in device.run(batch_of(*requests)):
+    for results in device.run(take_once(batch_of(*requests))):
         for item, result in results:
             request, index = item.request, item.index
             if isinstance(result, RerankError):
@@ -155,7 +155,7 @@ def test_what_nobody_waits_for_is_left_out_of_the_rest() -> None:
     engine = FakeEngine(oom_above=60)
     first, second = Request(0, prompts(range(6))), Request(1, prompts(range(10, 16), head=1))
     computed: list[QueuedPrompt] = []
-    for results in Worker(engine, 400).run(batch_of(first, second)):
+    for results in Worker(engine, 400).run(take_once(batch_of(first, second))):
         computed += [item for item, _ in results]
         second.is_open = False
     assert all(item.request is first for item in computed)
