@@ -90,7 +90,24 @@ def time_kernels(device: torch.device, name: str, num_pairs: int) -> dict[str, A
         a, b = draw(rows, size[0]), draw(size[1], size[0])
         seconds = microseconds(lambda a=a, b=b: torch.mm(a, b.t())) / 1e6  # type: ignore[misc]
         times[f"{linear} product, TFLOP/s"] = 2 * rows * size[0] * size[1] / seconds / 1e12
+    times["gate_up product in fp8, TFLOP/s"] = _fp8_product(rows, *products["gate_up"], device)
     return times | _attention(forest, heads, queries, kv)
+
+
+def _fp8_product(rows: int, size_in: int, size_out: int, device: torch.device) -> Any:
+    """Time a product of 8-bit numbers with one scale per row of both."""
+    a, b = (torch.randn(n, size_in, device=device).to(torch.float8_e4m3fn) for n in (rows, size_out))
+    scale_a, scale_b = torch.ones(rows, 1, device=device), torch.ones(1, size_out, device=device)
+
+    def multiply() -> Tensor:
+        return torch._scaled_mm(  # noqa: SLF001 - torch has no public name for it
+            a, b.t(), scale_a=scale_a, scale_b=scale_b, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+
+    try:
+        return 2 * rows * size_in * size_out / microseconds(multiply) / 1e6
+    except RuntimeError as error:  # a GPU without such products
+        return str(error)[:100]
 
 
 def _attention(forest: Any, heads: AttentionShape, queries: Tensor, kv: Tensor) -> dict[str, Any]:

@@ -62,10 +62,20 @@ def random_decoder(shape: Mapping[str, int], device: torch.device, dtype: torch.
         return torch.ones(size, device=device, dtype=dtype)
 
     def layer() -> LayerWeights:
-        query, key_value, output, gate_up, down = (Linear(draw(*size)) for size in architecture.linear_shapes)
+        query, key_value, output, gate_up, down = architecture.linear_shapes
+        qkv = draw(query[0] + key_value[0], hidden)
         norms = [ones(attention.head_dim) for _ in range(2)]
         return LayerWeights(
-            ones(hidden), query, key_value, norms[0], norms[1], output, ones(hidden), gate_up, down
+            input_norm=ones(hidden),
+            query=Linear(qkv).rows(slice(query[0])),
+            key_value=Linear(qkv).rows(slice(query[0], None)),
+            query_norm=norms[0],
+            key_norm=norms[1],
+            output=Linear(draw(*output)),
+            mlp_norm=ones(hidden),
+            gate_up=Linear(draw(*gate_up)),
+            down=Linear(draw(*down)),
+            qkv=Linear(qkv),
         )
 
     layers = [layer() for _ in range(architecture.num_layers)]

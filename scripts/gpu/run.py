@@ -7,9 +7,11 @@ that is taken away, loses nothing of the others.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import math
 import os
+import pstats
 import random
 import statistics
 import subprocess
@@ -35,7 +37,7 @@ from qwen_rerank_plugins.types import PairScore, ScoreRequest
 from scripts.gpu.models import SHAPES, TINY, make_prompts, random_decoder
 
 REQUESTS_IN_FLIGHT, PAIRS_PER_REQUEST, DOCUMENT_TOKENS = 16, 64, 93
-LATENCY_DOCUMENTS, LATENCY_TOKENS = 100, 128
+LATENCY_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,8 @@ def serve(run: Run, engine: Engine, documents_per_query: int) -> float:
         return finished * PAIRS_PER_REQUEST / (time.perf_counter() - start)
 
 
-def latency(run: Run, engine: Engine) -> dict[str, float]:
-    """Return milliseconds of one query with 100 documents of 128 tokens, alone: median and 90th percentile."""
-    count = LATENCY_DOCUMENTS if run.is_cuda else 10
+def latency(run: Run, engine: Engine, count: int) -> dict[str, float]:
+    """Return milliseconds of one query with documents of 128 tokens, alone: median and 90th percentile."""
     rng = random.Random(3)
     times: list[float] = []
     with Scheduler([engine], max_batch_tokens=32768, max_queue_tokens=1 << 30) as scheduler:
@@ -248,7 +249,8 @@ def speed(run: Run) -> dict[str, Any]:
             "host, ms": host(run, engine),
             "pairs/s, ten documents a query": serve(run, engine, 10),
             "pairs/s, one document a query": serve(run, engine, 1),
-            "100 documents x 128 tokens, ms": latency(run, engine),
+            "100 documents of 128 tokens, ms": latency(run, engine, 100 if run.is_cuda else 10),
+            "1 document of 128 tokens, ms": latency(run, engine, 1),
             "peak, GB": torch.cuda.max_memory_allocated() / 1e9 if run.is_cuda else None,
         }
         print(name, json.dumps(figures[name]))
@@ -316,6 +318,10 @@ def profile(run: Run) -> dict[str, Any]:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if run.is_cuda else [])]
     with record(activities=activities) as recorded:
         engine.log_odds(prompts)
+    with cProfile.Profile() as launches:
+        engine.log_odds(prompts)
+    with (run.out / "host.txt").open("w", encoding="utf-8") as file:
+        pstats.Stats(launches, stream=file).sort_stats("tottime").print_stats(40)
     events = recorded.key_averages()
     column = "self_device_time_total" if run.is_cuda else "self_cpu_time_total"
     (run.out / "profile.txt").write_text(events.table(sort_by=column, row_limit=40), encoding="utf-8")

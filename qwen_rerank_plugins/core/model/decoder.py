@@ -29,6 +29,7 @@ from qwen_rerank_plugins.core.model.kv_layout import IndexArrays
 from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.core.model.ops import RotaryCache
 from qwen_rerank_plugins.core.model.packing import PackedForest
+from qwen_rerank_plugins.errors import ConfigurationError
 
 __all__ = ["Architecture", "AttentionBackend", "Decoder", "LayerWeights", "Plan", "Weights"]
 
@@ -80,7 +81,11 @@ class Architecture:
 
 @dataclass(slots=True)
 class LayerWeights:
-    """One layer. `key_value` and `gate_up` are fused projections of the same input."""
+    """One layer. `key_value` and `gate_up` are fused projections of the same input.
+
+    Attributes:
+        qkv: `query` and `key_value` in one, which shares their memory; None where the weights are quantised.
+    """
 
     input_norm: Tensor
     query: Linear
@@ -91,6 +96,7 @@ class LayerWeights:
     mlp_norm: Tensor
     gate_up: Linear
     down: Linear
+    qkv: Linear | None = None
 
     @property
     def linears(self) -> tuple[Linear, ...]:
@@ -230,8 +236,12 @@ def _rows_per_block(device: torch.device, *, is_quantized: bool) -> int:
 
 def _kernels() -> Any:
     """Return the module of Triton kernels, which has the functions of `ops`."""
-    from qwen_rerank_plugins.core.model import kernels
-
+    try:
+        from qwen_rerank_plugins.core.model import kernels
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "CUDA needs the package triton, which torch installs on Linux; install it (on Windows: triton-windows)"
+        ) from error
     return kernels
 
 
@@ -252,8 +262,14 @@ class _ForwardPass:
             decoder.architecture.num_layers, len(self.index["stored_rows"]), 2 * self.kv_size
         )
         self.stored_lengths = [len(forest.nodes[index].ids) for index in plan.store_kv]
-        self.queries = self._empty(forest.num_tokens, shape.num_heads * shape.head_dim)
-        self.kv = self._empty(self.num_cached + forest.num_tokens, 2 * self.kv_size)
+        query_size, num_rows = shape.num_heads * shape.head_dim, self.num_cached + forest.num_tokens
+        # The kernels write over their input, so that queries, keys and values stay where one product puts them.
+        self.qkv = self._empty(num_rows, query_size + 2 * self.kv_size) if decoder.use_kernels else None
+        if self.qkv is not None:
+            self.queries, self.kv = self.qkv[self.num_cached :, :query_size], self.qkv[:, query_size:]
+        else:
+            self.queries = self._empty(forest.num_tokens, query_size)
+            self.kv = self._empty(num_rows, 2 * self.kv_size)
         self.num_precise = plan.layout.num_root_rows if decoder.is_quantized else 0
         self.blocks = [
             *decoder.blocks(self.num_precise),
@@ -262,16 +278,15 @@ class _ForwardPass:
         block = max(rows.stop - rows.start for rows in self.blocks)
         last_block = decoder.blocks(len(plan.layout.last_rows))[
             0
-        ].stop  # even-sized, so possibly the larger one
-        # The kernels may write over their input, so products go where their results belong.
-        in_place = decoder.use_kernels
-        self.query_buffer = self.queries if in_place else self._empty(block, self.queries.shape[1])
-        self.kv_buffer = self.kv[self.num_cached :] if in_place else self._empty(block, 2 * self.kv_size)
+        ].stop  # possibly the larger one: both are even
+        if self.qkv is None:
+            self.query_buffer = self._empty(block, query_size)
+            self.kv_buffer = self._empty(block, 2 * self.kv_size)
         self.mlp_buffer = self._empty(max(block, last_block), 2 * decoder.architecture.intermediate_size)
         self.rotation = RotaryCache.at(
             self.index["positions"],
             decoder.inverse_frequencies,
-            torch.float32 if in_place else decoder.dtype,
+            torch.float32 if decoder.use_kernels else decoder.dtype,
         )
 
     def _empty(self, *size: int) -> Tensor:
@@ -285,7 +300,9 @@ class _ForwardPass:
     def layer(self, layer_index: int, x: Tensor) -> None:
         """Compute one layer for all rows, in place."""
         layer = self.decoder.weights.layers[layer_index]
-        for rows in self.blocks:
+        if self.qkv is not None:
+            self._project_in_place(layer, x)
+        for rows in self.blocks if self.qkv is None else ():
             self._project(layer, x, rows)
         self._load_store_prefix_kv(layer_index)
         attended = self.attention.attend(self.queries, self.kv)
@@ -325,17 +342,32 @@ class _ForwardPass:
         )
         self._store(layer, normed, rows)
 
+    def _project_in_place(self, layer: LayerWeights, x: Tensor) -> None:
+        """Write queries, keys and values of all rows into the one buffer of the kernels."""
+        assert self.qkv is not None
+        assert layer.qkv is not None
+        architecture = self.decoder.architecture
+        target = self.qkv[self.num_cached :]
+        projected = layer.qkv(self.decoder.norm(x, layer.input_norm), target)
+        if projected is not target:  # few rows on a CPU
+            target.copy_(projected)
+        heads = target[:, : -self.kv_size]
+        self.decoder.ops.apply_qk_norm_rope(
+            *(heads, layer.query_norm, self.rotation, architecture.rms_eps, heads),
+            key_norm=layer.key_norm,
+            num_key_heads=architecture.attention.num_kv_heads,
+        )
+
     def _store(self, layer: LayerWeights, normed: Any, rows: slice) -> None:
         """Write keys and values of some rows, normalised and encoded, into the buffer."""
-        projected = layer.key_value(normed, self.kv_buffer[: rows.stop - rows.start])
+        buffer = None if self.qkv is not None else self.kv_buffer[: rows.stop - rows.start]
+        keys, values = layer.key_value(normed, buffer).chunk(2, -1)
         target = self.kv[self.num_cached + rows.start : self.num_cached + rows.stop]
-        keys, values = projected.chunk(2, -1)
         eps = self.decoder.architecture.rms_eps
         self.decoder.ops.apply_qk_norm_rope(
             keys, layer.key_norm, self.rotation[rows], eps, target[:, : self.kv_size]
         )
-        if projected.data_ptr() != target.data_ptr():
-            target[:, self.kv_size :] = values
+        target[:, self.kv_size :] = values
 
     def _load_store_prefix_kv(self, layer_index: int) -> None:
         """Copy this layer's cached keys and values into the buffer, and those to store out of it."""

@@ -253,16 +253,19 @@ def get_quantizer(
         shapes: The shapes [out, in] of a layer's weights.
 
     Raises:
-        ConfigurationError: The kind is unknown.
+        ConfigurationError: The kind is unknown, or the device has no such products.
         EngineError: int8 products are not exact on this processor.
     """
     if kind == "none":
         return None
     if kind != "int8":
         raise ConfigurationError(f"quantization {kind!r} is not supported; use 'none' or 'int8'")
-    activations = exact_activations(shapes) if device.type == "cpu" else EIGHT_BITS
+    if device.type != "cpu":
+        raise ConfigurationError(f"quantization 'int8' is for CPUs; on {device} use 'none'")
+    activations = exact_activations(shapes)
 
     def quantize(layer: LayerWeights) -> None:
+        layer.qkv = None
         for name in ("query", "key_value", "output", "gate_up", "down"):
             setattr(layer, name, Int8Linear.from_linear(getattr(layer, name), activations))
 

@@ -21,7 +21,7 @@ SMALL_ROW, LARGE_ROW = 1024, 2048
 QUERY_BLOCK = 64
 """Rows of scores in one program of attention: query rows times query heads per key head."""
 
-LAUNCH_16_BIT = (32, 4, 3)
+LAUNCH_16_BIT = (32, 4, 2)
 """Keys of a step, warps and pipeline stages of attention. On an H200 fastest of those that scripts/gpu/run.sh times."""
 
 LAUNCH_FP32 = (16, 8, 2)
@@ -57,12 +57,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 @triton.jit
 def _qk_norm_rope_kernel(
     X,
-    NORM,
+    Q_NORM,
+    K_NORM,
     COS,
     SIN,
     OUT,
     x_stride,
     out_stride,
+    num_query_heads,
     num_heads,
     eps,
     HAS_NORM: tl.constexpr,
@@ -70,7 +72,7 @@ def _qk_norm_rope_kernel(
     HALF_BLOCK: tl.constexpr,
     HEAD_BLOCK: tl.constexpr,
 ):
-    """One program takes one row."""
+    """One program takes one row: its query heads, then its key heads."""
     half: tl.constexpr = HEAD_DIM // 2
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, HALF_BLOCK)[None, :]
@@ -82,12 +84,11 @@ def _qk_norm_rope_kernel(
     first = tl.load(x, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(x + half, mask=inside, other=0.0).to(tl.float32)
     if HAS_NORM:
+        norm = tl.where(heads < num_query_heads, Q_NORM, K_NORM) + columns
         squares = tl.sum(first * first + second * second, axis=1)
         inverse_rms = tl.rsqrt(squares / HEAD_DIM + eps)[:, None]
-        first = first * inverse_rms * tl.load(NORM + columns, mask=is_column, other=0.0).to(tl.float32)
-        second = (
-            second * inverse_rms * tl.load(NORM + half + columns, mask=is_column, other=0.0).to(tl.float32)
-        )
+        first = first * inverse_rms * tl.load(norm, mask=inside, other=0.0).to(tl.float32)
+        second = second * inverse_rms * tl.load(norm + half, mask=inside, other=0.0).to(tl.float32)
     cos = tl.load(COS + row * HEAD_DIM + columns, mask=is_column, other=0.0)
     sin = tl.load(SIN + row * HEAD_DIM + half + columns, mask=is_column, other=0.0)
     target = OUT + row * out_stride + place
@@ -96,7 +97,14 @@ def _qk_norm_rope_kernel(
 
 
 def apply_qk_norm_rope(
-    x: Tensor, norm: Tensor | None, rotation: RotaryCache, eps: float, out: Tensor
+    x: Tensor,
+    norm: Tensor | None,
+    rotation: RotaryCache,
+    eps: float,
+    out: Tensor,
+    *,
+    key_norm: Tensor | None = None,
+    num_key_heads: int = 0,
 ) -> None:
     """Normalise each head, if it has a norm, and apply the rotary embedding.
 
@@ -106,17 +114,27 @@ def apply_qk_norm_rope(
         rotation: The rotary embedding of the rows, in fp32.
         eps: Epsilon of the norm.
         out: Like `x`; receives the result. It may be `x`.
+        key_norm: The norm of the last `num_key_heads` heads.
+        num_key_heads: How many heads have `key_norm` in place of `norm`.
     """
     head_dim = rotation.cos.shape[-1]
     num_heads = x.shape[1] // head_dim
+    head_block = triton.next_power_of_2(num_heads)
     _qk_norm_rope_kernel[(x.shape[0],)](
-        *(x, x if norm is None else norm, rotation.cos, rotation.sin, out),
-        *(x.stride(0), out.stride(0), num_heads, eps),
+        *(
+            x,
+            x if norm is None else norm,
+            x if key_norm is None else key_norm,
+            rotation.cos,
+            rotation.sin,
+            out,
+        ),
+        *(x.stride(0), out.stride(0), num_heads - num_key_heads, num_heads, eps),
         HAS_NORM=norm is not None,
         HEAD_DIM=head_dim,
         HALF_BLOCK=triton.next_power_of_2(head_dim // 2),
-        HEAD_BLOCK=triton.next_power_of_2(num_heads),
-        num_warps=2 if num_heads * head_dim <= SMALL_ROW else 4,
+        HEAD_BLOCK=head_block,
+        num_warps=2 if head_block * head_dim <= SMALL_ROW else 4,
     )
 
 

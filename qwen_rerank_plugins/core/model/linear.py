@@ -72,6 +72,10 @@ class Linear:
         every = self(self.encode(x))
         return all(torch.equal(self(self.encode(x[:n])), every[:n]) for n in range(1, num_rows, 3))
 
+    def rows(self, part: slice) -> Linear:
+        """Return the layer of some rows of the weights, which are not copied."""
+        return Linear(self.weight[part], None if self.bias is None else self.bias[part])
+
     @property
     def in_features(self) -> int:
         """Columns of the input."""

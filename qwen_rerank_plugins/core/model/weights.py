@@ -119,21 +119,20 @@ def _load_layer(reader: _TensorReader, shape: Architecture, number: int, dtype: 
         return reader.concatenated([f"{prefix}{name}.{kind}" for name in names], dtype)
 
     with reader.keep_open():
-        kv = ("self_attn.k_proj", "self_attn.v_proj")
-
-        def projection(names: Sequence[str]) -> Linear:
-            return Linear(fused(names, "weight"), fused(names, "bias") if shape.qkv_bias else None)
-
+        names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+        qkv = Linear(fused(names, "weight"), fused(names, "bias") if shape.qkv_bias else None)
+        query_size = shape.attention.num_heads * shape.attention.head_dim
         return LayerWeights(
             input_norm=reader.tensor(f"{prefix}input_layernorm.weight", dtype),
-            query=projection(["self_attn.q_proj"]),
-            key_value=projection(kv),
+            query=qkv.rows(slice(query_size)),
+            key_value=qkv.rows(slice(query_size, None)),
             query_norm=reader.tensor(f"{prefix}self_attn.q_norm.weight", dtype) if shape.qk_norm else None,
             key_norm=reader.tensor(f"{prefix}self_attn.k_norm.weight", dtype) if shape.qk_norm else None,
             output=Linear(fused(["self_attn.o_proj"], "weight")),
             mlp_norm=reader.tensor(f"{prefix}post_attention_layernorm.weight", dtype),
             gate_up=Linear(fused(["mlp.gate_proj", "mlp.up_proj"], "weight")),
             down=Linear(fused(["mlp.down_proj"], "weight")),
+            qkv=qkv,
         )
 
 

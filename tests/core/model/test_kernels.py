@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from qwen_rerank_plugins.core.model import kernels, ops
 from qwen_rerank_plugins.core.model.attention import ForestAttention
 from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.model.ops import RotaryCache
+from qwen_rerank_plugins.errors import ConfigurationError
 from tests.core.checkpoints import Shape, make
 from tests.core.engines import decoder_of
 from tests.core.forests import grid
@@ -91,3 +93,29 @@ def test_a_decoder_of_kernels_scores_as_the_plain_one(tmp_path: Path, shape: Sha
     assert_close(engine.log_odds(prompts), wanted)
     assert engine.prefix_cache.hits > 0
     assert_close(Engine(fused, attention_backend=ForestAttention).log_odds(prompts[:1]), wanted[:1])
+
+
+def test_without_triton_a_decoder_for_cuda_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = decoder_of(make(tmp_path, Shape()))
+    monkeypatch.delattr("qwen_rerank_plugins.core.model.kernels")
+    monkeypatch.delitem(sys.modules, "qwen_rerank_plugins.core.model.kernels")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ConfigurationError, match="install it"):
+        Decoder(plain.architecture, plain.weights, use_kernels=True)
+
+
+@pytest.mark.parametrize("num_key_heads", [1, 3])
+def test_query_and_key_heads_have_norms_of_their_own(num_key_heads: int) -> None:
+    """One call for both gives what a call for each gives."""
+    head_dim, num_rows = 8, 5
+    frequencies = 1.0 / 1e4 ** (torch.arange(0, head_dim, 2, device=DEVICE) / head_dim)
+    rotation = RotaryCache.at(torch.arange(num_rows, device=DEVICE), frequencies, torch.float32)
+    norms = draw(2, head_dim, dtype=torch.float32, seed=1)
+    x = draw(num_rows, (4 + num_key_heads) * head_dim, dtype=torch.float32)
+    wanted = x.clone()
+    for part, norm in zip((wanted[:, : 4 * head_dim], wanted[:, 4 * head_dim :]), norms, strict=True):
+        kernels.apply_qk_norm_rope(part, norm, rotation, 1e-6, part)
+    kernels.apply_qk_norm_rope(x, norms[0], rotation, 1e-6, x, key_norm=norms[1], num_key_heads=num_key_heads)
+    assert torch.equal(x, wanted)
