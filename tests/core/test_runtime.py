@@ -18,6 +18,7 @@ from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.core import runtime as module
 from qwen_rerank_plugins.core.engine import devices
 from qwen_rerank_plugins.core.engine.devices import choose_dtype, default_batch_tokens, resolve_devices
+from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer
 from qwen_rerank_plugins.core.runtime import Runtime, acquire_runtime, load_runtime, release_runtime
@@ -174,7 +175,9 @@ def test_auto_is_16_bits_where_the_hardware_multiplies_them(
     monkeypatch: pytest.MonkeyPatch, device: torch.device, stored: str, hardware: bool, expected: torch.dtype
 ) -> None:
     monkeypatch.setattr(devices, "_cpu_multiplies_bf16", lambda: hardware)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: hardware)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: not including_emulation and hardware
+    )
     assert choose_dtype("auto", device, stored) is expected
 
 
@@ -322,3 +325,13 @@ def test_a_model_that_does_not_load_does_not_stop_those_that_wait(tiny: Path) ->
     shutil.rmtree(tiny)
     with_demo_tokenizer(make(tiny, Shape(vocab_size=DEMO_IDS)))
     release_runtime(acquire_runtime(settings(tiny), shared=True))
+
+
+def test_the_memory_decides_how_large_a_batch_is(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Engine, "warm_up", lambda engine, tokens: tokens // 2)
+    runtime = load_runtime(settings(tiny, max_batch_tokens=600))
+    runtime.close()
+    assert runtime.max_batch_tokens == 300
+    assert "a batch of 600 tokens does not fit the device's memory; max_batch_tokens is 300" in caplog.text

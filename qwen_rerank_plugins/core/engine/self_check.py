@@ -22,7 +22,7 @@ import torch
 from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds
 from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention
-from qwen_rerank_plugins.core.model.decoder import Decoder
+from qwen_rerank_plugins.core.model.decoder import AttentionBackend, Decoder
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import EngineError
 
@@ -86,7 +86,7 @@ def _measured_tolerance(engine: Engine, prompts: list[Segment], expected: list[f
 
 
 def run_self_check(engine: Engine, fingerprint: str, cache_file: Path | None) -> SelfCheck:
-    """Compare the engine's attention backend with the reference; on failure, select a slower one.
+    """Compare the engine's attention backend with the reference; on failure, select a slower one on a CPU.
 
     Args:
         engine: The engine. Its attention backend changes when the preferred one fails.
@@ -111,9 +111,7 @@ def _select_passing_backend(engine: Engine) -> SelfCheck:
     expected = reference_log_odds(engine.decoder, sequences, engine.scale)
     allowed = _measured_tolerance(engine, sequences, expected)
     reasons: list[str] = []
-    # On CUDA the others are far too slow to serve with.
-    others = (GroupedAttention, DenseAttention) if engine.decoder.device.type == "cpu" else ()
-    for backend in dict.fromkeys((engine.attention_backend, *others)):
+    for backend in dict.fromkeys((engine.attention_backend, *_slower_backends(engine.decoder.device))):
         engine.attention_backend = backend
         difference = _max_difference(engine, sequences, expected)
         if isinstance(difference, float) and difference <= allowed:
@@ -137,6 +135,11 @@ def _select_passing_backend(engine: Engine) -> SelfCheck:
         *(engine.name, "; ".join(reasons), allowed, backend.__name__),
     )
     return SelfCheck("failed", backend.__name__, difference, allowed, reason=reasons[0])
+
+
+def _slower_backends(device: torch.device) -> tuple[AttentionBackend, ...]:
+    """Return the backends that may replace the preferred one; on CUDA they are far too slow to serve with."""
+    return (GroupedAttention, DenseAttention) if device.type == "cpu" else ()
 
 
 def _max_difference(engine: Engine, prompts: list[Segment], expected: list[float]) -> float | str:

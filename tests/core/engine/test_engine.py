@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +154,53 @@ def test_the_least_recently_used_prefix_is_evicted_first() -> None:
     assert (a in cache, b in cache, c in cache) == (True, False, True)
     cache.clear()
     assert (len(cache), cache.num_bytes) == (0, 0)
+
+
+def test_no_more_is_stored_than_the_cache_may_hold(decoder: Decoder) -> None:
+    """Without the limit a batch of long queries would need many times the cache's memory."""
+    budget = 26 * BYTES_PER_TOKEN
+    plan = Engine(decoder, prefix_cache_bytes=budget).prepare(grid(20, (6, 9, 9), (4, 5)))
+    stored = [len(plan.layout.forest.nodes[index].ids) for index in plan.store_kv]
+    assert stored == [20, 6]
+
+
+class Small(Engine):
+    """An engine that computes while the host goes on, and whose memory holds so many tokens."""
+
+    overlaps = True
+    limit = 1500
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder)
+        self.batches: list[int] = []
+
+    def log_odds(self, prompts: Sequence[Segment]) -> list[float]:
+        tokens = sum(prompt.end for prompt in prompts)
+        self.batches.append(tokens)
+        if tokens > self.limit:
+            raise EngineOutOfMemoryError("no room")
+        return [0.0] * len(prompts)
+
+
+def test_the_largest_batch_is_tried_at_loading_and_halved_until_it_fits(decoder: Decoder) -> None:
+    engine = Small(decoder)
+    assert engine.warm_up(4096) == 1024
+    assert engine.batches == [4096, 2048, 1024]
+    assert Small(decoder).warm_up(1000) == 1000
+
+
+def test_a_device_without_memory_for_one_prompt_is_an_error(decoder: Decoder) -> None:
+    engine = Small(decoder)
+    engine.limit = 5
+    with pytest.raises(EngineOutOfMemoryError):
+        engine.warm_up(700)
+    assert engine.batches == [512, 350]
+
+
+def test_a_cpu_computes_nothing_to_warm_up(decoder: Decoder) -> None:
+    counting = Counting(decoder)
+    assert Engine(counting).warm_up(4096) == 4096
+    assert counting.rows == []
 
 
 # ---------------------------------------------------------------------------------------------- faults
@@ -322,6 +369,29 @@ def test_a_model_that_no_backend_computes_right_is_not_loaded(
         run_self_check(engine, "print", None)
     assert "GroupedAttention" in str(caught.value)
     assert "DenseAttention raised EngineError" in str(caught.value)
+
+
+def test_on_cuda_a_wrong_backend_is_an_error(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other backends need 100,000 launches there."""
+    assert self_check._slower_backends(torch.device("cuda:0")) == ()
+    monkeypatch.setattr(self_check, "_slower_backends", lambda _: ())
+    with pytest.raises(EngineError, match="Wrong differs from the reference by"):
+        run_self_check(Engine(decoder, attention_backend=Wrong), "print", None)
+
+
+def test_the_reference_uses_no_kernel_of_this_package(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong kernel differs from it, in the step that the attention backends share too."""
+    from qwen_rerank_plugins.core.model import kernels
+
+    fused = Decoder(decoder.architecture, decoder.weights, use_kernels=True)
+    engine = Engine(fused, attention_backend=ForestAttention)
+    assert run_self_check(engine, "print", None).status == "passed"
+    monkeypatch.setattr(self_check, "_slower_backends", lambda _: ())
+    monkeypatch.setattr(kernels, "swiglu_", lambda gate_up: gate_up.chunk(2, -1)[0])
+    with pytest.raises(EngineError, match="ForestAttention differs from the reference"):
+        run_self_check(engine, "print", None)
 
 
 def test_16_bits_are_given_more_room(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_rerank_plugins.core.model.kv_layout import IndexArrays, KVLayout, concatenated_ranges
 from qwen_rerank_plugins.core.model.packing import pack
 from qwen_rerank_plugins.core.sequences import Segment, group_by_prefix
 from tests.core.forests import grid, ids, num_tokens, path_nodes, prompt_lists
@@ -95,3 +98,34 @@ def test_prompts_with_a_common_prefix_are_neighbours(prompts: list[Segment]) -> 
 
 def test_shorter_prompts_of_a_query_come_first() -> None:
     assert group_by_prefix(EXAMPLE) == [1, 0, 2, 4, 3, 5]
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 6)), max_size=10))
+def test_ranges_are_concatenated(ranges: list[tuple[int, int]]) -> None:
+    starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
+    expected = [number for start, length in ranges for number in range(start, start + length)]
+    assert concatenated_ranges(starts, lengths).tolist() == expected
+
+
+@given(prompts=prompt_lists())
+def test_each_row_has_its_token_and_its_position(prompts: list[Segment]) -> None:
+    forest = pack(prompts)
+    layout = KVLayout(forest)
+    rows = [(node, place) for node in forest.nodes for place in range(len(node.ids))]
+    assert layout.token_ids().tolist() == [node.ids[place] for node, place in rows]
+    assert layout.positions().tolist() == [node.position + place for node, place in rows]
+
+
+def test_arrays_arrive_in_their_shapes() -> None:
+    """None of them shares its numbers with another."""
+    arrays = {
+        "a": np.arange(6, dtype=np.int32).reshape(2, 3)[::-1],
+        "none": np.zeros(0, np.int32),
+        "b": np.arange(2, dtype=np.int32),
+    }
+    found = IndexArrays(arrays, torch.device("cpu")).on_device()
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        "a": [[3, 4, 5], [0, 1, 2]],
+        "none": [],
+        "b": [0, 1],
+    }
