@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.core.checkpoints.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.core.engine.devices import (
     choose_dtype,
     default_background_batch_tokens,
@@ -27,10 +29,8 @@ from qwen_rerank_plugins.core.engine.devices import (
 )
 from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.engine.self_check import SelfCheck, run_self_check
-from qwen_rerank_plugins.core.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.model.int8 import choose_quantization, get_quantizer
-from qwen_rerank_plugins.core.model.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.core.prompts.families import PromptFamily, get_family
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids, check_family, read_recipe
 from qwen_rerank_plugins.core.scheduler.scheduler import Scheduler

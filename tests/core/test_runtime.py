@@ -29,8 +29,8 @@ from qwen_rerank_plugins.errors import (
     TensorMismatchError,
 )
 from qwen_rerank_plugins.types import ScoreRequest
-from tests.core.checkpoints import Shape, make, with_demo_tokenizer, write_config
 from tests.core.qwen_vocabulary import write_qwen_tokenizer
+from tests.core.tiny_checkpoints import Shape, make, with_demo_tokenizer, write_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 DEMO_IDS = 10_000

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from qwen_rerank_plugins.core.model.checkpoint import fingerprint, open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.checkpoint import fingerprint, open_checkpoint
 from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigurationError
-from tests.core.checkpoints import Shape, changed, make, write_config, write_index, write_sharded
+from tests.core.tiny_checkpoints import Shape, changed, make, write_config, write_index, write_sharded
 
 SHAPE = Shape()
 

@@ -1,0 +1,204 @@
+"""Find a checkpoint's files on disk or on the hub, and reject those of other kinds by what they are.
+
+This module knows file names and first bytes, and nothing of tensors. No pickle is ever read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigurationError
+
+__all__ = ["DEMO", "locate", "read_config", "read_json", "reject_other_models", "weight_files"]
+
+DEMO = "demo"
+"""Name of the checkpoint that ships with the package."""
+
+_INDEX = "model.safetensors.index.json"
+_HUB_FILES = [
+    *("config.json", "model.safetensors", _INDEX, "model-*.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "rerank_recipe.json"),
+    *("adapter_config.json", "modules.json"),  # these identify an adapter or an embedding model
+]
+_HUB_IDS = tuple(f"Qwen/Qwen3-Reranker-{size}" for size in ("0.6B", "4B", "8B"))
+_PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_GGUF = "a GGUF file, which is not supported yet; use the safetensors checkpoint that it was converted from"
+_PICKLE = "a pickle, which can run code and is rejected; convert it to safetensors"
+_FOREIGN_STARTS = {
+    b"": "empty; download it again",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder",
+    b"<!doctype": "a web page, not the file itself; download it again",
+    b"<html": "a web page, not the file itself; download it again",
+    b"gguf": _GGUF,
+    b"pk\x03\x04": _PICKLE,
+    b"\x80": _PICKLE,
+}
+"""First bytes of a file, in lower case → what the file is instead of a part of a checkpoint."""
+
+
+def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return the checkpoint's folder, and its commit if it comes from the hub.
+
+    Raises:
+        CheckpointNotFoundError: The folder does not exist, or the download failed.
+        CheckpointFormatError: The name is that of a file.
+        ConfigurationError: A revision was given for a folder.
+    """
+    folder = Path(model).expanduser()
+    if model == DEMO:
+        from qwen_rerank_plugins.demo import CHECKPOINT_DIR
+
+        folder = Path(CHECKPOINT_DIR)
+    if model and folder.is_dir():
+        if revision is not None:
+            raise ConfigurationError(
+                f"revision {revision!r} was given, but {model!r} is a folder, which has none; leave it out"
+            )
+        return folder, None
+    if folder.is_file():
+        problem = _foreign_kind(folder) or "a file"
+        raise CheckpointFormatError(f"{model!r} is {problem}. Give the folder of a checkpoint")
+    if model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise CheckpointNotFoundError(
+            f"no such folder: {model!r}; give a folder, a hub id such as 'Qwen/Qwen3-Reranker-0.6B', "
+            f"or 'demo'{_suggestion(model)}"
+        )
+    return _download(model, revision)
+
+
+def _download(model: str, revision: str | None) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
+    except Exception as error:  # the hub client raises errors of several libraries
+        raise CheckpointNotFoundError(
+            f"{model!r}{f' at revision {revision!r}' if revision else ''} was not found: no such folder, "
+            f"and the download from the hub failed ({type(error).__name__}: {_first_line(error)}). Without a "
+            f"network, give a local folder, or 'demo' for the small checkpoint that ships with the package{_suggestion(model)}"
+        ) from error
+    return folder, folder.name
+
+
+def _suggestion(model: str) -> str:
+    """Return a question with the hub id that a name most likely means, or nothing."""
+    known = {name.casefold().rpartition("/")[2]: name for name in _HUB_IDS}
+    near = difflib.get_close_matches(model.casefold().rstrip("/").rpartition("/")[2], known, 1, 0.75)
+    return f". Did you mean {known[near[0]]!r}?" if near and known[near[0]] != model else ""
+
+
+def reject_other_models(model: str, folder: Path) -> None:
+    """Reject what looks like a checkpoint of a reranker and is none.
+
+    Raises:
+        CheckpointFormatError: The folder holds something else.
+    """
+    has_weights = any(folder.glob("model*.safetensors*"))
+    if not has_weights and (folder / "adapter_config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        raise CheckpointFormatError(
+            f"{model!r} is an adapter of {base!r}, which is not supported yet; merge it into that model (PEFT: "
+            f"merge_and_unload), save the result as safetensors, and give that folder"
+        )
+    if not has_weights and (any(folder.glob("*.gguf")) or model.casefold().endswith("-gguf")):
+        raise CheckpointFormatError(f"{model!r} holds {_GGUF}")
+    modules = folder / "modules.json"
+    if (folder / "1_Pooling").is_dir() or (modules.is_file() and b"Pooling" in modules.read_bytes()):
+        raise CheckpointFormatError(
+            f"{model!r} is an embedding model, with a pooling layer, and its scores would be noise; use a reranker "
+            f"such as 'Qwen/Qwen3-Reranker-0.6B'"
+        )
+
+
+def _reject_foreign_files(paths: Iterable[Path]) -> None:
+    for path in paths:
+        kind = _foreign_kind(path) if path.is_file() else None
+        if kind is not None:
+            raise CheckpointFormatError(f"{str(path)!r} is {kind}")
+
+
+def _foreign_kind(path: Path) -> str | None:
+    """Return what a file is, if its first bytes are not those of a part of a checkpoint."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if start[8:9] == b"{":  # safetensors: the length of the header may begin with any bytes
+        return None
+    kinds = (kind for magic, kind in _FOREIGN_STARTS.items() if magic and start.lower().startswith(magic))
+    return next(kinds, None) if start else _FOREIGN_STARTS[b""]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no details"])[0]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the contents of config.json.
+
+    Raises:
+        CheckpointFormatError: It is missing or broken, or a file beside it is not what its name says.
+    """
+    tokenizer = ("tokenizer.json",) if (folder / "tokenizer.json").is_file() else ("vocab.json", "merges.txt")
+    _reject_foreign_files(folder / name for name in ("config.json", *tokenizer, _INDEX))
+    return read_json(folder / "config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        CheckpointFormatError: The file is missing, or does not hold an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointFormatError(
+            f"{str(path.parent)!r} is not a checkpoint: it has no {path.name}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointFormatError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointFormatError(
+            f"{str(path)!r} holds a JSON {type(content).__name__}; it must hold an object"
+        )
+    return content
+
+
+def weight_files(model: str, folder: Path) -> tuple[Path, ...]:
+    """Return the safetensors files of a checkpoint.
+
+    Raises:
+        CheckpointFormatError: One is missing, or is not what its name says.
+    """
+    single, index = folder / "model.safetensors", folder / _INDEX
+    if single.is_file():
+        files: tuple[Path, ...] = (single,)
+    elif index.is_file():
+        files = _indexed_files(model, index)
+    elif any(next(folder.glob(pattern), None) for pattern in _PICKLE_PATTERNS):
+        raise CheckpointFormatError(
+            f"{model!r} has its weights in pickle files, which can run code and are rejected; "
+            f"convert them to safetensors"
+        )
+    else:
+        raise CheckpointFormatError(f"{str(folder)!r} has neither {single.name} nor {index.name}")
+    _reject_foreign_files(files)
+    return files
+
+
+def _indexed_files(model: str, index: Path) -> tuple[Path, ...]:
+    weight_map = read_json(index).get("weight_map") or {}
+    if not isinstance(weight_map, dict):
+        raise CheckpointFormatError(f"{str(index)!r} has the weight_map {weight_map!r}; it must be an object")
+    names = sorted(set(map(str, weight_map.values())))
+    if any(Path(name).name != name for name in names):
+        raise CheckpointFormatError(f"{str(index)!r} names files outside its folder; they must be beside it")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing or not names:
+        raise CheckpointFormatError(
+            f"{model!r} lacks the files {', '.join(missing) or 'of its index'}; download it again"
+        )
+    return tuple(index.parent / name for name in names)
