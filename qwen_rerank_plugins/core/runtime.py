@@ -77,6 +77,7 @@ class Runtime:
             "model": self.checkpoint.name,
             "checkpoint": str(self.checkpoint.folder),
             "revision": self.checkpoint.revision,
+            "adapters": [adapter.info for adapter in self.checkpoint.adapters],
             "fingerprint": self.fingerprint,
             "family": self.family.name,
             **first.info(),
@@ -139,7 +140,7 @@ def load_runtime(config: RerankConfig) -> Runtime:
     devices = resolve_devices(config.devices)
     set_num_threads(config.num_threads)
     raise_mmap_threshold()
-    checkpoint = open_checkpoint(config.model, config.revision)
+    checkpoint = open_checkpoint(config.model, config.revision, config.adapter_weights)
     tokenizer = PromptTokenizer.from_folder(checkpoint.folder)
     family = _resolve_family(config.family, checkpoint, tokenizer)
     digest = fingerprint(checkpoint)
@@ -275,13 +276,18 @@ os.register_at_fork(after_in_child=_reset_locks_in_child)
 
 def _config_key(config: RerankConfig) -> _ConfigKey:
     """Return the settings that require a separate engine where they differ."""
-    folder = Path(config.model).expanduser()
-    model = str(folder.resolve()) if folder.is_dir() else config.model
+    adapters = [(_resolved(place), weight) for place, weight in config.adapter_weights.items()]
     return (
-        *(model, config.revision, config.family, config.device, config.dtype, config.quantization),
+        *(_resolved(config.model), config.revision, *adapters, config.family),
+        *(config.device, config.dtype, config.quantization),
         *(config.max_batch_tokens, config.background_batch_tokens, config.max_queue_tokens, config.admission),
         *(config.prefix_cache_mb, config.self_check),
     )
+
+
+def _resolved(place: str) -> str:
+    path = Path(place).expanduser()
+    return str(path.resolve()) if path.exists() else place
 
 
 def acquire_runtime(config: RerankConfig, *, shared: bool) -> Runtime:

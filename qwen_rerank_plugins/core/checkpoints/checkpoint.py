@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from qwen_rerank_plugins.core.checkpoints import folder as folders
+from qwen_rerank_plugins.core.checkpoints.adapters import AdaptedSource, Adapter, read_adapter
 from qwen_rerank_plugins.core.checkpoints.architecture import read_architecture, read_has_classifier
 from qwen_rerank_plugins.core.checkpoints.safetensors_file import SafetensorsSource
 from qwen_rerank_plugins.core.checkpoints.tensors import TensorSource
 from qwen_rerank_plugins.core.model.decoder import Architecture
+from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError
 
 __all__ = ["Checkpoint", "fingerprint", "open_checkpoint"]
+
+_TIED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Checkpoint:
         has_classifier: Whether it is a sequence-classification conversion, whose head is one row of its own.
         is_tied: Whether the head is the embedding.
         files: The safetensors files.
+        adapters: The adapters that are merged while the tensors are read.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Checkpoint:
     has_classifier: bool
     is_tied: bool
     files: tuple[Path, ...]
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def dtype(self) -> str:
@@ -53,26 +59,41 @@ class Checkpoint:
 
         Raises:
             CheckpointFormatError: A file is not valid.
-            TensorMismatchError: A tensor is stored twice.
+            TensorMismatchError: A tensor is stored twice, or an adapter does not fit.
         """
-        return SafetensorsSource(self.files)
+        source = SafetensorsSource(self.files)
+        if not self.adapters:
+            return source
+        is_tied = bool(self.config.get("tie_word_embeddings")) and not self.is_tied
+        return AdaptedSource(source, self.adapters, unties=is_tied)
 
 
-def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    model: str, revision: str | None = None, adapters: Mapping[str, float] | None = None
+) -> Checkpoint:
     """Find a checkpoint and read its configuration. Files from the hub are downloaded unless they are cached.
 
     Args:
-        model: "demo", a folder, or a hub id such as "Qwen/Qwen3-Reranker-0.6B".
+        model: "demo", a folder, or a hub id such as "Qwen/Qwen3-Reranker-0.6B". For an adapter, its base is opened too.
         revision: Branch, tag or commit on the hub.
+        adapters: Folder or hub id → weight, of the adapters that are merged into the model, in their order.
 
     Raises:
         CheckpointNotFoundError: The folder does not exist, or the download failed.
         CheckpointFormatError: The files are incomplete, broken or of an unsupported kind.
+        TensorMismatchError: An adapter's tensors are not those of a LoRA adapter.
         ConfigurationError: A revision was given for a folder.
     """
     folder, commit = folders.locate(model, revision)
+    found = [
+        read_adapter(name, *folders.locate_adapter(name), weight) for name, weight in (adapters or {}).items()
+    ]
+    if folders.is_adapter(folder):
+        found.insert(0, read_adapter(model, folder, commit, 1.0))
+        folder, commit = _locate_base(found[0])
     folders.reject_other_models(model, folder)
     config = folders.read_config(folder)
+    changed = {name for adapter in found for name in (*adapter.low_rank, *adapter.replaced)}
     return Checkpoint(
         name=model,
         folder=folder,
@@ -80,14 +101,29 @@ def open_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         config=config,
         architecture=read_architecture(model, config),
         model_type=str(config["model_type"]),
-        has_classifier=read_has_classifier(model, config),
-        is_tied=bool(config.get("tie_word_embeddings", False)),
+        has_classifier=read_has_classifier(model, config) or "score.weight" in changed,
+        is_tied=bool(config.get("tie_word_embeddings", False)) and changed.isdisjoint(_TIED),
         files=folders.weight_files(model, folder),
+        adapters=tuple(found),
     )
 
 
+def _locate_base(adapter: Adapter) -> tuple[Path, str | None]:
+    """Return the folder and the commit of the model that an adapter was trained on."""
+    hint = f"; set `model` to that model, and `adapters` to {adapter.name!r}"
+    try:
+        folder, commit = folders.locate(adapter.base, adapter.base_revision)
+    except CheckpointNotFoundError as error:
+        raise CheckpointNotFoundError(f"{adapter.name!r} is an adapter whose base {error}{hint}") from error
+    if folders.is_adapter(folder):
+        raise CheckpointFormatError(
+            f"{adapter.name!r} is an adapter of {adapter.base!r}, which is an adapter itself{hint}"
+        )
+    return folder, commit
+
+
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Return a digest of the checkpoint: configuration, tokenizer, headers, sizes, and times or revision."""
+    """Return a digest of the checkpoint: configuration, tokenizer, headers, sizes, times or revision, and adapters."""
     digest = hashlib.blake2b(digest_size=16)
     for part in _fingerprint_parts(checkpoint):
         digest.update(len(part).to_bytes(8, "little"))
@@ -100,9 +136,16 @@ def _fingerprint_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
         path = checkpoint.folder / name
         yield path.read_bytes() if path.is_file() else b""
     for path in checkpoint.files:
-        status = path.stat()
-        with path.open("rb") as file:
-            header_size = int.from_bytes(file.read(8), "little")
-            yield file.read(min(header_size, 1 << 24))
-        version = checkpoint.revision or str(status.st_mtime_ns)
-        yield f"{path.name} {status.st_size} {version}".encode()
+        yield from _file_parts(path, checkpoint.revision)
+    for adapter in checkpoint.adapters:
+        yield f"adapter {adapter.weight!r}".encode()
+        yield (adapter.folder / "adapter_config.json").read_bytes()
+        yield from _file_parts(folders.adapter_file(adapter.name, adapter.folder), adapter.revision)
+
+
+def _file_parts(path: Path, revision: str | None) -> Iterator[bytes]:
+    status = path.stat()
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        yield file.read(min(header_size, 1 << 24))
+    yield f"{path.name} {status.st_size} {revision or status.st_mtime_ns}".encode()

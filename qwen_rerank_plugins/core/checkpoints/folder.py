@@ -13,7 +13,17 @@ from typing import Any
 
 from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigurationError
 
-__all__ = ["DEMO", "locate", "read_config", "read_json", "reject_other_models", "weight_files"]
+__all__ = [
+    "DEMO",
+    "adapter_file",
+    "is_adapter",
+    "locate",
+    "locate_adapter",
+    "read_config",
+    "read_json",
+    "reject_other_models",
+    "weight_files",
+]
 
 DEMO = "demo"
 """Name of the checkpoint that ships with the package."""
@@ -22,8 +32,9 @@ _INDEX = "model.safetensors.index.json"
 _HUB_FILES = [
     *("config.json", "model.safetensors", _INDEX, "model-*.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "rerank_recipe.json"),
-    *("adapter_config.json", "modules.json"),  # these identify an adapter or an embedding model
+    "modules.json",  # identifies an embedding model
 ]
+_ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 _HUB_IDS = tuple(f"Qwen/Qwen3-Reranker-{size}" for size in ("0.6B", "4B", "8B"))
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _GGUF = "a GGUF file, which is not supported yet; use the safetensors checkpoint that it was converted from"
@@ -53,6 +64,20 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
         from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 
         folder = Path(CHECKPOINT_DIR)
+    return _locate(model, folder, revision, [*_HUB_FILES, *_ADAPTER_FILES])
+
+
+def locate_adapter(name: str) -> tuple[Path, str | None]:
+    """Return an adapter's folder, and its commit if it comes from the hub.
+
+    Raises:
+        CheckpointNotFoundError: The folder does not exist, or the download failed.
+        CheckpointFormatError: The name is that of a file.
+    """
+    return _locate(name, Path(name).expanduser(), None, _ADAPTER_FILES)
+
+
+def _locate(model: str, folder: Path, revision: str | None, hub_files: list[str]) -> tuple[Path, str | None]:
     if model and folder.is_dir():
         if revision is not None:
             raise ConfigurationError(
@@ -67,14 +92,14 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
             f"no such folder: {model!r}; give a folder, a hub id such as 'Qwen/Qwen3-Reranker-0.6B', "
             f"or 'demo'{_suggestion(model)}"
         )
-    return _download(model, revision)
+    return _download(model, revision, hub_files)
 
 
-def _download(model: str, revision: str | None) -> tuple[Path, str]:
+def _download(model: str, revision: str | None, files: list[str]) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(model, revision=revision, allow_patterns=_HUB_FILES))
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=files))
     except Exception as error:  # the hub client raises errors of several libraries
         raise CheckpointNotFoundError(
             f"{model!r}{f' at revision {revision!r}' if revision else ''} was not found: no such folder, "
@@ -91,20 +116,22 @@ def _suggestion(model: str) -> str:
     return f". Did you mean {known[near[0]]!r}?" if near and known[near[0]] != model else ""
 
 
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter and no model."""
+    return not _has_weights(folder) and (folder / "adapter_config.json").is_file()
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(folder.glob("model*.safetensors*"))
+
+
 def reject_other_models(model: str, folder: Path) -> None:
     """Reject what looks like a checkpoint of a reranker and is none.
 
     Raises:
         CheckpointFormatError: The folder holds something else.
     """
-    has_weights = any(folder.glob("model*.safetensors*"))
-    if not has_weights and (folder / "adapter_config.json").is_file():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        raise CheckpointFormatError(
-            f"{model!r} is an adapter of {base!r}, which is not supported yet; merge it into that model (PEFT: "
-            f"merge_and_unload), save the result as safetensors, and give that folder"
-        )
-    if not has_weights and (any(folder.glob("*.gguf")) or model.casefold().endswith("-gguf")):
+    if not _has_weights(folder) and (any(folder.glob("*.gguf")) or model.casefold().endswith("-gguf")):
         raise CheckpointFormatError(f"{model!r} holds {_GGUF}")
     modules = folder / "modules.json"
     if (folder / "1_Pooling").is_dir() or (modules.is_file() and b"Pooling" in modules.read_bytes()):
@@ -158,7 +185,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointFormatError(
             f"{str(path.parent)!r} is not a checkpoint: it has no {path.name}"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointFormatError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointFormatError(
@@ -187,6 +214,20 @@ def weight_files(model: str, folder: Path) -> tuple[Path, ...]:
         raise CheckpointFormatError(f"{str(folder)!r} has neither {single.name} nor {index.name}")
     _reject_foreign_files(files)
     return files
+
+
+def adapter_file(name: str, folder: Path) -> Path:
+    """Return the file of an adapter's tensors.
+
+    Raises:
+        CheckpointFormatError: It is missing, or is not what its name says.
+    """
+    path = folder / "adapter_model.safetensors"
+    if not path.is_file():
+        pickle = f"; adapter_model.bin is {_PICKLE}" if (folder / "adapter_model.bin").is_file() else ""
+        raise CheckpointFormatError(f"adapter {name!r} has no {path.name}{pickle}")
+    _reject_foreign_files([path])
+    return path
 
 
 def _indexed_files(model: str, index: Path) -> tuple[Path, ...]:

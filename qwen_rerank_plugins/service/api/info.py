@@ -20,6 +20,7 @@ STARTED_S = int(time.time())
 
 # Keys of the scorer's information that are public. Others, such as the checkpoint's folder, describe the machine.
 _PUBLIC_KEYS = (
+    "adapters",
     "family",
     "quantization",
     "attention_backend",

@@ -256,16 +256,6 @@ def test_a_folder_of_gguf_files_is_named(tmp_path: Path) -> None:
         open_checkpoint(str(tmp_path))
 
 
-def test_an_adapter_is_named_with_its_base_and_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen3-Reranker-4B"}')
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(
-        CheckpointFormatError,
-        match=r"is an adapter of 'Qwen/Qwen3-Reranker-4B', which is not supported yet; merge it",
-    ):
-        open_checkpoint(str(tmp_path))
-
-
 @pytest.mark.parametrize("by", ["folder", "modules"])
 def test_an_embedding_model_is_named(tmp_path: Path, by: str) -> None:
     make(tmp_path, SHAPE)
@@ -347,6 +337,7 @@ def test_a_hub_id_takes_the_cached_commit(tmp_path: Path, monkeypatch: pytest.Mo
     ((model, revision, patterns),) = asked
     assert (model, revision) == ("Qwen/Qwen3-Reranker-0.6B", "main")
     assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in patterns)
+    assert "adapter_config.json" in patterns
 
 
 def test_a_folder_has_no_revision(tmp_path: Path) -> None:
