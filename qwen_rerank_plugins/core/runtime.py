@@ -76,6 +76,7 @@ class Runtime:
         return {
             "model": self.checkpoint.name,
             "checkpoint": str(self.checkpoint.folder),
+            "weight_format": self.checkpoint.weight_format,
             "revision": self.checkpoint.revision,
             "adapters": [adapter.info for adapter in self.checkpoint.adapters],
             "fingerprint": self.fingerprint,
@@ -141,7 +142,8 @@ def load_runtime(config: RerankConfig) -> Runtime:
     set_num_threads(config.num_threads)
     raise_mmap_threshold()
     checkpoint = open_checkpoint(config.model, config.revision, config.adapter_weights)
-    tokenizer = PromptTokenizer.from_folder(checkpoint.folder)
+    stored = checkpoint.tokenizer_json
+    tokenizer = PromptTokenizer(stored) if stored else PromptTokenizer.from_folder(checkpoint.folder)
     family = _resolve_family(config.family, checkpoint, tokenizer)
     digest = fingerprint(checkpoint)
 

@@ -184,7 +184,7 @@ def test_adapters_have_weights_behind_an_equals_sign(adapters: Any) -> None:
     config = RerankConfig(adapters=adapters)
     assert config.adapters == ("org/a", "lr=1e-4=-2", "b=c")
     assert config.adapter_weights == {"org/a": 1.0, "lr=1e-4": -2.0, "b=c": 1.0}
-    assert RerankConfig(adapters="a=inf").adapter_weights == {"a=inf": 1.0}
+    assert RerankConfig(adapters=("a=inf",)).adapter_weights == {"a=inf": 1.0}
     assert load_config(env={"QWEN_RERANK_ADAPTERS": "org/a,b=0.5"}).adapters == ("org/a", "b=0.5")
 
 

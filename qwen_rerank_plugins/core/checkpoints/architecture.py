@@ -39,10 +39,12 @@ def read_architecture(model: str, config: Mapping[str, Any]) -> Architecture:
         architecture = _architecture(config, _MODEL_TYPES[model_type])
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
         raise CheckpointFormatError(
-            f"config.json of {model!r} has a missing or invalid field: {error}"
+            f"the configuration of {model!r} has a missing or invalid field: {error}"
         ) from error
     if not _is_valid_shape(architecture):
-        raise CheckpointFormatError(f"config.json of {model!r} describes an impossible shape: {architecture}")
+        raise CheckpointFormatError(
+            f"the configuration of {model!r} describes an impossible shape: {architecture}"
+        )
     return architecture
 
 
@@ -109,7 +111,7 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(parameters, Mapping):
         raise CheckpointFormatError(
-            f"config.json describes the rotary embedding as {parameters!r}; it must be an object"
+            f"the configuration describes the rotary embedding as {parameters!r}; it must be an object"
         )
     return parameters
 

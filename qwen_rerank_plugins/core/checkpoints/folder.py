@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigurationError
@@ -16,7 +17,9 @@ from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFound
 __all__ = [
     "DEMO",
     "adapter_file",
+    "find_gguf",
     "is_adapter",
+    "is_gguf",
     "locate",
     "locate_adapter",
     "read_config",
@@ -37,14 +40,13 @@ _HUB_FILES = [
 _ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 _HUB_IDS = tuple(f"Qwen/Qwen3-Reranker-{size}" for size in ("0.6B", "4B", "8B"))
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_GGUF = "a GGUF file, which is not supported yet; use the safetensors checkpoint that it was converted from"
 _PICKLE = "a pickle, which can run code and is rejected; convert it to safetensors"
 _FOREIGN_STARTS = {
     b"": "empty; download it again",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder",
     b"<!doctype": "a web page, not the file itself; download it again",
     b"<html": "a web page, not the file itself; download it again",
-    b"gguf": _GGUF,
+    b"gguf": "a GGUF file; name the file itself as the model",
     b"pk\x03\x04": _PICKLE,
     b"\x80": _PICKLE,
 }
@@ -52,11 +54,11 @@ _FOREIGN_STARTS = {
 
 
 def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
-    """Return the checkpoint's folder, and its commit if it comes from the hub.
+    """Return the checkpoint's folder or GGUF file, and its commit if it comes from the hub.
 
     Raises:
         CheckpointNotFoundError: The folder does not exist, or the download failed.
-        CheckpointFormatError: The name is that of a file.
+        CheckpointFormatError: The name is that of a file of another kind than GGUF.
         ConfigurationError: A revision was given for a folder.
     """
     folder = Path(model).expanduser()
@@ -64,7 +66,22 @@ def locate(model: str, revision: str | None) -> tuple[Path, str | None]:
         from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 
         folder = Path(CHECKPOINT_DIR)
+    place, _, file = model.partition(":")
+    if file.endswith(".gguf") and not folder.exists():
+        return _locate_hub_file(place, revision, PurePosixPath(file))
     return _locate(model, folder, revision, [*_HUB_FILES, *_ADAPTER_FILES])
+
+
+def _locate_hub_file(repository: str, revision: str | None, file: PurePosixPath) -> tuple[Path, str | None]:
+    """Return a GGUF file of a repository, and its commit."""
+    if file.is_absolute() or ".." in file.parts:
+        raise CheckpointNotFoundError(f"{str(file)!r} is outside of the repository {repository!r}")
+    parts = re.sub(r"-\d{5}-of-(\d{5}\.gguf)$", r"-*-of-\1", str(file))
+    files = [parts, str(file.with_name("rerank_recipe.json"))]
+    folder, commit = _locate(repository, Path(repository), revision, files)
+    if not (folder / file).is_file():
+        raise CheckpointNotFoundError(f"{repository!r} has no file {str(file)!r}")
+    return folder / file, commit
 
 
 def locate_adapter(name: str) -> tuple[Path, str | None]:
@@ -83,6 +100,8 @@ def _locate(model: str, folder: Path, revision: str | None, hub_files: list[str]
             raise ConfigurationError(
                 f"revision {revision!r} was given, but {model!r} is a folder, which has none; leave it out"
             )
+        return folder, None
+    if folder.is_file() and is_gguf(folder):
         return folder, None
     if folder.is_file():
         problem = _foreign_kind(folder) or "a file"
@@ -121,6 +140,29 @@ def is_adapter(folder: Path) -> bool:
     return not _has_weights(folder) and (folder / "adapter_config.json").is_file()
 
 
+def is_gguf(path: Path) -> bool:
+    """Return whether a path is a GGUF file, by its first bytes: Ollama's files have no suffix."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def find_gguf(model: str, folder: Path) -> Path | None:
+    """Return the GGUF file of a folder without safetensors, the first part of a split one; None if there is none.
+
+    Raises:
+        CheckpointFormatError: There are several, or the file is not what its name says.
+    """
+    files = [] if _has_weights(folder) else sorted(folder.glob("*.gguf"))
+    models = [file for file in files if not re.search(r"-(?!00001)\d{5}-of-\d{5}\.gguf$", file.name)]
+    if len(models) > 1:
+        names = ", ".join(file.name for file in models)
+        raise CheckpointFormatError(f"{model!r} holds several GGUF files; name one of them: {names}")
+    _reject_foreign_files(file for file in models if not is_gguf(file))
+    return models[0] if models else None
+
+
 def _has_weights(folder: Path) -> bool:
     return any(folder.glob("model*.safetensors*"))
 
@@ -131,8 +173,8 @@ def reject_other_models(model: str, folder: Path) -> None:
     Raises:
         CheckpointFormatError: The folder holds something else.
     """
-    if not _has_weights(folder) and (any(folder.glob("*.gguf")) or model.casefold().endswith("-gguf")):
-        raise CheckpointFormatError(f"{model!r} holds {_GGUF}")
+    if not _has_weights(folder) and model.casefold().endswith("-gguf"):
+        raise CheckpointFormatError(f"{model!r} holds GGUF files; name one, as in '{model}:Model-Q8_0.gguf'")
     modules = folder / "modules.json"
     if (folder / "1_Pooling").is_dir() or (modules.is_file() and b"Pooling" in modules.read_bytes()):
         raise CheckpointFormatError(

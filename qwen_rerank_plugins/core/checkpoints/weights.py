@@ -173,7 +173,7 @@ def _stored_head(source: TensorSource, checkpoint: Checkpoint, answer_ids: tuple
         if not torch.equal(head, other):
             logger.warning(
                 "checkpoint %r ties its head to the embedding, but also holds a lm_head.weight that differs from it "
-                "by up to %.3g in the rows of the answers; the embedding is used, as config.json says",
+                "by up to %.3g in the rows of the answers; the embedding is used, as the configuration says",
                 checkpoint.name,
                 (head - other).abs().max().item(),
             )
@@ -217,13 +217,13 @@ def _check_tensors(source: TensorSource, expected: Mapping[str, tuple[int, ...]]
     )
     if extra:
         raise TensorMismatchError(
-            f"the checkpoint holds tensors that its config.json does not describe: {_format_names(extra)}; "
+            f"the checkpoint holds tensors that its configuration does not describe: {_format_names(extra)}; "
             f"check that both belong together"
         )
     for name, shape in expected.items():
         if source.shapes[name] != shape:
             raise TensorMismatchError(
-                f"{name} has the shape {source.shapes[name]}, but config.json describes {shape}; "
+                f"{name} has the shape {source.shapes[name]}, but the configuration describes {shape}; "
                 f"check that both belong together"
             )
         source.dtype(name)

@@ -27,6 +27,7 @@ _PUBLIC_KEYS = (
     "num_parameters",
     "load_s",
     "self_check",
+    "weight_format",
     "long_documents",
 )
 

@@ -353,8 +353,8 @@ def test_tensors_that_do_not_fit_are_refused_by_name(
 
 
 def test_an_adapter_of_another_base_is_refused_with_its_name(adapter: Path, tmp_path: Path) -> None:
-    for changes in ({"hidden_size": 64}, {"num_layers": 2}):
-        other = make(tmp_path, Shape(**changes))
+    for shape in (Shape(hidden_size=64), Shape(num_layers=2)):
+        other = make(tmp_path, shape)
         with pytest.raises(CheckpointError, match=r"trained on '\S+', does not fit this model: it changes"):
             merged(other, **{str(adapter): 1.0})
 

@@ -194,7 +194,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1192\n"
         (b"<html><body>404</body></html>", "a web page, not the file itself"),
         (
             b"GGUF\x03\x00\x00\x00\x10\x00\x00\x00",
-            "a GGUF file, which is not supported yet; use the safetensors",
+            "a GGUF file; name the file itself as the model",
         ),
         (pickle.dumps({"a": 1}), "a pickle, which can run code and is rejected; convert it to safetensors"),
         (b"PK\x03\x04\x00\x00\x08\x08\x00\x00", "a pickle, which can run code"),
@@ -235,11 +235,7 @@ def test_a_header_may_have_the_length_that_a_pickle_begins_with(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "model.Q8_0.gguf",
-            b"GGUF\x03",
-            r"gguf' is a GGUF file, which is not supported yet; use the safetensors",
-        ),
+        ("model.Q8_0.gguf", LFS, r"gguf' is a Git LFS pointer, not the file itself"),
         ("model.bin", pickle.dumps({}), r"bin' is a pickle, which can run code and is rejected"),
         ("model.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", r"' is a file\. Give the folder"),
     ],
@@ -250,9 +246,9 @@ def test_a_file_is_no_checkpoint(tmp_path: Path, name: str, content: bytes, mess
         open_checkpoint(str(tmp_path / name))
 
 
-def test_a_folder_of_gguf_files_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model.Q8_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointFormatError, match="holds a GGUF file, which is not supported yet"):
+def test_a_folder_with_a_gguf_file_that_is_another_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.Q8_0.gguf").write_bytes(LFS)
+    with pytest.raises(CheckpointFormatError, match=r"gguf' is a Git LFS pointer, not the file itself"):
         open_checkpoint(str(tmp_path))
 
 
