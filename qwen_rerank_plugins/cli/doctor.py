@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["collect_facts", "doctor"]
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "pydantic")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "gguf", "pydantic")
 
 
 def doctor(  # noqa: PLR0913, PLR0917 (one parameter an option)

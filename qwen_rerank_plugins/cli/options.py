@@ -22,7 +22,7 @@ DEMO_NOTICE = (
 Backend = Annotated[
     str | None, typer.Option(help="local, remote, or lexical (word overlap without a model).")
 ]
-Model = Annotated[str | None, typer.Option(help="Hub id, folder, adapter, or demo (tiny, bundled).")]
+Model = Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file, or demo (tiny, bundled).")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
 Adapters = Annotated[
     str | None, typer.Option(help="LoRA adapters to merge: folders or hub ids, a,b=0.5 with a weight.")

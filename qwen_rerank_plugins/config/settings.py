@@ -58,7 +58,7 @@ class RerankConfig(BaseModel):
 
     model: PathText = Field(
         default=DEFAULT_MODEL,
-        description="A hub id, a folder with a checkpoint or a LoRA adapter, or `demo` for the bundled demo model.",
+        description="A hub id, a folder with a checkpoint or a LoRA adapter, a GGUF file, or `demo` for the bundled demo model.",
     )
     revision: Text | None = Field(
         default=None, description="Branch, tag or commit on the hub; None for the main branch."

@@ -195,6 +195,13 @@ def _resolve_family(name: str, checkpoint: Checkpoint, tokenizer: PromptTokenize
             f"sequence-classification checkpoint, which has none; use a causal checkpoint or another family"
         )
     check_family(tokenizer, family, recipe)
+    answers = answer_ids(tokenizer, family)
+    for trained in checkpoint.trained_answers():
+        if trained != answers:
+            raise FamilyMismatchError(
+                f"{checkpoint.name!r} was trained with the answers' token ids {trained}, but those of family "
+                f"{family.name!r} are {answers}; set family to one with these answers"
+            )
     return family
 
 

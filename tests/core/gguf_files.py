@@ -106,17 +106,22 @@ def write_gguf(
         _add(writer, key, value)
     arch = gguf.MODEL_ARCH.QWEN2 if shape.model_type == "qwen2" else gguf.MODEL_ARCH.QWEN3
     names = gguf.get_tensor_name_map(arch, shape.num_layers)
+    quantisation = gguf.GGMLQuantizationType[kind]
     written: dict[str, Tensor] = {}
     draw = np.random.default_rng(0)
     for name, tensor in shape.tensors().items():
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert stored is not None
-        if stored not in drop:
-            written[name] = _add_tensor(writer, stored, tensor, kind if tensor.ndim > 1 else "F32", draw)
-    if answers:
-        head = shape.tensors()["model.embed_tokens.weight" if shape.is_tied else "lm_head.weight"]
-        rows = _add_tensor(writer, "cls.output.weight", head[list(answers)], kind, draw)
-        written["score.weight"] = (rows[0] - rows[1])[None]
+        if stored in drop:
+            continue
+        own = quantisation if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
+        data = _encode(tensor, own, draw)
+        writer.add_tensor(stored, data, raw_dtype=own)
+        written[name] = torch.from_numpy(np.array(dequantize(data, own)))
+        if answers and name == ("model.embed_tokens.weight" if shape.is_tied else "lm_head.weight"):
+            writer.add_tensor("cls.output.weight", data[list(answers)], raw_dtype=own)
+            yes, no = written[name][list(answers)]
+            written["score.weight"] = (yes - no)[None]
     for name, array in (extra or {}).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()
@@ -137,20 +142,17 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         add.get(type(value), writer.add_uint32)(key, value)
 
 
-def _add_tensor(
-    writer: gguf.GGUFWriter, name: str, tensor: Tensor, kind: str, draw: np.random.Generator
-) -> Tensor:
-    quantisation = gguf.GGMLQuantizationType[kind]
-    if kind in SCALES:  # the package dequantises these, and quantises none of them
-        block, size = gguf.GGML_QUANT_SIZES[quantisation]
-        blocks = draw.integers(0, 256, (len(tensor), tensor.shape[1] // block, size), np.uint8)
-        for place, scale in SCALES[kind]:
-            blocks[..., place : place + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
-        data = blocks.reshape(len(tensor), -1)
-    else:
-        data = quantize(tensor.numpy(), quantisation)
-    writer.add_tensor(name, data, raw_dtype=quantisation)
-    return torch.from_numpy(np.array(dequantize(data, quantisation)))
+def _encode(
+    tensor: Tensor, kind: gguf.GGMLQuantizationType, draw: np.random.Generator
+) -> np.ndarray[Any, Any]:
+    if kind.name not in SCALES:
+        return quantize(tensor.numpy(), kind)
+    # The package dequantises these, and quantises none of them: numbers are random.
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = draw.integers(0, 256, (len(tensor), tensor.shape[1] // block, size), np.uint8)
+    for place, scale in SCALES[kind.name]:
+        blocks[..., place : place + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+    return blocks.reshape(len(tensor), -1)
 
 
 def write_recipe(folder: Path, tokenizer: PromptTokenizer) -> None:

@@ -65,6 +65,15 @@ class Checkpoint:
         """How the weights are stored: "safetensors", or a GGUF file's number format such as "GGUF Q8_0"."""
         return "safetensors" if self.gguf is None else f"GGUF {gguf_model.weight_format(self.gguf)}"
 
+    def trained_answers(self) -> list[tuple[Any, Any]]:
+        """Return the answers' token ids that a fine-tune, or an adapter, says it was trained with.
+
+        Raises:
+            CheckpointFormatError: A file that holds them is broken.
+        """
+        places = [self.folder, *(adapter.folder for adapter in self.adapters)]
+        return [answers for place in places if (answers := folders.trained_answers(place))]
+
     def open_tensors(self) -> TensorSource:
         """Open the files and read their headers.
 

@@ -25,6 +25,7 @@ __all__ = [
     "read_config",
     "read_json",
     "reject_other_models",
+    "trained_answers",
     "weight_files",
 ]
 
@@ -32,12 +33,13 @@ DEMO = "demo"
 """Name of the checkpoint that ships with the package."""
 
 _INDEX = "model.safetensors.index.json"
+_ANSWERS_FILE = "1_LogitScore/config.json"
 _HUB_FILES = [
     *("config.json", "model.safetensors", _INDEX, "model-*.safetensors"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "rerank_recipe.json"),
-    "modules.json",  # identifies an embedding model
+    *("modules.json", _ANSWERS_FILE),  # these identify an embedding model, and the answers of a fine-tune
 ]
-_ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
+_ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", _ANSWERS_FILE]
 _HUB_IDS = tuple(f"Qwen/Qwen3-Reranker-{size}" for size in ("0.6B", "4B", "8B"))
 _PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _PICKLE = "a pickle, which can run code and is rejected; convert it to safetensors"
@@ -256,6 +258,19 @@ def weight_files(model: str, folder: Path) -> tuple[Path, ...]:
         raise CheckpointFormatError(f"{str(folder)!r} has neither {single.name} nor {index.name}")
     _reject_foreign_files(files)
     return files
+
+
+def trained_answers(folder: Path) -> tuple[Any, Any] | None:
+    """Return the answers' token ids that sentence-transformers wrote beside a fine-tune, if it did.
+
+    Raises:
+        CheckpointFormatError: The file is broken.
+    """
+    path = folder / _ANSWERS_FILE
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    return config.get("true_token_id"), config.get("false_token_id")
 
 
 def adapter_file(name: str, folder: Path) -> Path:

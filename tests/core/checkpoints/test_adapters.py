@@ -223,7 +223,7 @@ def test_adapters_and_bases_may_come_from_the_hub(
 
 
 def test_a_base_that_is_not_found_says_how_to_name_it(adapter: Path, tmp_path: Path) -> None:
-    folder = change_config(copied(adapter, tmp_path), base_model_name_or_path="/root/base")
+    folder = change_config(copied(adapter, tmp_path), base_model_name_or_path="/nowhere/base")
     with pytest.raises(CheckpointNotFoundError, match="set `model` to that model, and `adapters` to"):
         open_checkpoint(str(folder))
 
