@@ -145,14 +145,8 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
       qwen-rerank evaluate --compare small.yaml --compare large.yaml --target R@5=0.9 --format json
     """
     overrides = {
-        "backend": backend,
-        "model": model,
-        "revision": revision,
-        "adapters": adapters,
-        "family": family,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
+        "backend": backend, "model": model, "revision": revision, "adapters": adapters,
+        "family": family, "device": device, "dtype": dtype, "quantization": quantization,
     }
     with report_errors(debug=debug):
         base = load(config, overrides).config

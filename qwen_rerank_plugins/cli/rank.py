@@ -102,14 +102,8 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "instruction": instruction,
         "max_length": max_length,
         "long_documents": long_documents,
-        "backend": backend,
-        "model": model,
-        "revision": revision,
-        "adapters": adapters,
-        "family": family,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
+        "backend": backend, "model": model, "revision": revision, "adapters": adapters,
+        "family": family, "device": device, "dtype": dtype, "quantization": quantization,
     }
     with report_errors(debug=debug):
         loaded = load(config, overrides)

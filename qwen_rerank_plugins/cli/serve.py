@@ -109,14 +109,8 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
       QWEN_RERANK_SERVICE_MAX_DOCUMENTS=200 qwen-rerank serve --config qwen-rerank.yaml
     """
     overrides = {
-        "backend": backend,
-        "model": model,
-        "revision": revision,
-        "adapters": adapters,
-        "family": family,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
+        "backend": backend, "model": model, "revision": revision, "adapters": adapters,
+        "family": family, "device": device, "dtype": dtype, "quantization": quantization,
         "instruction": instruction,
         "max_length": max_length,
     }
