@@ -9,9 +9,9 @@ from torch import Tensor
 from benchmarks.peers.multiplications import Batch, multiply
 from benchmarks.peers.runner import Job, PairList, Scorer, main
 from qwen_rerank_plugins import RerankConfig, Reranker
+from qwen_rerank_plugins.core.checkpoints.weights import weight_bytes
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
 from qwen_rerank_plugins.core.model.decoder import Decoder, Plan
-from qwen_rerank_plugins.core.model.weights import weight_bytes
 from qwen_rerank_plugins.core.runtime import acquire_runtime
 
 

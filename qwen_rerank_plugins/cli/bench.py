@@ -20,6 +20,7 @@ import typer
 from qwen_rerank_plugins.cli.console import Config, Debug, make_console, show_status
 from qwen_rerank_plugins.cli.machine import peak_memory_mb
 from qwen_rerank_plugins.cli.options import (
+    Adapters,
     Backend,
     Device,
     Dtype,
@@ -98,6 +99,7 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
     repeat: Annotated[int, typer.Option(help="Runs of each latency measurement.")] = 5,
     backend: Backend = None,
     model: Model = None,
+    adapters: Adapters = None,
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
@@ -117,6 +119,7 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
     overrides = {
         "backend": backend,
         "model": model,
+        "adapters": adapters,
         "device": device,
         "dtype": dtype,
         "quantization": quantization,

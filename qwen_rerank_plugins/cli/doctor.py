@@ -18,6 +18,7 @@ from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.cli.console import EXIT_FAILED, Config, Debug, make_console, show_status
 from qwen_rerank_plugins.cli.machine import machine_facts
 from qwen_rerank_plugins.cli.options import (
+    Adapters,
     Backend,
     Device,
     Dtype,
@@ -34,14 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = ["collect_facts", "doctor"]
 
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "pydantic")
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "gguf", "pydantic")
 
 
-def doctor(
+def doctor(  # noqa: PLR0913, PLR0917 (one parameter an option)
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     no_model: Annotated[bool, typer.Option("--no-model", help="Do not load the model.")] = False,
     backend: Backend = None,
     model: Model = None,
+    adapters: Adapters = None,
     device: Device = None,
     dtype: Dtype = None,
     config: Config = None,
@@ -58,7 +60,13 @@ def doctor(
       qwen-rerank doctor --model demo --json | jq .engine
       qwen-rerank doctor --no-model --config qwen-rerank.yaml
     """
-    overrides = {"backend": backend, "model": model, "device": device, "dtype": dtype}
+    overrides = {
+        "backend": backend,
+        "model": model,
+        "adapters": adapters,
+        "device": device,
+        "dtype": dtype,
+    }
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface-hub reads it on import, which comes later
     with report_errors(debug=debug):
         from qwen_rerank_plugins.batch import BatchOptions

@@ -16,6 +16,7 @@ import typer
 
 from qwen_rerank_plugins.cli.console import Config, Debug, make_console, show_status
 from qwen_rerank_plugins.cli.options import (
+    Adapters,
     Backend,
     Device,
     Dtype,
@@ -122,6 +123,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     backend: Backend = None,
     model: Model = None,
     revision: Revision = None,
+    adapters: Adapters = None,
     family: Family = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -146,6 +148,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
         "backend": backend,
         "model": model,
         "revision": revision,
+        "adapters": adapters,
         "family": family,
         "device": device,
         "dtype": dtype,

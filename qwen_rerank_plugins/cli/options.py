@@ -22,8 +22,11 @@ DEMO_NOTICE = (
 Backend = Annotated[
     str | None, typer.Option(help="local, remote, or lexical (word overlap without a model).")
 ]
-Model = Annotated[str | None, typer.Option(help="Hub id, folder, or demo (tiny, bundled).")]
+Model = Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file, or demo (tiny, bundled).")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+Adapters = Annotated[
+    str | None, typer.Option(help="LoRA adapters to merge: folders or hub ids, a,b=0.5 with a weight.")
+]
 Family = Annotated[str | None, typer.Option(help="Prompt family: auto, a name, or a YAML or TOML file.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]

@@ -17,6 +17,7 @@ import typer
 
 from qwen_rerank_plugins.cli.console import Config, Debug, make_console, show_status
 from qwen_rerank_plugins.cli.options import (
+    Adapters,
     Backend,
     Device,
     Dtype,
@@ -75,6 +76,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
     backend: Backend = None,
     model: Model = None,
     revision: Revision = None,
+    adapters: Adapters = None,
     family: Family = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -103,6 +105,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "backend": backend,
         "model": model,
         "revision": revision,
+        "adapters": adapters,
         "family": family,
         "device": device,
         "dtype": dtype,

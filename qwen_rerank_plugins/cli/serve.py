@@ -13,6 +13,7 @@ import typer
 from qwen_rerank_plugins.cli.console import Config, Debug, make_console
 from qwen_rerank_plugins.cli.firewall import active_firewall
 from qwen_rerank_plugins.cli.options import (
+    Adapters,
     Backend,
     Device,
     Dtype,
@@ -85,6 +86,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
     backend: Backend = None,
     model: Model = None,
     revision: Revision = None,
+    adapters: Adapters = None,
     family: Family = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -110,6 +112,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "backend": backend,
         "model": model,
         "revision": revision,
+        "adapters": adapters,
         "family": family,
         "device": device,
         "dtype": dtype,

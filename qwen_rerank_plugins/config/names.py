@@ -14,6 +14,8 @@ CUTOFF = 0.72
 """Lowest similarity, as `difflib.SequenceMatcher.ratio` counts it, at which a name counts as a misspelling."""
 
 FOREIGN_NAMES = {
+    "adapter": "adapters",
+    "adapter_name_or_path": "adapters",
     "api_base": "base_url",
     "api_url": "base_url",
     "batch_size": "max_batch_tokens",
@@ -22,6 +24,9 @@ FOREIGN_NAMES = {
     "cafile": "ca_file",
     "endpoint": "base_url",
     "load_in_8bit": "quantization",
+    "lora": "adapters",
+    "lora_modules": "adapters",
+    "lora_path": "adapters",
     "max_model_len": "max_length",
     "max_retries": "retries",
     "max_seq_len": "max_length",

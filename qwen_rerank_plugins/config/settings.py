@@ -58,10 +58,15 @@ class RerankConfig(BaseModel):
 
     model: PathText = Field(
         default=DEFAULT_MODEL,
-        description="A hub id, a folder with a checkpoint, or `demo` for the bundled demo model.",
+        description="A hub id, a folder with a checkpoint or a LoRA adapter, a GGUF file, or `demo` for the bundled demo model.",
     )
     revision: Text | None = Field(
         default=None, description="Branch, tag or commit on the hub; None for the main branch."
+    )
+    adapters: Annotated[tuple[str, ...], BeforeValidator(validators.adapter_list)] = Field(
+        default=(),
+        description="LoRA adapters that are merged into the model when it is loaded: folders or hub ids, as a list or comma "
+        "separated, `folder=0.5` with a weight.",
     )
     family: PathText = Field(
         default="auto",
@@ -242,6 +247,11 @@ class RerankConfig(BaseModel):
     def devices(self) -> tuple[str, ...]:
         """The devices by name, for example `("cuda:0", "cuda:1")`."""
         return tuple(self.device.split(","))
+
+    @property
+    def adapter_weights(self) -> dict[str, float]:
+        """The adapters' places → their weights, in the order in which they are merged."""
+        return dict(map(validators.adapter_weight, self.adapters))
 
     @property
     def is_demo(self) -> bool:

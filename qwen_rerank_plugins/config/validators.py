@@ -5,6 +5,7 @@ A validator's `ValueError` completes the sentence "`setting` must be …".
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 import re
@@ -69,6 +70,29 @@ def device_list(value: object) -> object:
     if several and (len(set(devices)) < len(devices) or not all(d.startswith("cuda:") for d in devices)):
         raise ValueError("one device, or different ones of the form 'cuda:N'")
     return ",".join(devices)
+
+
+def adapter_list(value: object) -> tuple[str, ...]:
+    """Normalize one adapter or several, as a list or comma separated, to a tuple of "place" and "place=weight"."""
+    parts = value.split(",") if isinstance(value, str) else value
+    texts = [path_to_text(part) for part in parts] if isinstance(parts, list | tuple) else [None]
+    adapters = tuple(text.strip() for text in texts if isinstance(text, str))
+    places = [adapter_weight(adapter)[0] for adapter in adapters]
+    if len(adapters) < len(texts) or not all(places) or len(set(places)) < len(places):
+        raise ValueError("different folders or hub ids, each with a weight as in 'folder=0.5' if it is not 1")
+    return adapters
+
+
+def adapter_weight(adapter: str) -> tuple[str, float]:
+    """Split "place=weight", with a finite weight, into its parts; the weight of a mere place is 1."""
+    place, _, number = adapter.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        return adapter, 1.0
+    if not math.isfinite(weight):
+        return adapter, 1.0
+    return place.strip(), weight
 
 
 def service_url(url: str) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.core.checkpoints.checkpoint import Checkpoint, fingerprint, open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.core.engine.devices import (
     choose_dtype,
     default_background_batch_tokens,
@@ -27,10 +29,8 @@ from qwen_rerank_plugins.core.engine.devices import (
 )
 from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.engine.self_check import SelfCheck, run_self_check
-from qwen_rerank_plugins.core.model.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.model.int8 import choose_quantization, get_quantizer
-from qwen_rerank_plugins.core.model.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.core.prompts.families import PromptFamily, get_family
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids, check_family, read_recipe
 from qwen_rerank_plugins.core.scheduler.scheduler import Scheduler
@@ -76,7 +76,9 @@ class Runtime:
         return {
             "model": self.checkpoint.name,
             "checkpoint": str(self.checkpoint.folder),
+            "weight_format": self.checkpoint.weight_format,
             "revision": self.checkpoint.revision,
+            "adapters": [adapter.info for adapter in self.checkpoint.adapters],
             "fingerprint": self.fingerprint,
             "family": self.family.name,
             **first.info(),
@@ -139,8 +141,9 @@ def load_runtime(config: RerankConfig) -> Runtime:
     devices = resolve_devices(config.devices)
     set_num_threads(config.num_threads)
     raise_mmap_threshold()
-    checkpoint = open_checkpoint(config.model, config.revision)
-    tokenizer = PromptTokenizer.from_folder(checkpoint.folder)
+    checkpoint = open_checkpoint(config.model, config.revision, config.adapter_weights)
+    stored = checkpoint.tokenizer_json
+    tokenizer = PromptTokenizer(stored) if stored else PromptTokenizer.from_folder(checkpoint.folder)
     family = _resolve_family(config.family, checkpoint, tokenizer)
     digest = fingerprint(checkpoint)
 
@@ -199,6 +202,13 @@ def _resolve_family(name: str, checkpoint: Checkpoint, tokenizer: PromptTokenize
             f"sequence-classification checkpoint, which has none; use a causal checkpoint or another family"
         )
     check_family(tokenizer, family, recipe)
+    answers = answer_ids(tokenizer, family)
+    for trained in checkpoint.trained_answers():
+        if trained != answers:
+            raise FamilyMismatchError(
+                f"{checkpoint.name!r} was trained with the answers' token ids {trained}, but those of family "
+                f"{family.name!r} are {answers}; set family to one with these answers"
+            )
     return family
 
 
@@ -282,13 +292,18 @@ os.register_at_fork(after_in_child=_reset_locks_in_child)
 
 def _config_key(config: RerankConfig) -> _ConfigKey:
     """Return the settings that require a separate engine where they differ."""
-    folder = Path(config.model).expanduser()
-    model = str(folder.resolve()) if folder.is_dir() else config.model
+    adapters = [(_resolved(place), weight) for place, weight in config.adapter_weights.items()]
     return (
-        *(model, config.revision, config.family, config.device, config.dtype, config.quantization),
+        *(_resolved(config.model), config.revision, *adapters, config.family),
+        *(config.device, config.dtype, config.quantization),
         *(config.max_batch_tokens, config.background_batch_tokens, config.max_queue_tokens, config.admission),
         *(config.prefix_cache_mb, config.self_check),
     )
+
+
+def _resolved(place: str) -> str:
+    path = Path(place).expanduser()
+    return str(path.resolve()) if path.exists() else place
 
 
 def acquire_runtime(config: RerankConfig, *, shared: bool) -> Runtime:

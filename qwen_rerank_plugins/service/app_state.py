@@ -22,7 +22,7 @@ from qwen_rerank_plugins.service.middleware.auth import KeyRing
 from qwen_rerank_plugins.service.middleware.request_context import RequestContext
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["AppState", "app_state_of"]
+__all__ = ["AppState", "app_state_of", "public_name"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,8 +77,7 @@ class AppState:
         """Name of the model in answers: `model_name`, or the hub id, or the name of the checkpoint's folder."""
         if self.settings.model_name is not None:
             return self.settings.model_name
-        name = self.lifecycle.reranker.model
-        return Path(name).name or name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+        return public_name(self.lifecycle.reranker.model)
 
     def check_model(self, name: str | None) -> None:
         """Reject another model's name with `strict_model`; None is accepted.
@@ -134,6 +133,11 @@ class AppState:
             "version": __version__,
             **labels,
         }
+
+
+def public_name(name: str) -> str:
+    """Return a checkpoint's name without the folders that lead to it; a hub id as it is."""
+    return Path(name).name or name if Path(name).is_absolute() or name.startswith((".", "~")) else name
 
 
 def app_state_of(request: Request) -> AppState:

@@ -58,6 +58,11 @@ def test_every_setting_has_a_description() -> None:
             {"device": ["cuda:0", "cpu"]},
             "`device` must be one device, or different ones of the form 'cuda:N', got",
         ),
+        ({"adapters": 3}, "`adapters` must be different folders or hub ids, each with a weight as in"),
+        ({"adapters": ["a", 1]}, "with a weight as in 'folder=0.5' if it is not 1, got ['a', 1]"),
+        ({"adapters": "a,,b"}, "if it is not 1, got 'a,,b'"),
+        ({"adapters": "a,a=2"}, "`adapters` must be different folders or hub ids"),
+        ({"adapters": "=2"}, "`adapters` must be different folders or hub ids"),
         (
             {"base_url": "localhost:8501"},
             "`base_url` must be an address such as 'http://host:8501' (value hidden)",
@@ -154,7 +159,9 @@ def test_a_configuration_is_frozen() -> None:
 
 
 def test_a_configuration_survives_copies_and_round_trips() -> None:
-    config = RerankConfig(model="demo", device="cuda:1,cuda:0", min_score=0.5, service={"port": 1})
+    config = RerankConfig(model="demo", device="cuda:1,cuda:0", min_score=0.5, service={"port": 1}).replace(
+        adapters=["a", "b=0.5"]
+    )
     for twin in (
         pickle.loads(pickle.dumps(config)),  # noqa: S301 (made in this line)
         copy.deepcopy(config),
@@ -169,6 +176,16 @@ def test_several_devices_may_be_a_list_or_comma_separated(device: Any) -> None:
     config = RerankConfig(device=device)
     assert config.device == "cuda:0,cuda:1"
     assert config.devices == ("cuda:0", "cuda:1")
+
+
+@pytest.mark.parametrize("adapters", ["org/a, lr=1e-4=-2,b=c", ["org/a", Path("lr=1e-4=-2"), "b=c"]])
+def test_adapters_have_weights_behind_an_equals_sign(adapters: Any) -> None:
+    """Only a finite number is a weight, and the last one counts."""
+    config = RerankConfig(adapters=adapters)
+    assert config.adapters == ("org/a", "lr=1e-4=-2", "b=c")
+    assert config.adapter_weights == {"org/a": 1.0, "lr=1e-4": -2.0, "b=c": 1.0}
+    assert RerankConfig(adapters=("a=inf",)).adapter_weights == {"a=inf": 1.0}
+    assert load_config(env={"QWEN_RERANK_ADAPTERS": "org/a,b=0.5"}).adapters == ("org/a", "b=0.5")
 
 
 def test_a_path_is_taken_where_a_name_or_a_path_may_stand() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from qwen_rerank_plugins.core.checkpoints.checkpoint import open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.weights import load_weights
 from qwen_rerank_plugins.core.engine.engine import Engine
-from qwen_rerank_plugins.core.model.checkpoint import open_checkpoint
 from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.model.int8 import get_quantizer
-from qwen_rerank_plugins.core.model.weights import load_weights
 
 CPU = torch.device("cpu")
 

@@ -44,7 +44,7 @@ _ADDED = (
 def qwen_tokenizer() -> Tokenizer:
     """The tokenizer of Qwen3: 151,669 ids, control tokens included."""
     ranks = _ranks()
-    alphabet = _byte_alphabet()
+    alphabet = byte_alphabet()
     vocab = {_printable(token, alphabet): rank for token, rank in ranks.items()}
     merges = [pair for token, rank in ranks.items() if (pair := _merge(token, rank, ranks, alphabet))]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
@@ -86,7 +86,7 @@ def _ranks() -> dict[bytes, int]:
     return {base64.b64decode(token): int(rank) for token, rank in lines}
 
 
-def _byte_alphabet() -> dict[int, str]:
+def byte_alphabet() -> dict[int, str]:
     """GPT-2's printable character for each byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]

@@ -13,9 +13,9 @@ from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.model import linear as linear_module
 from qwen_rerank_plugins.core.model import ops
 from qwen_rerank_plugins.core.model.linear import Linear
-from tests.core.checkpoints import Shape, make
 from tests.core.engines import decoder_of, quantized
 from tests.core.forests import grid
+from tests.core.tiny_checkpoints import Shape, make
 
 
 def products_round_alike() -> bool:

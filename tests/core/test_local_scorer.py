@@ -37,8 +37,8 @@ from qwen_rerank_plugins.types import (
     ScoreRequest,
     TextLimits,
 )
-from tests.core.checkpoints import Shape, with_demo_tokenizer, write_checkpoint
 from tests.core.texts import NASTY
+from tests.core.tiny_checkpoints import Shape, with_demo_tokenizer, write_checkpoint
 from tests.core.tolerances import assert_close, sigmoid
 from tests.laws.sources import plain_environment
 

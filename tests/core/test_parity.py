@@ -23,11 +23,11 @@ from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_i
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 from qwen_rerank_plugins.types import ScoreRequest
-from tests.core.checkpoints import Shape, as_classifier, make, write_checkpoint
 from tests.core.engines import engine_of
 from tests.core.forests import split_into_batches
 from tests.core.oracle import OfficialModel, Pair, Recipes
 from tests.core.texts import NASTY, texts
+from tests.core.tiny_checkpoints import Shape, as_classifier, make, write_checkpoint
 from tests.core.tolerances import assert_close, assert_probabilities_close, largest_difference, sigmoid
 
 QWEN_IDS = 151_669

@@ -30,8 +30,9 @@ from qwen_rerank_plugins.errors import (
     TensorMismatchError,
 )
 from qwen_rerank_plugins.types import ScoreRequest
-from tests.core.checkpoints import Shape, make, with_demo_tokenizer, write_config
+from tests.core.peft_adapters import make_adapter
 from tests.core.qwen_vocabulary import write_qwen_tokenizer
+from tests.core.tiny_checkpoints import Shape, make, with_demo_tokenizer, write_config
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 DEMO_IDS = 10_000
@@ -295,6 +296,24 @@ def test_settings_that_are_the_engines_separate_models(
     base = settings(tiny)
     got = [acquire_runtime(config, shared=True) for config in (base, base.replace(**change))]
     assert (got[0] is got[1]) == is_same
+    for runtime in got:
+        release_runtime(runtime)
+
+
+def test_adapters_separate_models_by_their_weights(
+    tiny: Path, tmp_path: Path, loads: list[Runtime], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A score of one is never a cached score of another."""
+    adapter = make_adapter(tiny, tmp_path / "adapter", target_modules=["q_proj"])
+    monkeypatch.chdir(tmp_path)
+    configs = [settings(tiny, adapters=text) for text in ((), (str(adapter),), "adapter", "adapter=0.5")]
+    got = [acquire_runtime(config, shared=True) for config in configs]
+    assert [runtime is got[1] for runtime in got] == [False, True, True, False]
+    assert len({runtime.fingerprint for runtime in got}) == 3
+    assert got[3].info()["adapters"] == [
+        {"model": "adapter", "revision": None, "weight": 0.5, "base": str(tiny)}
+    ]
+    assert got[0].info()["adapters"] == []
     for runtime in got:
         release_runtime(runtime)
 

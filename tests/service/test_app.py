@@ -141,6 +141,27 @@ def test_information_about_the_machine_is_not_public(tmp_path: Path) -> None:
 
 
 @pytest.mark.loopback
+def test_info_says_what_was_loaded_without_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = SteeredScorer()
+    adapters = [
+        {"model": str(tmp_path / "law"), "revision": None, "weight": 0.5, "base": str(tmp_path)},
+        {"model": "org/medicine", "revision": "0a0a", "weight": 1.0, "base": "org/base"},
+    ]
+    loaded = {"model": "steered", "device": "cpu", "weight_format": "GGUF Q8_0", "adapters": adapters}
+    monkeypatch.setattr(scorer, "info", lambda: loaded)
+    with running_service(scorer=scorer) as running, running.client() as client:
+        answer = client.get("/info")
+    assert answer.json()["weight_format"] == "GGUF Q8_0"
+    assert answer.json()["adapters"] == [
+        {"model": "law", "weight": 0.5},
+        {"model": "org/medicine", "weight": 1.0},
+    ]
+    assert str(tmp_path) not in answer.text
+
+
+@pytest.mark.loopback
 def test_a_strict_service_knows_only_its_own_model() -> None:
     with running_service(strict_model=True, model_name="served") as running:
         for model in (None, "served"):

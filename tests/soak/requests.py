@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_rerank_plugins import Reranker
-from tests.core.checkpoints import Shape, make, with_demo_tokenizer
+from tests.core.tiny_checkpoints import Shape, make, with_demo_tokenizer
 
 TOLERANCE = 1e-6
 """Largest difference of a probability; in fp32 on a CPU the bits are the same (docs/invariance.md)."""

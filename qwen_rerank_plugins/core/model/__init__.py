@@ -1,1 +1,1 @@
-"""The decoder: checkpoint, weights, layers, packing and attention. Knows no text and no requests."""
+"""The decoder: packed prompts in, log-odds out, with its layers, packing and attention. Knows no files and no text."""

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from qwen_rerank_plugins import __version__
-from qwen_rerank_plugins.service.app_state import AppState, app_state_of
+from qwen_rerank_plugins.service.app_state import AppState, app_state_of, public_name
 from qwen_rerank_plugins.service.jobs.spec import formats
 from qwen_rerank_plugins.service.metrics import MEDIA_TYPE
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
@@ -26,6 +26,7 @@ _PUBLIC_KEYS = (
     "num_parameters",
     "load_s",
     "self_check",
+    "weight_format",
     "long_documents",
 )
 
@@ -110,6 +111,10 @@ def _info(state: AppState) -> dict[str, Any]:
         "is_demo": state.config.is_demo,
         "limits": _limits(state),
         "jobs": _jobs(state),
+        "adapters": [
+            {"model": public_name(adapter["model"]), "weight": adapter["weight"]}
+            for adapter in loaded.get("adapters") or ()
+        ],
         **{name: loaded[name] for name in _PUBLIC_KEYS if name in loaded},
     }
 

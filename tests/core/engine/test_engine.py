@@ -26,9 +26,9 @@ from qwen_rerank_plugins.core.model.attention import DenseAttention, ForestAtten
 from qwen_rerank_plugins.core.model.decoder import Decoder, Plan
 from qwen_rerank_plugins.core.sequences import Segment
 from qwen_rerank_plugins.errors import DeviceLostError, EngineError, EngineOutOfMemoryError
-from tests.core.checkpoints import Shape, make
 from tests.core.engines import decoder_of
 from tests.core.forests import grid, prompt_lists
+from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import assert_close
 
 PROMPTS = grid(20, (6, 9), (4, 4, 7))

@@ -10,9 +10,9 @@ import torch
 from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.model import decoder as decoder_module
 from qwen_rerank_plugins.core.model.decoder import Decoder
-from tests.core.checkpoints import Shape, make
 from tests.core.engines import decoder_of, quantized
 from tests.core.forests import grid
+from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import assert_close
 
 

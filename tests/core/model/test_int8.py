@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from qwen_rerank_plugins.core.checkpoints.weights import weight_bytes
 from qwen_rerank_plugins.core.engine.engine import Engine, reference_log_odds
 from qwen_rerank_plugins.core.model import int8 as int8_module
 from qwen_rerank_plugins.core.model.int8 import (
@@ -27,11 +28,10 @@ from qwen_rerank_plugins.core.model.int8 import (
     get_quantizer,
 )
 from qwen_rerank_plugins.core.model.linear import Linear
-from qwen_rerank_plugins.core.model.weights import weight_bytes
 from qwen_rerank_plugins.errors import ConfigurationError, EngineError
-from tests.core.checkpoints import Shape, make
 from tests.core.engines import CPU, decoder_of, quantized
 from tests.core.forests import grid
+from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import sigmoid
 
 PROMPTS = grid(20, (6, 9), (4, 4, 7, 30))

@@ -15,9 +15,9 @@ from qwen_rerank_plugins.core.model.attention import ForestAttention
 from qwen_rerank_plugins.core.model.decoder import Decoder
 from qwen_rerank_plugins.core.model.ops import RotaryCache
 from qwen_rerank_plugins.errors import ConfigurationError
-from tests.core.checkpoints import Shape, make
 from tests.core.engines import decoder_of
 from tests.core.forests import grid
+from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import assert_close
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

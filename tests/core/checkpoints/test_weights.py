@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qwen_rerank_plugins.core.model.checkpoint import open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.checkpoint import open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.core.model.decoder import Weights
-from qwen_rerank_plugins.core.model.weights import load_weights, weight_bytes
 from qwen_rerank_plugins.errors import CheckpointFormatError, TensorMismatchError
-from tests.core.checkpoints import (
+from tests.core.tiny_checkpoints import (
     Shape,
     Tensors,
     as_classifier,
@@ -267,8 +267,8 @@ def test_the_size_of_the_weights_is_known(tmp_path: Path) -> None:
 MEASURE = """
 import json, re, sys
 import torch
-from qwen_rerank_plugins.core.model.checkpoint import open_checkpoint
-from qwen_rerank_plugins.core.model.weights import load_weights, weight_bytes
+from qwen_rerank_plugins.core.checkpoints.checkpoint import open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.weights import load_weights, weight_bytes
 
 def status(name):  # getrusage would tell the peak of the process that started this one
     return int(re.search(name + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from qwen_rerank_plugins.core.model.checkpoint import fingerprint, open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.checkpoint import fingerprint, open_checkpoint
 from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigurationError
-from tests.core.checkpoints import Shape, changed, make, write_config, write_index, write_sharded
+from tests.core.tiny_checkpoints import Shape, changed, make, write_config, write_index, write_sharded
 
 SHAPE = Shape()
 
@@ -194,7 +194,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1192\n"
         (b"<html><body>404</body></html>", "a web page, not the file itself"),
         (
             b"GGUF\x03\x00\x00\x00\x10\x00\x00\x00",
-            "a GGUF file, which is not supported yet; use the safetensors",
+            "a GGUF file; name the file itself as the model",
         ),
         (pickle.dumps({"a": 1}), "a pickle, which can run code and is rejected; convert it to safetensors"),
         (b"PK\x03\x04\x00\x00\x08\x08\x00\x00", "a pickle, which can run code"),
@@ -235,11 +235,7 @@ def test_a_header_may_have_the_length_that_a_pickle_begins_with(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "model.Q8_0.gguf",
-            b"GGUF\x03",
-            r"gguf' is a GGUF file, which is not supported yet; use the safetensors",
-        ),
+        ("model.Q8_0.gguf", LFS, r"gguf' is a Git LFS pointer, not the file itself"),
         ("model.bin", pickle.dumps({}), r"bin' is a pickle, which can run code and is rejected"),
         ("model.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", r"' is a file\. Give the folder"),
     ],
@@ -250,19 +246,9 @@ def test_a_file_is_no_checkpoint(tmp_path: Path, name: str, content: bytes, mess
         open_checkpoint(str(tmp_path / name))
 
 
-def test_a_folder_of_gguf_files_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model.Q8_0.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointFormatError, match="holds a GGUF file, which is not supported yet"):
-        open_checkpoint(str(tmp_path))
-
-
-def test_an_adapter_is_named_with_its_base_and_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen3-Reranker-4B"}')
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(
-        CheckpointFormatError,
-        match=r"is an adapter of 'Qwen/Qwen3-Reranker-4B', which is not supported yet; merge it",
-    ):
+def test_a_folder_with_a_gguf_file_that_is_another_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.Q8_0.gguf").write_bytes(LFS)
+    with pytest.raises(CheckpointFormatError, match=r"gguf' is a Git LFS pointer, not the file itself"):
         open_checkpoint(str(tmp_path))
 
 
@@ -347,6 +333,7 @@ def test_a_hub_id_takes_the_cached_commit(tmp_path: Path, monkeypatch: pytest.Mo
     ((model, revision, patterns),) = asked
     assert (model, revision) == ("Qwen/Qwen3-Reranker-0.6B", "main")
     assert not any(pattern.endswith((".bin", ".pt", ".py", "*")) for pattern in patterns)
+    assert "adapter_config.json" in patterns
 
 
 def test_a_folder_has_no_revision(tmp_path: Path) -> None:

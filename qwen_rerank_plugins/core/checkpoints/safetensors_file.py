@@ -1,0 +1,89 @@
+"""Tensors of one or more safetensors files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from qwen_rerank_plugins.core.checkpoints.tensors import READ_BLOCK_BYTES
+from qwen_rerank_plugins.errors import CheckpointFormatError, TensorMismatchError
+
+__all__ = ["SafetensorsSource"]
+
+_FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def _full_name(name: str) -> str:
+    return name if name.startswith(("model.", "lm_head.", "score.")) else f"model.{name}"
+
+
+class SafetensorsSource:
+    """The tensors of safetensors files, as a `TensorSource`.
+
+    Args:
+        files: The files.
+        full_name: Converts a stored name; by default, a bare decoder's "norm.weight" becomes "model.norm.weight".
+
+    Attributes:
+        shapes: The shape of every tensor.
+
+    Raises:
+        CheckpointFormatError: A file is not valid.
+        TensorMismatchError: A tensor is stored twice.
+    """
+
+    def __init__(self, files: Sequence[Path], full_name: Callable[[str], str] = _full_name) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._dtypes: dict[str, str] = {}
+        self._places: dict[str, tuple[Path, str]] = {}
+        self._open_files: dict[Path, Any] = {}
+        self._mapped_bytes = 0
+        for path in files:
+            self._read_header(path, full_name)
+
+    def _read_header(self, path: Path, full_name: Callable[[str], str]) -> None:
+        file = _open(path)
+        for stored in file.keys():  # noqa: SIM118 - not a mapping
+            view, name = file.get_slice(stored), full_name(stored)
+            if name in self.shapes:
+                raise TensorMismatchError(
+                    f"tensor {name!r} is stored twice, the second time in {path.name!r}; remove one of them"
+                )
+            self._places[name] = (path, stored)
+            self.shapes[name] = tuple(view.get_shape())
+            self._dtypes[name] = str(view.get_dtype())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the stored dtype."""
+        if self._dtypes[name] not in _FLOAT_DTYPES:
+            raise CheckpointFormatError(
+                f"{name} is stored as {self._dtypes[name]}; convert it to one of {', '.join(_FLOAT_DTYPES)}"
+            )
+        return _FLOAT_DTYPES[self._dtypes[name]]
+
+    def read_rows(self, name: str, target: Tensor, first_row: int = 0) -> None:
+        """Copy rows into `target`. Every `READ_BLOCK_BYTES`, the files are closed, which releases their pages."""
+        path, stored = self._places[name]
+        try:
+            if path not in self._open_files:
+                self._open_files[path] = _open(path)
+            rows = self._open_files[path].get_slice(stored)[first_row : first_row + len(target)]
+            target.copy_(rows)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointFormatError(f"{name} in {path.name!r} cannot be read: {error}") from error
+        self._mapped_bytes += rows.nbytes
+        if self._mapped_bytes >= READ_BLOCK_BYTES:
+            self._open_files.clear()
+            self._mapped_bytes = 0
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointFormatError(f"{str(path)!r} is not a valid safetensors file: {error}") from error

@@ -1,0 +1,252 @@
+"""Read a checkpoint's tensors into the decoder's weights; each is checked by name and shape."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from qwen_rerank_plugins.core.checkpoints.checkpoint import Checkpoint
+from qwen_rerank_plugins.core.checkpoints.tensors import TensorSource, copy_tensor, read_tensor
+from qwen_rerank_plugins.core.model.decoder import Architecture, LayerWeights, Weights
+from qwen_rerank_plugins.core.model.linear import Linear
+from qwen_rerank_plugins.errors import TensorMismatchError
+
+__all__ = ["load_weights", "weight_bytes"]
+
+logger = logging.getLogger(__name__)
+
+_IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+_MAX_NAMES_SHOWN = 5
+
+
+def load_weights(
+    checkpoint: Checkpoint,
+    answer_ids: tuple[int, int | None],
+    device: torch.device,
+    dtype: torch.dtype,
+    convert: Callable[[LayerWeights], None] | None = None,
+) -> Weights:
+    """Read a checkpoint's weights.
+
+    Peak memory is that of the weights and one tensor.
+
+    Args:
+        checkpoint: The checkpoint.
+        answer_ids: Token ids that mean relevant and not relevant; the second may be None.
+        device: Device of the weights.
+        dtype: Dtype of the computation. The embedding keeps its stored dtype unless that is wider.
+        convert: Quantisation, applied to each layer before the next is read.
+
+    Raises:
+        TensorMismatchError: A tensor is missing, unexpected or of another shape, or the head would be random.
+        CheckpointFormatError: A file is broken or holds numbers that are not floating point.
+    """
+    source = checkpoint.open_tensors()
+    _check_tensors(source, _expected_shapes(checkpoint, source), _ignored(checkpoint))
+    layers = []
+    for number in range(checkpoint.architecture.num_layers):
+        layer = _LayerReader(source, f"model.layers.{number}.", dtype, device).read(checkpoint.architecture)
+        if convert is not None:
+            convert(layer)
+        layers.append(layer)
+    stored = source.dtype("model.embed_tokens.weight")
+    narrow = dtype if stored.itemsize > dtype.itemsize else stored
+    embedding = read_tensor(source, "model.embed_tokens.weight", narrow, device)
+    final_norm = read_tensor(source, "model.norm.weight", dtype, device)
+    return Weights(embedding, layers, final_norm, _head(source, checkpoint, answer_ids).to(device))
+
+
+def _expected_shapes(checkpoint: Checkpoint, source: TensorSource) -> dict[str, tuple[int, ...]]:
+    """Return every required tensor's full name and shape."""
+    shape = checkpoint.architecture
+    if shape.num_layers > len(source.shapes):
+        raise TensorMismatchError(
+            f"the checkpoint has {len(source.shapes)} tensors, which are too few for the {shape.num_layers} layers "
+            f"of its configuration; download or convert it again"
+        )
+    names = {
+        "model.embed_tokens.weight": (shape.vocab_size, shape.hidden_size),
+        "model.norm.weight": (shape.hidden_size,),
+    }
+    for number in range(shape.num_layers):
+        names.update({f"model.layers.{number}.{name}": size for name, size in _layer_shapes(shape).items()})
+    if checkpoint.has_classifier:
+        names["score.weight"] = (1, shape.hidden_size)
+    elif not checkpoint.is_tied:
+        names["lm_head.weight"] = (shape.vocab_size, shape.hidden_size)
+    return names
+
+
+def _layer_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
+    hidden, mlp, dim = shape.hidden_size, shape.intermediate_size, shape.attention.head_dim
+    q, kv = shape.attention.num_heads * dim, shape.attention.num_kv_heads * dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (q, hidden),
+        "self_attn.k_proj.weight": (kv, hidden),
+        "self_attn.v_proj.weight": (kv, hidden),
+        "self_attn.o_proj.weight": (hidden, q),
+        "mlp.gate_proj.weight": (mlp, hidden),
+        "mlp.up_proj.weight": (mlp, hidden),
+        "mlp.down_proj.weight": (hidden, mlp),
+    }
+    if shape.qk_norm:
+        shapes |= {"self_attn.q_norm.weight": (dim,), "self_attn.k_norm.weight": (dim,)}
+    if shape.qkv_bias:
+        shapes |= {f"self_attn.{name}_proj.bias": (size,) for name, size in (("q", q), ("k", kv), ("v", kv))}
+    return shapes
+
+
+def _ignored(checkpoint: Checkpoint) -> set[str]:
+    """Return tensors that may be present and are not needed."""
+    return {"lm_head.weight"} if checkpoint.is_tied or checkpoint.has_classifier else set()
+
+
+class _LayerReader:
+    """Reads the tensors of one layer."""
+
+    def __init__(self, source: TensorSource, prefix: str, dtype: torch.dtype, device: torch.device) -> None:
+        self._source = source
+        self._prefix = prefix
+        self._dtype = dtype
+        self._device = device
+
+    def read(self, shape: Architecture) -> LayerWeights:
+        attention, norms = "self_attn.{}_proj", "self_attn.{}_norm.weight"
+        qkv = self._linear(map(attention.format, "qkv"), has_bias=shape.qkv_bias)
+        query_size = shape.attention.num_heads * shape.attention.head_dim
+        return LayerWeights(
+            input_norm=self._norm("input_layernorm.weight"),
+            query=qkv.rows(slice(query_size)),
+            key_value=qkv.rows(slice(query_size, None)),
+            query_norm=self._norm(norms.format("q")) if shape.qk_norm else None,
+            key_norm=self._norm(norms.format("k")) if shape.qk_norm else None,
+            output=self._linear([attention.format("o")]),
+            mlp_norm=self._norm("post_attention_layernorm.weight"),
+            gate_up=self._linear(["mlp.gate_proj", "mlp.up_proj"]),
+            down=self._linear(["mlp.down_proj"]),
+            qkv=qkv,
+        )
+
+    def _norm(self, name: str) -> Tensor:
+        return read_tensor(self._source, self._prefix + name, self._dtype, self._device)
+
+    def _linear(self, names: Iterable[str], *, has_bias: bool = False) -> Linear:
+        modules = [self._prefix + name for name in names]
+        weight = self._concatenated([f"{name}.weight" for name in modules])
+        bias = self._concatenated([f"{name}.bias" for name in modules]) if has_bias else None
+        return Linear(weight, bias)
+
+    def _concatenated(self, names: Sequence[str]) -> Tensor:
+        """Return several tensors concatenated along the first dimension, each copied once."""
+        shapes = [self._source.shapes[name] for name in names]
+        rows = [shape[0] for shape in shapes]
+        target = torch.empty((sum(rows), *shapes[0][1:]), dtype=self._dtype, device=self._device)
+        for name, part in zip(names, target.split(rows), strict=True):
+            copy_tensor(self._source, name, part)
+        return target
+
+
+def _head(source: TensorSource, checkpoint: Checkpoint, answer_ids: tuple[int, int | None]) -> Tensor:
+    """Return the row whose product with the final hidden state is the log-odds, in fp32.
+
+    Raises:
+        TensorMismatchError: The row is zero.
+    """
+    head = _stored_head(source, checkpoint, answer_ids)
+    if not head.any():
+        name = "score.weight" if checkpoint.has_classifier else "the difference of the answers' rows"
+        raise TensorMismatchError(
+            f"{name} is zero, so every score would be 0.5; convert the checkpoint again"
+        )
+    return head
+
+
+def _stored_head(source: TensorSource, checkpoint: Checkpoint, answer_ids: tuple[int, int | None]) -> Tensor:
+    if checkpoint.has_classifier:
+        return _row(source, "score.weight", 0)
+    matrix = "model.embed_tokens.weight" if checkpoint.is_tied else "lm_head.weight"
+    head = _answer_row_difference(source, matrix, answer_ids)
+    if checkpoint.is_tied and source.shapes.get("lm_head.weight") == source.shapes[matrix]:
+        other = _answer_row_difference(source, "lm_head.weight", answer_ids)
+        if not torch.equal(head, other):
+            logger.warning(
+                "checkpoint %r ties its head to the embedding, but also holds a lm_head.weight that differs from it "
+                "by up to %.3g in the rows of the answers; the embedding is used, as the configuration says",
+                checkpoint.name,
+                (head - other).abs().max().item(),
+            )
+    return head
+
+
+def _answer_row_difference(source: TensorSource, matrix: str, answer_ids: tuple[int, int | None]) -> Tensor:
+    true_id, false_id = answer_ids
+    row = _row(source, matrix, true_id)
+    return row if false_id is None else row - _row(source, matrix, false_id)
+
+
+def _row(source: TensorSource, name: str, number: int) -> Tensor:
+    """Return one row of a matrix in fp32, without reading the others."""
+    num_rows, size = source.shapes[name]
+    if not 0 <= number < num_rows:
+        raise TensorMismatchError(
+            f"{name} has {num_rows} rows, but the answer's token id is {number}; "
+            f"check that tokenizer and weights belong together"
+        )
+    row = torch.empty(1, size)
+    source.read_rows(name, row, number)
+    return row[0]
+
+
+def _check_tensors(source: TensorSource, expected: Mapping[str, tuple[int, ...]], ignored: set[str]) -> None:
+    """Compare the tensors of the files with the expected ones."""
+    missing = sorted(set(expected) - set(source.shapes))
+    heads = [name for name in missing if name in ("lm_head.weight", "score.weight")]
+    if heads:
+        raise TensorMismatchError(
+            f"the checkpoint has no {heads[0]}, so its head would be random and every score "
+            f"noise; convert it again"
+        )
+    if missing:
+        raise TensorMismatchError(
+            f"the checkpoint lacks {_format_names(missing)}; download or convert it again"
+        )
+    extra = sorted(
+        name for name in set(source.shapes) - set(expected) - ignored if not name.endswith(_IGNORED_SUFFIX)
+    )
+    if extra:
+        raise TensorMismatchError(
+            f"the checkpoint holds tensors that its configuration does not describe: {_format_names(extra)}; "
+            f"check that both belong together"
+        )
+    for name, shape in expected.items():
+        if source.shapes[name] != shape:
+            raise TensorMismatchError(
+                f"{name} has the shape {source.shapes[name]}, but the configuration describes {shape}; "
+                f"check that both belong together"
+            )
+        source.dtype(name)
+
+
+def _format_names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MAX_NAMES_SHOWN])
+    return shown if len(names) <= _MAX_NAMES_SHOWN else f"{shown} and {len(names) - _MAX_NAMES_SHOWN} more"
+
+
+def weight_bytes(weights: Weights) -> int:
+    """Return the memory of all weights."""
+    return sum(tensor.nbytes for tensor in _tensors(weights)) + sum(
+        linear.num_bytes for layer in weights.layers for linear in layer.linears
+    )
+
+
+def _tensors(weights: Weights) -> Iterator[Tensor]:
+    yield from (weights.embedding, weights.final_norm, weights.head)
+    for layer in weights.layers:
+        yield from (
+            t for t in (layer.input_norm, layer.mlp_norm, layer.query_norm, layer.key_norm) if t is not None
+        )
