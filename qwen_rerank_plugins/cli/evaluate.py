@@ -26,6 +26,7 @@ from qwen_rerank_plugins.cli.options import (
     Revision,
     announce_demo,
     load,
+    model_overrides,
     report_errors,
 )
 from qwen_rerank_plugins.errors import InputError
@@ -144,16 +145,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
       qwen-rerank evaluate --instruction "Find the recipe" --instruction "Find the reason"
       qwen-rerank evaluate --compare small.yaml --compare large.yaml --target R@5=0.9 --format json
     """
-    overrides = {
-        "backend": backend,
-        "model": model,
-        "revision": revision,
-        "adapters": adapters,
-        "family": family,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
-    }
+    overrides = model_overrides(backend, model, revision, adapters, family, device, dtype, quantization)
     with report_errors(debug=debug):
         base = load(config, overrides).config
         plan = _plan(measure, depth, target, resamples=resamples, seed=seed)

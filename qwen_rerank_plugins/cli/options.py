@@ -46,6 +46,29 @@ def load(path: str | None, options: dict[str, Any]) -> LoadedConfig:
     return load_config_with_sources(path, overrides=overrides)
 
 
+def model_overrides(
+    backend: Backend,
+    model: Model,
+    revision: Revision,
+    adapters: Adapters,
+    family: Family,
+    device: Device,
+    dtype: Dtype,
+    quantization: Quantization,
+) -> dict[str, Any]:
+    """Return the options of the model by the names of their settings."""
+    return {
+        "backend": backend,
+        "model": model,
+        "revision": revision,
+        "adapters": adapters,
+        "family": family,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+
+
 def announce_demo(config: RerankConfig) -> None:
     """Print a notice on standard error if the demo model is configured."""
     if config.is_demo:

@@ -27,6 +27,7 @@ from qwen_rerank_plugins.cli.options import (
     Revision,
     announce_demo,
     load,
+    model_overrides,
     report_errors,
 )
 from qwen_rerank_plugins.errors import InputError
@@ -102,14 +103,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "instruction": instruction,
         "max_length": max_length,
         "long_documents": long_documents,
-        "backend": backend,
-        "model": model,
-        "revision": revision,
-        "adapters": adapters,
-        "family": family,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
+        **model_overrides(backend, model, revision, adapters, family, device, dtype, quantization),
     }
     with report_errors(debug=debug):
         loaded = load(config, overrides)

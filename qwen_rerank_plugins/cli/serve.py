@@ -22,6 +22,7 @@ from qwen_rerank_plugins.cli.options import (
     Quantization,
     Revision,
     load,
+    model_overrides,
     report_errors,
 )
 from qwen_rerank_plugins.errors import MissingDependencyError
@@ -109,14 +110,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
       QWEN_RERANK_SERVICE_MAX_DOCUMENTS=200 qwen-rerank serve --config qwen-rerank.yaml
     """
     overrides = {
-        "backend": backend,
-        "model": model,
-        "revision": revision,
-        "adapters": adapters,
-        "family": family,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
+        **model_overrides(backend, model, revision, adapters, family, device, dtype, quantization),
         "instruction": instruction,
         "max_length": max_length,
     }
