@@ -28,7 +28,7 @@ def decoder_of(
 
 def quantized(decoder: Decoder, kind: str = "int8") -> Decoder:
     """Quantise a decoder's layers in place, and return a decoder of them."""
-    convert = get_quantizer(kind, CPU, decoder.architecture.linear_shapes)
+    convert = get_quantizer(kind, CPU, decoder.dtype, decoder.architecture.linear_shapes)
     if convert:
         for layer in decoder.weights.layers:
             convert(layer)

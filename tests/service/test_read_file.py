@@ -86,7 +86,6 @@ def test_delimited_text_is_read_as_pythons_csv_writes_it(service: RunningService
         ('"one\ntwo"\r\nthree', "a.csv", [["one\ntwo"], ["three"]]),
         ('"Shut," he said.\ninch 5" and\n', "a.csv", [['"Shut," he said.'], ['inch 5" and']]),
         ("a\n", "unknown", [["a"]]),
-        ("", "a.csv", []),
     ],
 )
 def test_a_list_of_documents_is_one_text_per_line(
@@ -142,7 +141,6 @@ def test_objects_become_rows_under_the_names_of_their_keys(
         ("sep=~\nid~text\n1~apple\n", "~"),
         ("Well, this is prose.\nIt has no table in it.\nNot, really, any.", None),
         ("one\ntwo", None),
-        ("", None),
     ],
 )
 def test_the_delimiter_is_the_one_that_yields_a_regular_table(
@@ -239,6 +237,7 @@ def test_the_text_column_and_a_header_are_guessed(
         (gzip.compress(b"a,b\n1,2\n"), "a.csv.gz", 415, "compressed"),
         (b"\xff\xfe\x00", "a.txt", 422, "not valid UTF-16-LE"),
         (b"PAR1 nothing else", "a.csv", 422, "a.csv"),
+        (b"", "a.csv", 400, "the upload is empty; send the file as the body"),
     ],
 )
 def test_what_is_not_a_table_is_refused_without_a_path(

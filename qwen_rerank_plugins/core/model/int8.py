@@ -20,7 +20,7 @@ from qwen_rerank_plugins.core.model.decoder import LayerWeights
 from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.errors import ConfigurationError, EngineError
 
-__all__ = ["ActivationCodes", "EncodedRows", "Int8Linear", "choose_quantization", "get_quantizer"]
+__all__ = ["ActivationCodes", "EncodedRows", "Int8Linear", "get_quantizer"]
 
 logger = logging.getLogger(__name__)
 
@@ -199,35 +199,6 @@ def _int_mm(x: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(padded, weight.t())[: x.shape[0]]  # noqa: SLF001 - torch's only int8 product
 
 
-def choose_quantization(
-    kind: str, device: torch.device, dtype: torch.dtype, shapes: Sequence[tuple[int, int]]
-) -> str:
-    """Return the number format of the linear layers: "auto" is int8 on a CPU where it is exact and faster.
-
-    Args:
-        kind: "auto", or a format that is returned as it is.
-        device: Device of the weights.
-        dtype: Dtype of the computation.
-        shapes: The shapes [out, in] of a layer's weights.
-    """
-    if kind != "auto":
-        return kind
-    if device.type != "cpu":
-        logger.info("quantization is 'none': 'auto' selects int8 on a CPU only")
-        return "none"
-    try:
-        ratio = _relative_time(dtype, max(shapes), exact_activations(shapes))
-    except EngineError as error:
-        logger.info("quantization is 'none': %s", error)
-        return "none"
-    chosen = "int8" if ratio <= MAX_RELATIVE_TIME else "none"
-    logger.info(
-        "quantization is %r: a product in int8 takes %.2f of its time in %s here; int8 is used up to %.2f",
-        *(chosen, ratio, str(dtype).removeprefix("torch."), MAX_RELATIVE_TIME),
-    )
-    return chosen
-
-
 def _relative_time(dtype: torch.dtype, shape: tuple[int, int], activations: ActivationCodes) -> float:
     """Return the time of a product in int8, its encoding included, relative to one in `dtype`."""
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -243,13 +214,14 @@ def _relative_time(dtype: torch.dtype, shape: tuple[int, int], activations: Acti
 
 
 def get_quantizer(
-    kind: str, device: torch.device, shapes: Iterable[tuple[int, int]]
+    kind: str, device: torch.device, dtype: torch.dtype, shapes: Sequence[tuple[int, int]]
 ) -> Callable[[LayerWeights], None] | None:
     """Return the function that quantises a layer in place; None for no quantisation.
 
     Args:
-        kind: "none" or "int8".
+        kind: "none", "int8", or "auto": int8 on a CPU where it is exact and faster.
         device: Device of the weights.
+        dtype: Dtype of the computation.
         shapes: The shapes [out, in] of a layer's weights.
 
     Raises:
@@ -258,11 +230,22 @@ def get_quantizer(
     """
     if kind == "none":
         return None
-    if kind != "int8":
-        raise ConfigurationError(f"quantization {kind!r} is not supported; use 'none' or 'int8'")
+    if kind not in ("int8", "auto"):
+        raise ConfigurationError(f"quantization {kind!r} is not supported; use 'none', 'int8' or 'auto'")
     if device.type != "cpu":
-        raise ConfigurationError(f"quantization 'int8' is for CPUs; on {device} use 'none'")
-    activations = exact_activations(shapes)
+        if kind == "int8":
+            raise ConfigurationError(f"quantization 'int8' is for CPUs; on {device} use 'none'")
+        logger.info("quantization is 'none': 'auto' selects int8 on a CPU only")
+        return None
+    try:
+        activations = exact_activations(shapes)
+    except EngineError as error:
+        if kind == "int8":
+            raise
+        logger.info("quantization is 'none': %s", error)
+        return None
+    if kind == "auto" and not _is_faster(dtype, max(shapes), activations):
+        return None
 
     def quantize(layer: LayerWeights) -> None:
         layer.qkv = None
@@ -270,6 +253,16 @@ def get_quantizer(
             setattr(layer, name, Int8Linear.from_linear(getattr(layer, name), activations))
 
     return quantize
+
+
+def _is_faster(dtype: torch.dtype, shape: tuple[int, int], activations: ActivationCodes) -> bool:
+    ratio = _relative_time(dtype, shape, activations)
+    is_faster = ratio <= MAX_RELATIVE_TIME
+    logger.info(
+        "quantization is %r: a product in int8 takes %.2f of its time in %s here; int8 is used up to %.2f",
+        *("int8" if is_faster else "none", ratio, str(dtype).removeprefix("torch."), MAX_RELATIVE_TIME),
+    )
+    return is_faster
 
 
 def exact_activations(shapes: Iterable[tuple[int, int]]) -> ActivationCodes:

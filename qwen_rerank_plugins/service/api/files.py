@@ -24,7 +24,7 @@ from qwen_rerank_plugins.errors import InputError
 from qwen_rerank_plugins.service.api.body import check_declared_size, read_body, run_until_disconnect
 from qwen_rerank_plugins.service.app_state import app_state_of
 from qwen_rerank_plugins.service.errors import BodyError, Problem, ProblemError
-from qwen_rerank_plugins.service.jobs.manager import COMPRESSED
+from qwen_rerank_plugins.service.jobs.manager import COMPRESSED, empty_upload
 from qwen_rerank_plugins.service.jobs.openapi import Described, describe_parameters
 from qwen_rerank_plugins.service.jobs.spec import (
     PARAMETERS,
@@ -82,7 +82,7 @@ def describe(settings: ServiceSettings) -> Described:
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
     return Described(
-        (408, 413, 415, 422, 429, 503, 504),
+        (400, 408, 413, 415, 422, 429, 503, 504),
         {"parameters": describe_parameters(FILE_PARAMETERS), "requestBody": body},
         {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/table"}}}},
     )
@@ -109,6 +109,8 @@ async def read_file(request: Request) -> Response:
         with context.stage("read"):
             body = await read_body(request, settings, reserve)
         context.num_bytes = len(body)
+        if not body:
+            raise empty_upload()
         aborted, timeout_s = state.lifecycle.aborted, settings.request_timeout_s
         with context.stage("parse"):
             answer = await run_until_disconnect(read(body), request, timeout_s=timeout_s, aborted=aborted)

@@ -30,7 +30,7 @@ from qwen_rerank_plugins.service.lifecycle import Lifecycle
 from qwen_rerank_plugins.service.logs import log_fault
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
-__all__ = ["JobManager"]
+__all__ = ["JobManager", "empty_upload"]
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ class JobManager:
             await self._on_disk(write, piece)
         job.digest = str(digest)
         if not size:
-            raise ProblemError(Problem(400, "the upload is empty; send the file as the body", reason="body"))
+            raise empty_upload()
 
     def _discard(self, job: Job, file: BinaryIO | None) -> None:
         if file is not None:
@@ -332,6 +332,11 @@ class JobManager:
     async def _on_disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._disk, lambda: work(*args, **kwargs))
+
+
+def empty_upload() -> ProblemError:
+    """Return the error about a file without a byte."""
+    return ProblemError(Problem(400, "the upload is empty; send the file as the body", reason="body"))
 
 
 def _check_beginning(piece: bytes, input_format: str) -> None:

@@ -23,7 +23,6 @@ from qwen_rerank_plugins.core.model.int8 import (
     _quantize,
     _relative_time,
     _worst_case_error,
-    choose_quantization,
     exact_activations,
     get_quantizer,
 )
@@ -34,6 +33,7 @@ from tests.core.forests import grid
 from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import sigmoid
 
+CUDA = torch.device("cuda")
 PROMPTS = grid(20, (6, 9), (4, 4, 7, 30))
 
 
@@ -118,7 +118,7 @@ def test_a_processor_that_is_never_exact_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         EngineError, match=r"differs from integers by 0\.25 of its size\. Set quantization to 'none'"
     ):
-        get_quantizer("int8", CPU, [(64, 512)])
+        get_quantizer("int8", CPU, torch.float32, [(64, 512)])
 
 
 def test_a_product_can_be_added_in_place(linear: Linear, x: torch.Tensor) -> None:
@@ -167,9 +167,9 @@ def test_scores_stay_near(tmp_path: Path) -> None:
 
 
 def test_other_kinds_are_refused() -> None:
-    assert get_quantizer("none", CPU, []) is None
+    assert get_quantizer("none", CPU, torch.float32, []) is None
     with pytest.raises(ConfigurationError, match="quantization 'fp8' is not supported; use"):
-        get_quantizer("fp8", CPU, [])
+        get_quantizer("fp8", CPU, torch.float32, [])
 
 
 @pytest.mark.parametrize(("ratio", "chosen"), [(0.3, "int8"), (0.75, "int8"), (0.76, "none"), (30.0, "none")])
@@ -178,7 +178,7 @@ def test_auto_selects_int8_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(int8_module, "_relative_time", lambda *_: ratio)
     caplog.set_level(logging.INFO)
-    assert choose_quantization("auto", CPU, torch.float32, [(64, 512)]) == chosen
+    assert (get_quantizer("auto", CPU, torch.float32, [(64, 512)]) is None) == (chosen == "none")
     said = f"a product in int8 takes {ratio:.2f} of its time in float32 here; int8 is used up to 0.75"
     assert caplog.messages == [f"quantization is {chosen!r}: {said}"]
 
@@ -188,17 +188,21 @@ def test_auto_keeps_the_dtype_where_int8_is_not_exact_or_not_measured(
 ) -> None:
     monkeypatch.setattr(int8_module, "_relative_time", lambda *_: 0.1)
     caplog.set_level(logging.INFO)
-    assert choose_quantization("auto", torch.device("cuda"), torch.bfloat16, [(64, 512)]) == "none"
+    assert get_quantizer("auto", CUDA, torch.bfloat16, [(64, 512)]) is None
     monkeypatch.setattr(int8_module, "_worst_case_error", lambda *_: 0.25)
-    assert choose_quantization("auto", CPU, torch.float32, [(64, 512)]) == "none"
+    assert get_quantizer("auto", CPU, torch.float32, [(64, 512)]) is None
     assert "'auto' selects int8 on a CPU only" in caplog.messages[0]
     assert "differs from integers by 0.25 of its size" in caplog.messages[1]
 
 
-@pytest.mark.parametrize("kind", ["none", "int8"])
-def test_a_format_that_is_named_is_not_measured(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(int8_module, "exact_activations", None)
-    assert choose_quantization(kind, CPU, torch.float32, [(64, 512)]) == kind
+def test_int8_is_for_cpus() -> None:
+    with pytest.raises(ConfigurationError, match="on cuda use 'none'"):
+        get_quantizer("int8", CUDA, torch.bfloat16, [(64, 512)])
+
+
+def test_a_format_that_is_named_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_module, "_relative_time", None)
+    assert get_quantizer("int8", CPU, torch.float32, [(64, 512)]) is not None
 
 
 def test_the_relative_time_is_that_of_two_products() -> None:
