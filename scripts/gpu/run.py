@@ -110,8 +110,8 @@ def machine(run: Run) -> dict[str, Any]:
 
 
 def tests(run: Run) -> dict[str, Any]:
-    """The tests of kernels and attention on the device."""
-    arguments = ["tests/core/model/test_kernels.py", "tests/core/model/test_attention.py"]
+    """The tests that are marked `gpu`, on the device."""
+    arguments = ["tests/core/model", "-m", "gpu"]
     command = [
         sys.executable,
         "-m",

@@ -27,6 +27,8 @@ from qwen_rerank_plugins.core.sequences import Segment
 from tests.core.forests import grid, prompt_lists
 from tests.core.tolerances import ATTENTION
 
+pytestmark = pytest.mark.gpu
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES = (AttentionShape(1, 1, 8), AttentionShape(4, 2, 8), AttentionShape(6, 1, 4), AttentionShape(4, 4, 16))
 

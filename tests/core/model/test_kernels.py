@@ -20,6 +20,8 @@ from tests.core.forests import grid
 from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import assert_close
 
+pytestmark = pytest.mark.gpu
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}
 """Relative error of one rounding to the number format, truncation included; Triton's interpreter truncates to bf16."""
