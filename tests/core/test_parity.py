@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from qwen_rerank_plugins.core.engine.engine import reference_log_odds
 from qwen_rerank_plugins.core.local_scorer import LocalScorer
-from qwen_rerank_plugins.core.model.attention import DenseAttention, ForestAttention, GroupedAttention
+from qwen_rerank_plugins.core.model.attention import DenseAttention, GroupedAttention
 from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits
 from qwen_rerank_plugins.core.prompts.families import FAMILIES
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids
@@ -222,7 +222,7 @@ def test_the_shape_of_the_real_model_is_exact_too(
 # ---------------------------------------------------------------------- against the reference
 
 
-@pytest.mark.parametrize("attention_backend", [GroupedAttention, DenseAttention, ForestAttention])
+@pytest.mark.parametrize("attention_backend", [GroupedAttention, DenseAttention])
 def test_sharing_changes_nothing(qwen: PromptTokenizer, twin: Twin, attention_backend: Any) -> None:
     """One packed batch against each prompt alone, for every attention backend."""
     engine = engine_of(

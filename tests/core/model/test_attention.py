@@ -50,7 +50,9 @@ def pool(forest: PackedForest, shape: AttentionShape) -> tuple[Tensor, Tensor]:
     return queries.to(DEVICE), kv.to(DEVICE)
 
 
-def assert_all_agree(forest: PackedForest, shape: AttentionShape) -> None:
+def assert_all_agree(
+    forest: PackedForest, shape: AttentionShape, backends: Sequence[AttentionBackend] = BACKENDS
+) -> None:
     """Every attention backend matches the reference, for all rows and for the last ones."""
     layout = KVLayout(forest)
     queries, kv = pool(forest, shape)
@@ -58,7 +60,7 @@ def assert_all_agree(forest: PackedForest, shape: AttentionShape) -> None:
     dense = attention_of(DenseAttention, layout, shape)
     expected = dense.attend(queries, kv), dense.attend_last(last, kv)
     assert torch.allclose(expected[0][layout.last_rows], expected[1], atol=ATTENTION, rtol=0)
-    for backend in BACKENDS:
+    for backend in backends:
         attention = attention_of(backend, layout, shape)
         found = (
             attention.attend(queries.clone(), kv),
@@ -103,13 +105,15 @@ def test_backends_agree_on_long_nodes_and_equal_siblings(
     shape: AttentionShape, root: int, heads: tuple[int, ...], tails: tuple[int, ...]
 ) -> None:
     sequences = grid(root, heads, tails)
-    assert_all_agree(pack(sequences), shape)
-    assert_all_agree(pack(sequences, inner_segments(sequences)), shape)
+    # Triton's interpreter takes seconds for a long node: one shape is enough for its blocks of rows and keys.
+    backends = BACKENDS if shape is SHAPES[1] or DEVICE.type == "cuda" else (GroupedAttention,)
+    assert_all_agree(pack(sequences), shape, backends)
+    assert_all_agree(pack(sequences, inner_segments(sequences)), shape, backends)
 
 
 def test_a_group_is_cut_where_its_scores_would_be_too_many() -> None:
     """4 heads × 128 rows × 300 keys allow six siblings at once; forty make seven parts."""
-    assert_all_agree(pack(grid(50, (30,), (200,) * 40)), AttentionShape(4, 2, 4))
+    assert_all_agree(pack(grid(50, (30,), (200,) * 40)), AttentionShape(4, 2, 4), (GroupedAttention,))
 
 
 @given(sequences=prompt_lists())
