@@ -28,6 +28,7 @@ from qwen_rerank_plugins.cli.options import (
     Quantization,
     announce_demo,
     load,
+    model_overrides,
     report_errors,
 )
 from qwen_rerank_plugins.errors import InputError
@@ -116,14 +117,7 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
       qwen-rerank bench --model demo --documents 200 --repeat 20
       qwen-rerank bench --dtype float32 2>/dev/null | jq .throughput.tokens_per_s
     """
-    overrides = {
-        "backend": backend,
-        "model": model,
-        "adapters": adapters,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
-    }
+    overrides = model_overrides(backend, model, adapters, device, dtype, quantization)
     with report_errors(debug=debug):
         from qwen_rerank_plugins.cli.tables import facts_table, to_json
 

@@ -25,6 +25,7 @@ from qwen_rerank_plugins.cli.options import (
     Model,
     announce_demo,
     load,
+    model_overrides,
     report_errors,
 )
 from qwen_rerank_plugins.errors import ConfigurationError
@@ -60,13 +61,7 @@ def doctor(  # noqa: PLR0913, PLR0917 (one parameter an option)
       qwen-rerank doctor --model demo --json | jq .engine
       qwen-rerank doctor --no-model --config qwen-rerank.yaml
     """
-    overrides = {
-        "backend": backend,
-        "model": model,
-        "adapters": adapters,
-        "device": device,
-        "dtype": dtype,
-    }
+    overrides = model_overrides(backend, model, adapters, device, dtype)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface-hub reads it on import, which comes later
     with report_errors(debug=debug):
         from qwen_rerank_plugins.batch import BatchOptions

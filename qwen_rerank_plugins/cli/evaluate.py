@@ -145,7 +145,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
       qwen-rerank evaluate --instruction "Find the recipe" --instruction "Find the reason"
       qwen-rerank evaluate --compare small.yaml --compare large.yaml --target R@5=0.9 --format json
     """
-    overrides = model_overrides(backend, model, revision, adapters, family, device, dtype, quantization)
+    overrides = model_overrides(backend, model, adapters, device, dtype, quantization, revision, family)
     with report_errors(debug=debug):
         base = load(config, overrides).config
         plan = _plan(measure, depth, target, resamples=resamples, seed=seed)

@@ -49,12 +49,12 @@ def load(path: str | None, options: dict[str, Any]) -> LoadedConfig:
 def model_overrides(
     backend: Backend,
     model: Model,
-    revision: Revision,
     adapters: Adapters,
-    family: Family,
     device: Device,
     dtype: Dtype,
-    quantization: Quantization,
+    quantization: Quantization = None,
+    revision: Revision = None,
+    family: Family = None,
 ) -> dict[str, Any]:
     """Return the options of the model by the names of their settings."""
     return {

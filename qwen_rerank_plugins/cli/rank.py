@@ -103,7 +103,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "instruction": instruction,
         "max_length": max_length,
         "long_documents": long_documents,
-        **model_overrides(backend, model, revision, adapters, family, device, dtype, quantization),
+        **model_overrides(backend, model, adapters, device, dtype, quantization, revision, family),
     }
     with report_errors(debug=debug):
         loaded = load(config, overrides)

@@ -110,7 +110,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
       QWEN_RERANK_SERVICE_MAX_DOCUMENTS=200 qwen-rerank serve --config qwen-rerank.yaml
     """
     overrides = {
-        **model_overrides(backend, model, revision, adapters, family, device, dtype, quantization),
+        **model_overrides(backend, model, adapters, device, dtype, quantization, revision, family),
         "instruction": instruction,
         "max_length": max_length,
     }

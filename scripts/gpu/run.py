@@ -247,8 +247,8 @@ def speed(run: Run) -> dict[str, Any]:
             torch.cuda.reset_peak_memory_stats()
         figures[name] = {
             "host, ms": host(run, engine),
-            "pairs/s, ten documents a query": serve(run, engine, 10),
-            "pairs/s, one document a query": serve(run, engine, 1),
+            "pairs/s, ten documents per query": serve(run, engine, 10),
+            "pairs/s, one document per query": serve(run, engine, 1),
             "100 documents of 128 tokens, ms": latency(run, engine, 100 if run.is_cuda else 10),
             "1 document of 128 tokens, ms": latency(run, engine, 1),
             "peak, GB": torch.cuda.max_memory_allocated() / 1e9 if run.is_cuda else None,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qwen_rerank_plugins.core.checkpoints.folder import adapter_file, read_json
-from qwen_rerank_plugins.core.checkpoints.safetensors_file import SafetensorsSource
+from qwen_rerank_plugins.core.checkpoints.safetensors_file import SafetensorsSource, full_name
 from qwen_rerank_plugins.core.checkpoints.tensors import TensorSource, read_tensor
 from qwen_rerank_plugins.errors import CheckpointFormatError, TensorMismatchError
 
@@ -112,7 +112,7 @@ def read_adapter(name: str, folder: Path, revision: str | None, weight: float) -
     """
     config = read_json(folder / "adapter_config.json")
     _reject_unsupported(name, config)
-    tensors = SafetensorsSource([adapter_file(name, folder)], full_name=str)
+    tensors = SafetensorsSource([adapter_file(name, folder)], rename=str)
     modules: dict[str, dict[str, str]] = {}
     for key in sorted(tensors.shapes):
         match = _KEY.fullmatch(key.removeprefix(_PREFIX))
@@ -124,13 +124,13 @@ def read_adapter(name: str, folder: Path, revision: str | None, weight: float) -
         part = match["part"].removeprefix("base_layer.").removesuffix(".weight")
         modules.setdefault(match["module"], {})[part] = key
     replaced = {
-        f"{_full_name(module)}.{part}": parts[part]
+        full_name(f"{module}.{part}"): parts[part]
         for module, parts in modules.items()
         for part in ("weight", "bias")
         if part in parts
     }
     low_rank = {
-        f"{_full_name(module)}.weight": _read_low_rank(name, config, tensors, module, parts, weight)
+        full_name(f"{module}.weight"): _read_low_rank(name, config, tensors, module, parts, weight)
         for module, parts in modules.items()
         if parts.keys() - {"weight", "bias"}
     }
@@ -150,10 +150,6 @@ def read_adapter(name: str, folder: Path, revision: str | None, weight: float) -
         low_rank=low_rank,
         replaced=replaced,
     )
-
-
-def _full_name(module: str) -> str:
-    return module if module.startswith(("model.", "lm_head", "score")) else f"model.{module}"
 
 
 def _reject_unsupported(name: str, config: Mapping[str, Any]) -> None:

@@ -195,8 +195,7 @@ def _fingerprint_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
 def _file_parts(path: Path, revision: str | None) -> Iterator[bytes]:
     status = path.stat()
     with path.open("rb") as file:
-        header_size = int.from_bytes(
-            file.read(8), "little"
-        )  # enormous in a GGUF file, whose header has no size
+        # In a GGUF file, whose header has no size, this is an enormous number.
+        header_size = int.from_bytes(file.read(8), "little")
         yield file.read(min(header_size, 1 << 24))
     yield f"{path.name} {status.st_size} {revision or status.st_mtime_ns}".encode()

@@ -13,12 +13,13 @@ from torch import Tensor
 from qwen_rerank_plugins.core.checkpoints.tensors import READ_BLOCK_BYTES
 from qwen_rerank_plugins.errors import CheckpointFormatError, TensorMismatchError
 
-__all__ = ["SafetensorsSource"]
+__all__ = ["SafetensorsSource", "full_name"]
 
 _FLOAT_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def _full_name(name: str) -> str:
+def full_name(name: str) -> str:
+    """Return the name of a causal model's tensor for that of a bare decoder's; others stay as they are."""
     return name if name.startswith(("model.", "lm_head.", "score.")) else f"model.{name}"
 
 
@@ -27,7 +28,7 @@ class SafetensorsSource:
 
     Args:
         files: The files.
-        full_name: Converts a stored name; by default, a bare decoder's "norm.weight" becomes "model.norm.weight".
+        rename: Converts a stored name; by default, a bare decoder's "norm.weight" becomes "model.norm.weight".
 
     Attributes:
         shapes: The shape of every tensor.
@@ -37,19 +38,19 @@ class SafetensorsSource:
         TensorMismatchError: A tensor is stored twice.
     """
 
-    def __init__(self, files: Sequence[Path], full_name: Callable[[str], str] = _full_name) -> None:
+    def __init__(self, files: Sequence[Path], rename: Callable[[str], str] = full_name) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._dtypes: dict[str, str] = {}
         self._places: dict[str, tuple[Path, str]] = {}
         self._open_files: dict[Path, Any] = {}
         self._mapped_bytes = 0
         for path in files:
-            self._read_header(path, full_name)
+            self._read_header(path, rename)
 
-    def _read_header(self, path: Path, full_name: Callable[[str], str]) -> None:
+    def _read_header(self, path: Path, rename: Callable[[str], str]) -> None:
         file = _open(path)
         for stored in file.keys():  # noqa: SIM118 - not a mapping
-            view, name = file.get_slice(stored), full_name(stored)
+            view, name = file.get_slice(stored), rename(stored)
             if name in self.shapes:
                 raise TensorMismatchError(
                     f"tensor {name!r} is stored twice, the second time in {path.name!r}; remove one of them"

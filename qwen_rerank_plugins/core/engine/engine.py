@@ -77,7 +77,7 @@ class Engine:
         decoder: The model.
         scale: Factor from the head's output to the log-odds.
         prefix_cache_bytes: Memory for keys and values of prefixes that recur; 0 disables the cache.
-        attention_backend: The attention backend; None selects the fastest for device and dtype.
+        attention_backend: The attention backend; None selects the fastest for the device.
     """
 
     def __init__(
@@ -137,9 +137,8 @@ class Engine:
         forest = plan.layout.forest
         with self._translated_errors(forest):
             log_odds, stored_kv = self.decoder.forward(plan)
-            for index, tensor in zip(
-                plan.store_kv, stored_kv, strict=True
-            ):  # later batches read them behind this one
+            # Later batches, which run behind this one, may read what it stores.
+            for index, tensor in zip(plan.store_kv, stored_kv, strict=True):
                 self.prefix_cache.put(forest.nodes[index].segment, tensor)
             # The copy runs behind this batch, and not behind those that are launched before `collect`.
             log_odds, computed = (log_odds * self.scale).to("cpu", non_blocking=True), None

@@ -276,9 +276,7 @@ class _ForwardPass:
             *decoder.blocks(forest.num_tokens, self.num_precise),
         ]
         block = max(rows.stop - rows.start for rows in self.blocks)
-        last_block = decoder.blocks(len(plan.layout.last_rows))[
-            0
-        ].stop  # possibly the larger one: both are even
+        last_block = decoder.blocks(len(plan.layout.last_rows))[0].stop  # even-sized: maybe the larger
         if self.qkv is None:
             self.query_buffer = self._empty(block, query_size)
             self.kv_buffer = self._empty(block, 2 * self.kv_size)
@@ -300,10 +298,11 @@ class _ForwardPass:
     def layer(self, layer_index: int, x: Tensor) -> None:
         """Compute one layer for all rows, in place."""
         layer = self.decoder.weights.layers[layer_index]
-        if self.qkv is not None:
+        if self.qkv is None:
+            for rows in self.blocks:
+                self._project(layer, x, rows)
+        else:
             self._project_in_place(layer, x)
-        for rows in self.blocks if self.qkv is None else ():
-            self._project(layer, x, rows)
         self._load_store_prefix_kv(layer_index)
         attended = self.attention.attend(self.queries, self.kv)
         for rows in self.blocks:

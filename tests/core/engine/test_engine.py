@@ -380,12 +380,13 @@ def test_on_cuda_a_wrong_backend_is_an_error(decoder: Decoder, monkeypatch: pyte
 
 
 def test_the_reference_uses_no_kernel_of_this_package(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wrong kernel differs from it, in the step that the attention backends share too."""
     from qwen_rerank_plugins.core.model import kernels
 
-    fused = Decoder(decoder.architecture, decoder.weights, use_kernels=True)
+    plain = decoder_of(make(tmp_path, Shape(num_layers=1)))  # Triton's interpreter takes seconds per layer
+    fused = Decoder(plain.architecture, plain.weights, use_kernels=True)
     engine = Engine(fused, attention_backend=ForestAttention)
     assert run_self_check(engine, "print", None).status == "passed"
     monkeypatch.setattr(self_check, "_slower_backends", lambda _: ())
