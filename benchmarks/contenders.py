@@ -31,6 +31,7 @@ class Contender:
         requirements: The requirements file of its environment; None for the project's own environment.
         rival: The row of this core that it is compared with.
         is_slow: Whether it runs in the first round alone.
+        is_converted: Whether it has a form of the checkpoint of its own.
         batch_sizes: Batch sizes that the search tries.
     """
 
@@ -40,6 +41,7 @@ class Contender:
     quantization: str = "none"
     rival: str = "ours"
     is_slow: bool = False
+    is_converted: bool = False
     batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
 
     @property
@@ -51,11 +53,22 @@ class Contender:
 CONTENDERS = (
     Contender("ours", "ours"),
     Contender("sentence-transformers", "cross_encoder", "cross_encoder.txt"),
-    Contender("openvino", "openvino_model", "openvino_model.txt"),
+    Contender("openvino", "openvino_model", "openvino_model.txt", is_converted=True),
     Contender("official", "official", is_slow=True, batch_sizes=(1, 4, 8)),
     Contender("ours-int8", "ours", quantization="int8", rival="ours-int8"),
     Contender(
-        "openvino-int8", "openvino_model", "openvino_model.txt", quantization="int8", rival="ours-int8"
+        *("openvino-int8", "openvino_model", "openvino_model.txt"),
+        quantization="int8",
+        rival="ours-int8",
+        is_converted=True,
+    ),
+    Contender(
+        *("llamacpp-q8_0", "llamacpp", "llamacpp.txt"),
+        quantization="int8",
+        rival="ours-int8",
+        is_slow=True,
+        is_converted=True,
+        batch_sizes=(1, 4),
     ),
 )
 

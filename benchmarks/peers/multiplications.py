@@ -12,11 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from qwen_rerank_plugins.core.model.decoder import (
-    CPU_ROWS_PER_BLOCK,
-    CPU_ROWS_PER_INT8_BLOCK,
-    Decoder,
-)
+from qwen_rerank_plugins.core.model.decoder import CPU_ROWS_PER_BLOCK, Decoder
 from qwen_rerank_plugins.core.model.int8 import Int8Linear
 from qwen_rerank_plugins.core.model.linear import Linear
 
@@ -77,14 +73,12 @@ def _each(num_rows: int, layers: Iterable[Linear]) -> Iterator[_Product]:
 
 
 class _Workspace:
-    """Buffers for factors and results, so that no memory is allocated while timing."""
+    """A buffer for the factors, so that no memory is filled while timing."""
 
     def __init__(self, products: Sequence[_Product], dtype: torch.dtype) -> None:
-        sizes_in = max(num_rows * linear.in_features for num_rows, linear in products)
-        sizes_out = max(num_rows * linear.out_features for num_rows, linear in products)
+        sizes = max(num_rows * linear.in_features for num_rows, linear in products)
         is_quantized = products[0].linear.is_quantized
-        self._in = torch.randn(sizes_in).abs_().mul_(10).to(torch.uint8 if is_quantized else dtype)
-        self._out = torch.zeros(0 if is_quantized else sizes_out, dtype=dtype)
+        self._in = torch.randn(sizes).abs_().mul_(10).to(torch.uint8 if is_quantized else dtype)
 
     def time(self, products: Sequence[_Product], block: int) -> float:
         """Return seconds of the products, `block` rows at a time."""
@@ -99,12 +93,11 @@ class _Workspace:
         if isinstance(linear, Int8Linear):
             linear.multiply(x)
         else:
-            out = self._out[: num_rows * linear.out_features].view(num_rows, -1)
-            torch.mm(x, linear.weight.t(), out=out)
+            linear(x)
 
 
 def _faster_block(workspace: _Workspace, products: Sequence[_Product]) -> int:
     """Return the faster number of rows at a time: the core's own blocks, or all. Also warms up."""
-    blocks = (CPU_ROWS_PER_INT8_BLOCK, CPU_ROWS_PER_BLOCK, 1 << 30)
+    blocks = (CPU_ROWS_PER_BLOCK, 4 * CPU_ROWS_PER_BLOCK, 1 << 30)
     times = {block: min(workspace.time(products, block) for _ in range(2)) for block in blocks}
     return min(times, key=times.__getitem__)

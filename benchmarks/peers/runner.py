@@ -35,6 +35,7 @@ PACKAGES = (
     "optimum-intel",
     "openvino",
     "nncf",
+    "xllamacpp",
 )
 
 PairList = Sequence[tuple[str, str]]

@@ -30,7 +30,7 @@ from qwen_rerank_plugins.core.engine.devices import (
 from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.engine.self_check import SelfCheck, run_self_check
 from qwen_rerank_plugins.core.model.decoder import Decoder
-from qwen_rerank_plugins.core.model.int8 import get_quantizer
+from qwen_rerank_plugins.core.model.int8 import linear_converter
 from qwen_rerank_plugins.core.prompts.families import PromptFamily, get_family
 from qwen_rerank_plugins.core.prompts.tokenizer import PromptTokenizer, answer_ids, check_family, read_recipe
 from qwen_rerank_plugins.core.scheduler.scheduler import Scheduler
@@ -226,7 +226,7 @@ def _load_engine(
         )
     dtype = choose_dtype(config.dtype, device, checkpoint.dtype)
     shapes = checkpoint.architecture.linear_shapes
-    convert = get_quantizer(config.quantization, device, dtype, shapes)
+    convert = linear_converter(config.quantization, device, dtype, shapes)
     weights = load_weights(checkpoint, answer_ids(tokenizer, family), device, dtype, convert)
     decoder = Decoder(checkpoint.architecture, weights)
     return Engine(decoder, scale=family.scale, prefix_cache_bytes=config.prefix_cache_mb << 20)

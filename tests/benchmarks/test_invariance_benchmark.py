@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmarks import invariance
 from benchmarks.invariance import Comparison
 from qwen_rerank_plugins.core.model.decoder import Decoder
-from qwen_rerank_plugins.core.model.linear import Linear
+from qwen_rerank_plugins.core.model.linear import PackedLinear
 
 QUICK = ["--pairs", "2", "--rounds", "1"]
 
@@ -31,12 +31,12 @@ def test_a_product_that_depends_on_the_company_breaks_the_promise(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every product rounds by the number of its rows, and the probe at loading does not notice."""
-    product = Linear.__call__
+    product = PackedLinear.__call__
 
-    def by_company(linear: Linear, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def by_company(linear: PackedLinear, x: Tensor, out: Tensor | None = None) -> Tensor:
         return product(linear, x, out).mul_(1 + len(x) * 1e-6)
 
-    monkeypatch.setattr(Linear, "__call__", by_company)
+    monkeypatch.setattr(PackedLinear, "__call__", by_company)
     monkeypatch.setattr(Decoder, "is_batch_invariant", True)
     assert invariance.main(QUICK) == 1
     assert "NO" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from qwen_rerank_plugins.core.checkpoints.checkpoint import open_checkpoint
 from qwen_rerank_plugins.core.checkpoints.weights import load_weights
 from qwen_rerank_plugins.core.engine.engine import Engine
 from qwen_rerank_plugins.core.model.decoder import Decoder
-from qwen_rerank_plugins.core.model.int8 import get_quantizer
+from qwen_rerank_plugins.core.model.int8 import linear_converter
 
 CPU = torch.device("cpu")
 
@@ -21,18 +21,13 @@ def decoder_of(
     answers: tuple[int, int | None] = (5, 9),
     dtype: torch.dtype = torch.float32,
     device: torch.device = CPU,
+    quantization: str | None = "none",
 ) -> Decoder:
+    """Return a checkpoint's decoder; with the quantisation None, its linear layers as they are read."""
     checkpoint = open_checkpoint(str(folder))
-    return Decoder(checkpoint.architecture, load_weights(checkpoint, answers, device, dtype))
-
-
-def quantized(decoder: Decoder, kind: str = "int8") -> Decoder:
-    """Quantise a decoder's layers in place, and return a decoder of them."""
-    convert = get_quantizer(kind, CPU, decoder.dtype, decoder.architecture.linear_shapes)
-    if convert:
-        for layer in decoder.weights.layers:
-            convert(layer)
-    return Decoder(decoder.architecture, decoder.weights)
+    shapes = checkpoint.architecture.linear_shapes
+    convert = linear_converter(quantization, device, dtype, shapes) if quantization else None
+    return Decoder(checkpoint.architecture, load_weights(checkpoint, answers, device, dtype, convert))
 
 
 def engine_of(

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from qwen_rerank_plugins.core.engine.engine import Engine
-from qwen_rerank_plugins.core.model import linear as linear_module
 from qwen_rerank_plugins.core.model import ops
-from qwen_rerank_plugins.core.model.linear import Linear
-from tests.core.engines import decoder_of, quantized
+from qwen_rerank_plugins.core.model.linear import ROW_MULTIPLE, Linear, PackedLinear, pack
+from tests.core.engines import decoder_of
 from tests.core.forests import grid
 from tests.core.tiny_checkpoints import Shape, make
 
@@ -22,7 +21,7 @@ def products_round_alike() -> bool:
     """Whether this processor's kernels fulfil what the promise rests on."""
     sizes = [(48, 96), (192, 104), (512, 1024), (100, 52)]
     return torch.backends.mkl.is_available() and all(
-        Linear(torch.randn(size[::-1], generator=torch.Generator().manual_seed(1))).rounds_rows_alike()
+        pack(Linear(torch.randn(size[::-1], generator=torch.Generator().manual_seed(1)))).rounds_rows_alike()
         for size in sizes
     )
 
@@ -56,7 +55,7 @@ def test_a_score_has_the_same_bits_in_any_company(
     tmp_path: Path, num_threads: int, shape: str, quantization: str
 ) -> None:
     """Alone, in random batches of all sizes and orders, in small row blocks, and after cached prefixes."""
-    decoder = quantized(decoder_of(make(tmp_path, SHAPES[shape], seed=num_threads)), quantization)
+    decoder = decoder_of(make(tmp_path, SHAPES[shape], seed=num_threads), quantization=quantization)
     engine, caching_engine = Engine(decoder), Engine(decoder, prefix_cache_bytes=1 << 20)
     alone = [engine.log_odds([prompt])[0] for prompt in PROMPTS]
     rng = random.Random(shape)
@@ -71,21 +70,20 @@ def test_a_score_has_the_same_bits_in_any_company(
 
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("size", [(48, 96), (192, 104), (512, 1024)])
+@pytest.mark.parametrize("make_linear", [Linear, PackedLinear])
 def test_a_row_of_a_product_has_the_same_bits_among_any_others(
-    num_threads: int, size: tuple[int, int], *, has_bias: bool
+    num_threads: int, size: tuple[int, int], make_linear: type[Linear], *, has_bias: bool
 ) -> None:
-    """MKL computes the last one to three rows of a thread's share with another kernel."""
+    """OneDNN sums a single row in another order, and MKL the last one to three rows of a thread's share."""
     draw = torch.Generator().manual_seed(size[0])
     bias = torch.randn(size[1], generator=draw) if has_bias else None
-    linear = Linear(torch.randn(size[::-1], generator=draw), bias)
-    x, y = torch.randn(300, size[0], generator=draw), torch.randn(300, size[1], generator=draw)
+    linear = make_linear(torch.randn(size[::-1], generator=draw), bias)
+    x, y = torch.randn(304, size[0], generator=draw), torch.randn(304, size[1], generator=draw)
     every, total = linear(x), y.clone()
     linear.add_to(total, x)
-    for count in (*range(1, 70), 127, 129, 255):
-        rows = slice(300 - count - count % 3, 300 - count % 3)
-        out = torch.empty(count, size[1])
+    for count in (*range(ROW_MULTIPLE, 80, ROW_MULTIPLE), 128, 136, 256):
+        rows = slice(304 - count - count % 3, 304 - count % 3)
         assert torch.equal(linear(x[rows]), every[rows]), count
-        assert torch.equal(linear(x[rows], out), every[rows]), count
         part = y[rows].clone()
         linear.add_to(part, x[rows])
         assert torch.equal(part, total[rows]), count
@@ -102,14 +100,6 @@ def test_the_activation_rounds_alike_wherever_a_threads_share_ends(num_threads: 
     assert torch.allclose(every.double(), torch.nn.functional.silu(gate) * up, rtol=1e-6, atol=1e-6)
 
 
-def test_only_small_products_are_padded(num_threads: int) -> None:
-    """More rows than 16 per thread leave no share of three rows or fewer."""
-    limit = 16 * num_threads
-    missing = [linear_module._missing_rows(torch.empty(count, 4)) for count in range(1, limit + 9)]
-    assert missing[: limit - 1] == [-count % 8 for count in range(1, limit)]
-    assert not any(missing[limit - 1 :])
-
-
 def test_a_decoder_reports_whether_the_promise_holds_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +109,8 @@ def test_a_decoder_reports_whether_the_promise_holds_here(
     one_head = make(tmp_path / "one", Shape(num_kv_heads=1))
     assert not decoder_of(one_head).is_batch_invariant
     monkeypatch.setattr(
-        Linear, "__call__", lambda linear, x, out=None: x @ linear.weight.t() * (1 + len(x) * 1e-6)
+        PackedLinear,
+        "__call__",
+        lambda linear, x, out=None: x @ linear.weight.to_dense().t() * (1 + len(x) * 1e-6),
     )
     assert not decoder_of(folder).is_batch_invariant

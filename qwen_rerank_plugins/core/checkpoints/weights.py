@@ -27,7 +27,7 @@ def load_weights(
     answer_ids: tuple[int, int | None],
     device: torch.device,
     dtype: torch.dtype,
-    convert: Callable[[LayerWeights], None] | None = None,
+    convert: Callable[[Linear], Linear] | None = None,
 ) -> Weights:
     """Read a checkpoint's weights.
 
@@ -38,7 +38,7 @@ def load_weights(
         answer_ids: Token ids that mean relevant and not relevant; the second may be None.
         device: Device of the weights.
         dtype: Dtype of the computation. The embedding keeps its stored dtype unless that is wider.
-        convert: Quantisation, applied to each layer before the next is read.
+        convert: Makes the linear layers that are used of those that are read, each layer before the next is read.
 
     Raises:
         TensorMismatchError: A tensor is missing, unexpected or of another shape, or the head would be random.
@@ -50,7 +50,7 @@ def load_weights(
     for number in range(checkpoint.architecture.num_layers):
         layer = _LayerReader(source, f"model.layers.{number}.", dtype, device).read(checkpoint.architecture)
         if convert is not None:
-            convert(layer)
+            layer.replace_linears(convert)
         layers.append(layer)
     stored = source.dtype("model.embed_tokens.weight")
     narrow = dtype if stored.itemsize > dtype.itemsize else stored

@@ -1,7 +1,7 @@
 """Attention over a packed forest: a token attends to its node's ancestors and, causally, to its own node.
 
 Three attention backends with one signature. `DenseAttention` is the reference: one mask over all keys.
-`GroupedAttention` batches siblings of equal length into matrix multiplications in fp32, on any device.
+`GroupedAttention` batches siblings of equal length into matrix multiplications, on any device.
 `ForestAttention` is one Triton kernel, on CUDA.
 
 Keys and values share one buffer: rows of the cached nodes first, then the rows of the packed sequence.
@@ -121,7 +121,7 @@ class _SiblingBlock:
 
 
 class GroupedAttention(_WithoutArrays):
-    """Matrix multiplications in fp32 over siblings of equal length.
+    """Matrix multiplications over siblings of equal length.
 
     Faster on a CPU than torch's fused attention, which is tuned for longer keys: a node has 20 to 400.
     """
@@ -133,7 +133,6 @@ class GroupedAttention(_WithoutArrays):
         self._end_blocks = list(_sibling_blocks(layout, layout.ends))
         future = torch.full((ROWS_PER_BLOCK, ROWS_PER_BLOCK), float("-inf"), device=device)
         self._causal_mask = future.triu(1)
-        self._unused_bias = torch.zeros(1, 1, 1, device=device)
 
     def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
         """Attend from all rows; see `Attention.attend`."""
@@ -150,24 +149,23 @@ class GroupedAttention(_WithoutArrays):
         for block in self._end_blocks:
             k, v = self._gather(keys, block), self._gather(values, block)
             rows = queries[offset : offset + block.count]
-            q = rows.view(block.count * self._shape.num_kv_heads, self._shape.group, -1).float()
+            q = rows.view(block.count * self._shape.num_kv_heads, self._shape.group, -1)
             rows.copy_(torch.bmm(torch.softmax(self._scores(q, k.mT), -1), v).view(block.count, -1))
             offset += block.count
         return queries
 
     def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
-        return torch.baddbmm(self._unused_bias, queries, keys, beta=0, alpha=self._shape.scale)
+        unused = queries.new_empty(1, 1, 1)
+        return torch.baddbmm(unused, queries, keys, beta=0, alpha=self._shape.scale)
 
     def _split_heads(self, kv: Tensor) -> Tensor:
         return kv.view(kv.shape[0], self._shape.num_kv_heads, self._shape.head_dim)
 
     def _gather(self, kv: Tensor, block: _SiblingBlock) -> Tensor:
-        """Return keys or values of a block after its ancestors': [count * kv_heads, keys, head_dim] fp32."""
+        """Return keys or values of a block after its ancestors': [count * kv_heads, keys, head_dim]."""
         heads, dim = self._shape.num_kv_heads, self._shape.head_dim
         shared = sum(rows.stop - rows.start for rows in block.ancestors)
-        out = torch.empty(
-            block.count, heads, shared + block.length, dim, dtype=torch.float32, device=kv.device
-        )
+        out = torch.empty(block.count, heads, shared + block.length, dim, dtype=kv.dtype, device=kv.device)
         offset = 0
         for rows in block.ancestors:
             size = rows.stop - rows.start
@@ -187,7 +185,7 @@ class GroupedAttention(_WithoutArrays):
         for first in range(0, block.length, ROWS_PER_BLOCK):
             after = min(first + ROWS_PER_BLOCK, block.length)
             num_keys, size = shared + after, after - first
-            q = rows[:, first:after].permute(0, 2, 3, 1, 4).float()
+            q = rows[:, first:after].permute(0, 2, 3, 1, 4)
             q = q.reshape(block.count * shape.num_kv_heads, shape.group * size, shape.head_dim)
             scores = self._scores(q, k[:, :, :num_keys])
             own = scores.view(-1, shape.group, size, num_keys)[..., num_keys - size :]

@@ -8,7 +8,7 @@ vocabulary matrix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -26,7 +26,7 @@ from qwen_rerank_plugins.core.model.attention import (
     KVLayout,
 )
 from qwen_rerank_plugins.core.model.kv_layout import IndexArrays
-from qwen_rerank_plugins.core.model.linear import Linear
+from qwen_rerank_plugins.core.model.linear import ROW_MULTIPLE, Linear
 from qwen_rerank_plugins.core.model.ops import RotaryCache
 from qwen_rerank_plugins.core.model.packing import PackedForest
 from qwen_rerank_plugins.errors import ConfigurationError
@@ -35,14 +35,8 @@ __all__ = ["Architecture", "AttentionBackend", "Decoder", "LayerWeights", "Plan"
 
 AttentionBackend = type[DenseAttention] | type[GroupedAttention] | type[ForestAttention]
 
-CPU_ROWS_PER_BLOCK = 2048
-"""Rows per matrix multiplication on a CPU. Each product reads all its weights from memory and converts them
-to the kernel's layout. On 28 layers of the 0.6B shape this is a tenth faster than 512; on three, which fit
-the cache, slower.
-"""
-
-CPU_ROWS_PER_INT8_BLOCK = 512
-"""The same for int8, whose weights are a quarter of the size and whose sums should stay in cache."""
+CPU_ROWS_PER_BLOCK = 512
+"""Rows per matrix multiplication on a CPU, so that its result stays in cache for the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +78,7 @@ class LayerWeights:
     """One layer. `key_value` and `gate_up` are fused projections of the same input.
 
     Attributes:
-        qkv: `query` and `key_value` in one, which shares their memory; None where the weights are quantised.
+        qkv: `query` and `key_value` in one, which shares their memory; None where the weights are packed or quantised.
     """
 
     input_norm: Tensor
@@ -102,6 +96,12 @@ class LayerWeights:
     def linears(self) -> tuple[Linear, ...]:
         """The linear layers."""
         return (self.query, self.key_value, self.output, self.gate_up, self.down)
+
+    def replace_linears(self, make: Callable[[Linear], Linear]) -> None:
+        """Replace each linear layer in place, one after the other."""
+        self.qkv = None
+        for name in ("query", "key_value", "output", "gate_up", "down"):
+            setattr(self, name, make(getattr(self, name)))
 
 
 @dataclass(slots=True)
@@ -164,7 +164,9 @@ class Decoder:
         self.ops = _kernels() if self.use_kernels else ops
         self.norm = partial(self.ops.rms_norm, eps=architecture.rms_eps)
         self.inverse_frequencies = 1.0 / architecture.rope_theta**exponents
-        self._rows_per_block = _rows_per_block(self.device, is_quantized=self.is_quantized)
+        on_cpu = self.device.type == "cpu" and not self.use_kernels
+        self._row_multiple = ROW_MULTIPLE if on_cpu else 1
+        self._rows_per_block = CPU_ROWS_PER_BLOCK if on_cpu else 1 << 30
 
     def plan(
         self,
@@ -181,7 +183,7 @@ class Decoder:
             cached_kv: Keys and values of each cached node, in order, [layers, tokens, 2 * kv_heads * head_dim].
             store_kv: Computed nodes whose keys and values `forward` returns.
         """
-        layout = KVLayout(forest)
+        layout = KVLayout(forest, self._row_multiple)
         arrays = {
             "token_ids": layout.token_ids(),
             "positions": layout.positions(),
@@ -214,10 +216,10 @@ class Decoder:
     def is_batch_invariant(self) -> bool:
         """Whether a score has the same bits in any company, as docs/invariance.md promises where this is True.
 
-        MKL's kernels differ between processors, so the products of the first layer are probed.
+        Kernels differ between processors, so the products of the first layer are probed.
         """
-        on_cpu = self.device.type == "cpu" and torch.backends.mkl.is_available()
-        if not on_cpu or self.dtype is not torch.float32 or self.architecture.attention.num_kv_heads == 1:
+        has_mkl = self.device.type == "cpu" and torch.backends.mkl.is_available()
+        if not has_mkl or self.dtype is not torch.float32 or self.architecture.attention.num_kv_heads == 1:
             return False
         return all(linear.rounds_rows_alike() for linear in self.weights.layers[0].linears)
 
@@ -225,13 +227,8 @@ class Decoder:
         """Split rows from `start` into blocks of even size, none larger than fits the cache."""
         count = max(1, -(-(num_rows - start) // self._rows_per_block))
         size = -(-(num_rows - start) // count)
+        size += -size % self._row_multiple
         return [slice(first, min(first + size, num_rows)) for first in range(start, num_rows, size or 1)]
-
-
-def _rows_per_block(device: torch.device, *, is_quantized: bool) -> int:
-    if device.type != "cpu":
-        return 1 << 30
-    return CPU_ROWS_PER_INT8_BLOCK if is_quantized else CPU_ROWS_PER_BLOCK
 
 
 def _kernels() -> Any:
@@ -262,29 +259,23 @@ class _ForwardPass:
             decoder.architecture.num_layers, len(self.index["stored_rows"]), 2 * self.kv_size
         )
         self.stored_lengths = [len(forest.nodes[index].ids) for index in plan.store_kv]
-        query_size, num_rows = shape.num_heads * shape.head_dim, self.num_cached + forest.num_tokens
+        query_size, kv_rows = shape.num_heads * shape.head_dim, self.num_cached + plan.layout.num_rows
         # The kernels write over their input, so that queries, keys and values stay where one product puts them.
-        self.qkv = self._empty(num_rows, query_size + 2 * self.kv_size) if decoder.use_kernels else None
+        self.qkv = self._empty(kv_rows, query_size + 2 * self.kv_size) if decoder.use_kernels else None
         if self.qkv is not None:
             self.queries, self.kv = self.qkv[self.num_cached :, :query_size], self.qkv[:, query_size:]
         else:
-            self.queries = self._empty(forest.num_tokens, query_size)
-            self.kv = self._empty(num_rows, 2 * self.kv_size)
+            self.queries = self._empty(plan.layout.num_rows, query_size)
+            self.kv = self._empty(kv_rows, 2 * self.kv_size)
         self.num_precise = plan.layout.num_root_rows if decoder.is_quantized else 0
         self.blocks = [
             *decoder.blocks(self.num_precise),
-            *decoder.blocks(forest.num_tokens, self.num_precise),
+            *decoder.blocks(plan.layout.num_rows, self.num_precise),
         ]
-        block = max(rows.stop - rows.start for rows in self.blocks)
-        last_block = decoder.blocks(len(plan.layout.last_rows))[0].stop  # even-sized: maybe the larger
-        if self.qkv is None:
-            self.query_buffer = self._empty(block, query_size)
-            self.kv_buffer = self._empty(block, 2 * self.kv_size)
-        self.mlp_buffer = self._empty(max(block, last_block), 2 * decoder.architecture.intermediate_size)
         self.rotation = RotaryCache.at(
             self.index["positions"],
             decoder.inverse_frequencies,
-            torch.float32 if decoder.use_kernels else decoder.dtype,
+            torch.float32 if decoder.use_kernels or decoder.device.type == "cpu" else decoder.dtype,
         )
 
     def _empty(self, *size: int) -> Tensor:
@@ -334,7 +325,7 @@ class _ForwardPass:
     def _project(self, layer: LayerWeights, x: Tensor, rows: slice) -> None:
         """Write queries, keys and values of some rows into the buffers."""
         normed = self._normed(layer.query, x, layer.input_norm, rows)
-        queries = layer.query(normed, self.query_buffer[: rows.stop - rows.start])
+        queries = layer.query(normed)
         eps = self.decoder.architecture.rms_eps
         self.decoder.ops.apply_qk_norm_rope(
             queries, layer.query_norm, self.rotation[rows], eps, self.queries[rows]
@@ -347,9 +338,7 @@ class _ForwardPass:
         assert layer.qkv is not None
         architecture = self.decoder.architecture
         target = self.qkv[self.num_cached :]
-        projected = layer.qkv(self.decoder.norm(x, layer.input_norm), target)
-        if projected is not target:  # few rows on a CPU
-            target.copy_(projected)
+        layer.qkv(self.decoder.norm(x, layer.input_norm), target)
         heads = target[:, : -self.kv_size]
         self.decoder.ops.apply_qk_norm_rope(
             *(heads, layer.query_norm, self.rotation, architecture.rms_eps, heads),
@@ -359,8 +348,7 @@ class _ForwardPass:
 
     def _store(self, layer: LayerWeights, normed: Any, rows: slice) -> None:
         """Write keys and values of some rows, normalised and encoded, into the buffer."""
-        buffer = None if self.qkv is not None else self.kv_buffer[: rows.stop - rows.start]
-        keys, values = layer.key_value(normed, buffer).chunk(2, -1)
+        keys, values = layer.key_value(normed).chunk(2, -1)
         target = self.kv[self.num_cached + rows.start : self.num_cached + rows.stop]
         eps = self.decoder.architecture.rms_eps
         self.decoder.ops.apply_qk_norm_rope(
@@ -386,5 +374,5 @@ class _ForwardPass:
         """Add output projection and MLP to `x` in place."""
         layer.output.add_to(x, layer.output.encode(attended, precise=precise))
         normed = layer.gate_up.encode(self.decoder.norm(x, layer.mlp_norm), precise=precise)
-        gate_up = layer.gate_up(normed, self.mlp_buffer[: x.shape[0]])
+        gate_up = layer.gate_up(normed)
         layer.down.add_to(x, layer.down.encode(self.decoder.ops.swiglu_(gate_up), precise=precise))

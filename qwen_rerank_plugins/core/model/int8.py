@@ -12,15 +12,15 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from qwen_rerank_plugins.core.model.decoder import LayerWeights
-from qwen_rerank_plugins.core.model.linear import Linear
+from qwen_rerank_plugins.core.model.linear import Linear, can_pack, pack
 from qwen_rerank_plugins.errors import ConfigurationError, EngineError
 
-__all__ = ["ActivationCodes", "EncodedRows", "Int8Linear", "get_quantizer"]
+__all__ = ["ActivationCodes", "EncodedRows", "Int8Linear", "linear_converter"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +109,8 @@ class Int8Linear(Linear):
 
     @classmethod
     def from_linear(cls, linear: Linear, activations: ActivationCodes = EIGHT_BITS) -> Int8Linear:
-        """Quantise the weights of a layer."""
-        codes, scale = _quantize(linear.weight.float(), INT8_MAX)
+        """Quantise the weights of a layer, packed or not."""
+        codes, scale = _quantize(linear.weight.to_dense().float(), INT8_MAX)
         return cls(codes, scale[:, 0].contiguous(), linear.bias, activations)
 
     def encode(self, x: Tensor, *, precise: bool = False) -> EncodedRows:
@@ -202,7 +202,8 @@ def _int_mm(x: Tensor, weight: Tensor) -> Tensor:
 def _relative_time(dtype: torch.dtype, shape: tuple[int, int], activations: ActivationCodes) -> float:
     """Return the time of a product in int8, its encoding included, relative to one in `dtype`."""
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    linears = [Linear(weight), Int8Linear.from_linear(Linear(weight), activations)]
+    plain = Linear(weight)
+    linears = [pack(plain), Int8Linear.from_linear(plain, activations)]
     x = torch.ones(TIMED_ROWS, shape[1], dtype=dtype)
     fastest = [math.inf, math.inf]
     for _ in range(TIMED_ROUNDS):  # in turn, so that other programs disturb both
@@ -213,10 +214,10 @@ def _relative_time(dtype: torch.dtype, shape: tuple[int, int], activations: Acti
     return fastest[1] / fastest[0]
 
 
-def get_quantizer(
+def linear_converter(
     kind: str, device: torch.device, dtype: torch.dtype, shapes: Sequence[tuple[int, int]]
-) -> Callable[[LayerWeights], None] | None:
-    """Return the function that quantises a layer in place; None for no quantisation.
+) -> Callable[[Linear], Linear] | None:
+    """Return the function that makes the linear layers of the computation of those that are read; None: as they are.
 
     Args:
         kind: "none", "int8", or "auto": int8 on a CPU where it is exact and faster.
@@ -228,31 +229,26 @@ def get_quantizer(
         ConfigurationError: The kind is unknown, or the device has no such products.
         EngineError: int8 products are not exact on this processor.
     """
+    unquantized = pack if can_pack(device, dtype) else None
     if kind == "none":
-        return None
+        return unquantized
     if kind not in ("int8", "auto"):
         raise ConfigurationError(f"quantization {kind!r} is not supported; use 'none', 'int8' or 'auto'")
     if device.type != "cpu":
         if kind == "int8":
             raise ConfigurationError(f"quantization 'int8' is for CPUs; on {device} use 'none'")
         logger.info("quantization is 'none': 'auto' selects int8 on a CPU only")
-        return None
+        return unquantized
     try:
         activations = exact_activations(shapes)
     except EngineError as error:
         if kind == "int8":
             raise
         logger.info("quantization is 'none': %s", error)
-        return None
+        return unquantized
     if kind == "auto" and not _is_faster(dtype, max(shapes), activations):
-        return None
-
-    def quantize(layer: LayerWeights) -> None:
-        layer.qkv = None
-        for name in ("query", "key_value", "output", "gate_up", "down"):
-            setattr(layer, name, Int8Linear.from_linear(getattr(layer, name), activations))
-
-    return quantize
+        return unquantized
+    return partial(Int8Linear.from_linear, activations=activations)
 
 
 def _is_faster(dtype: torch.dtype, shape: tuple[int, int], activations: ActivationCodes) -> bool:

@@ -47,18 +47,21 @@ class KVLayout:
 
     Args:
         forest: The packed forest.
+        row_multiple: The packed sequence, and `last_rows`, end with unused rows up to a multiple of this.
 
     Attributes:
+        num_rows: Rows of the packed sequence, unused ones included.
         slices: For each node, its rows in the buffers.
         computed: The nodes that are not cached.
         ends: The nodes that end a prompt, each once.
-        last_rows: For each node of `ends`, its last row in the packed sequence.
+        last_rows: For each node of `ends`, its last row in the packed sequence; then unused entries.
         num_root_rows: Rows of the computed roots, which begin the packed sequence.
         prompt_ends: For each prompt, the index of its last node in `ends`.
     """
 
-    def __init__(self, forest: PackedForest) -> None:
+    def __init__(self, forest: PackedForest, row_multiple: int = 1) -> None:
         self.forest = forest
+        self.num_rows = forest.num_tokens + -forest.num_tokens % row_multiple
         self.slices: list[slice] = []
         cached = 0
         for node in forest.nodes:
@@ -71,16 +74,22 @@ class KVLayout:
         self.prompt_ends = [index_of[leaf] for leaf in forest.leaves]
         self.num_root_rows = sum(len(n.ids) for n in forest.nodes if n.parent < 0 and not n.is_cached)
         self.last_rows = [forest.nodes[end].start + len(forest.nodes[end].ids) - 1 for end in self.ends]
+        self.last_rows += [0] * (-len(self.ends) % row_multiple)
 
     def token_ids(self) -> IntArray:
-        """Return the token id of each row of the packed sequence."""
+        """Return the token id of each row of the packed sequence; of an unused one, 0."""
         ids = chain.from_iterable(self.forest.nodes[index].ids for index in self.computed)
-        return np.fromiter(ids, np.int32, self.forest.num_tokens)
+        return self._padded(np.fromiter(ids, np.int32, self.forest.num_tokens))
 
     def positions(self) -> IntArray:
-        """Return the position in its prompt of each row of the packed sequence."""
+        """Return the position in its prompt of each row of the packed sequence; of an unused one, 0."""
         nodes = [self.forest.nodes[index] for index in self.computed]
-        return concatenated_ranges([node.position for node in nodes], [len(node.ids) for node in nodes])
+        return self._padded(
+            concatenated_ranges([node.position for node in nodes], [len(node.ids) for node in nodes])
+        )
+
+    def _padded(self, rows: IntArray) -> IntArray:
+        return np.pad(rows, (0, self.num_rows - len(rows)))
 
     def kv_rows(self, nodes: Iterable[int]) -> IntArray:
         """Return the rows of some nodes in the buffers, one node after the other."""
@@ -122,9 +131,10 @@ class IndexArrays:
 
 
 def dense_mask(layout: KVLayout) -> Tensor:
-    """Return [tokens, kv_rows] bool: whether a row attends to a key."""
+    """Return [rows, kv_rows] bool: whether a row attends to a key. An unused row attends to all unused rows."""
     forest = layout.forest
-    mask = torch.zeros(forest.num_tokens, forest.num_cached_tokens + forest.num_tokens, dtype=torch.bool)
+    mask = torch.zeros(layout.num_rows, forest.num_cached_tokens + layout.num_rows, dtype=torch.bool)
+    mask[forest.num_tokens :, forest.num_cached_tokens + forest.num_tokens :] = True
     for index, node in enumerate(forest.nodes):
         if node.is_cached:
             continue

@@ -1,5 +1,7 @@
 """Linear layers in the dtype of the computation. Their subclasses in `int8` hold quantised weights."""
 
+# ruff: noqa: SLF001 - the operators of oneDNN
+
 from __future__ import annotations
 
 from typing import Any, ClassVar
@@ -8,14 +10,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-__all__ = ["Linear"]
+__all__ = ["ROW_MULTIPLE", "Linear", "PackedLinear", "can_pack", "pack"]
 
 ROW_MULTIPLE = 8
-MIN_ROWS_PER_THREAD = 16
-"""On a CPU, products with fewer rows per thread are padded to a multiple of 8 rows. MKL rounds a row the same
-in any company, except for the last one to three rows of a thread's share, which use another kernel. Larger
-products have no such shares.
+"""On a CPU, products have a multiple of this many rows. A row is then rounded the same in any company: oneDNN sums a
+single row in another order, and MKL the last one to three rows of a thread's share. And few sizes recur: oneDNN compiles
+a kernel for each, which takes up to a millisecond.
 """
+
+PROBED_ROWS = 72
+
+_onednn = torch.ops.mkldnn
+"""The operators that torch's own compiler uses for packed weights; they have no public names."""
 
 
 class Linear:
@@ -49,8 +55,6 @@ class Linear:
 
     def __call__(self, x: Any, out: Tensor | None = None) -> Tensor:
         """Multiply encoded rows to [rows, out]; `out`, if given, may receive the result."""
-        if missing := _missing_rows(x):
-            return F.linear(F.pad(x, (0, 0, 0, missing)), self.weight, self.bias)[: x.shape[0]]
         if out is None:
             return F.linear(x, self.weight, self.bias)
         if self.bias is None:
@@ -59,18 +63,14 @@ class Linear:
 
     def add_to(self, x: Tensor, y: Any) -> None:
         """Add the product with encoded rows `y` to `x` in place."""
-        if missing := _missing_rows(x):
-            padded_x, padded_y = (F.pad(t, (0, 0, 0, missing)) for t in (x, y))
-            x.copy_(padded_x.addmm_(padded_y, self.weight.t())[: x.shape[0]])
-        else:
-            x.addmm_(y, self.weight.t())
+        x.addmm_(y, self.weight.t())
 
     def rounds_rows_alike(self) -> bool:
         """Return whether a row of the product has the same bits among few other rows as among many."""
-        num_rows = MIN_ROWS_PER_THREAD * torch.get_num_threads() + 5
-        x = torch.randn(num_rows, self.in_features, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(PROBED_ROWS, self.in_features, generator=torch.Generator().manual_seed(0))
         every = self(self.encode(x))
-        return all(torch.equal(self(self.encode(x[:n])), every[:n]) for n in range(1, num_rows, 3))
+        counts = range(ROW_MULTIPLE, PROBED_ROWS, ROW_MULTIPLE)
+        return all(torch.equal(self(self.encode(x[:n])), every[:n]) for n in counts)
 
     def rows(self, part: slice) -> Linear:
         """Return the layer of some rows of the weights, which are not copied."""
@@ -89,11 +89,44 @@ class Linear:
     @property
     def num_bytes(self) -> int:
         """Memory of the weights."""
-        return self.weight.nbytes + (0 if self.bias is None else self.bias.nbytes)
+        return self.weight.numel() * self.weight.element_size() + (
+            0 if self.bias is None else self.bias.nbytes
+        )
 
 
-def _missing_rows(x: Tensor) -> int:
-    """Return the rows to add to a product on a CPU, so that a row's rounding does not depend on the others."""
-    if x.device.type != "cpu" or x.shape[0] >= MIN_ROWS_PER_THREAD * torch.get_num_threads():
-        return 0
-    return -x.shape[0] % ROW_MULTIPLE
+class PackedLinear(Linear):
+    """A linear layer on a CPU, whose weights are kept in the layout of oneDNN's kernels.
+
+    Other products bring their weights into such a layout each time, which takes longer than the product itself of a
+    few rows.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(_onednn._reorder_linear_weight(weight, None), bias)
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Multiply rows to [rows, out]; `out` is not used."""
+        del out
+        product: Tensor = _onednn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return product
+
+    def add_to(self, x: Tensor, y: Tensor) -> None:
+        """Add the product with rows `y` to `x` in place."""
+        x.copy_(_onednn._linear_pointwise.binary(y, x, self.weight, self.bias, "add"))
+
+
+def pack(linear: Linear) -> Linear:
+    """Return a layer with packed weights where this processor has such products, and the layer itself elsewhere."""
+    packs = can_pack(linear.weight.device, linear.weight.dtype)
+    return PackedLinear(linear.weight, linear.bias) if packs else linear
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether `PackedLinear` multiplies numbers of this type on a device: on x86 processors with AVX2."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if dtype is torch.bfloat16 and not _onednn._is_mkldnn_bf16_supported():
+        return False
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")

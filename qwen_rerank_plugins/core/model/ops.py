@@ -1,7 +1,7 @@
 """Element-wise steps between two matrix multiplications: normalisation, rotary embedding, activation.
 
-torch's `rms_norm` makes six passes over memory on a CPU. For fp32 on a CPU this module has an implementation with
-two passes, and one that fuses norm and rotary embedding of queries and keys; both agree with torch's up to
+torch's `rms_norm` makes six passes over memory on a CPU. For CPUs this module has an implementation with two passes,
+and one that fuses norm and rotary embedding of queries and keys; both compute in fp32 and agree with torch's up to
 rounding. Everything else uses torch's. `kernels` has the same functions for CUDA; there, these are the reference.
 """
 
@@ -47,9 +47,10 @@ class RotaryCache:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension by its root mean square."""
-    if _uses_torch_kernels(x):
+    if x.device.type != "cpu":
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
-    return (x * _inverse_rms(x, eps)).mul_(weight)
+    wide = x.float()
+    return (wide * _inverse_rms(wide, eps)).mul_(weight).to(x.dtype)
 
 
 def apply_qk_norm_rope(
@@ -67,27 +68,27 @@ def apply_qk_norm_rope(
     head_dim = rotation.cos.shape[-1]
     heads = x.view(x.shape[0], -1, head_dim)
     target = out.view(heads.shape)
-    if norm is None:
-        _rotate(heads, rotation, target)
-    elif _uses_torch_kernels(x):
-        _rotate(F.rms_norm(heads, (head_dim,), norm, eps), rotation, target)
-    else:
-        _rotate(heads, rotation.scaled(norm), target)
-        target.mul_(_inverse_rms(heads, eps))
+    if x.device.type != "cpu":
+        normed = heads if norm is None else F.rms_norm(heads, (head_dim,), norm, eps)
+        _rotate(normed, rotation, target)
+        return
+    wide = heads.float()
+    rotated = target if target.dtype is torch.float32 else torch.empty_like(wide)
+    _rotate(wide, rotation if norm is None else rotation.scaled(norm), rotated)
+    if norm is not None:
+        rotated.mul_(_inverse_rms(wide, eps))
+    if rotated is not target:
+        target.copy_(rotated)
 
 
 def swiglu_(gate_up: Tensor) -> Tensor:
     """Return SiLU of the first half of the columns times the second half; may overwrite its input."""
     gate, up = gate_up.chunk(2, -1)
-    if _uses_torch_kernels(gate):
+    if gate.device.type != "cpu" or gate.dtype is not torch.float32:
         return F.silu(gate, inplace=True).mul_(up)
     # On a CPU torch's SiLU rounds the end of each thread's share differently from the rest; its exp does not.
     denominator = gate.neg().exp_().add_(1)
     return torch.div(gate, denominator, out=denominator).mul_(up)
-
-
-def _uses_torch_kernels(x: Tensor) -> bool:
-    return x.device.type != "cpu" or x.dtype is not torch.float32
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:

@@ -28,6 +28,8 @@ from tests.core.peft_adapters import make_adapter, merged_tensors, peft_model
 from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import assert_close
 
+pytestmark = pytest.mark.timeout(400)  # peft imports for two minutes on a busy machine
+
 CPU = torch.device("cpu")
 TIED, UNTIED, QWEN2 = Shape(), Shape(is_tied=False), Shape("qwen2", head_dim=12)
 TOLERANCE = 1e-5

@@ -385,7 +385,9 @@ def test_the_reference_uses_no_kernel_of_this_package(
     """A wrong kernel differs from it, in the step that the attention backends share too."""
     from qwen_rerank_plugins.core.model import kernels
 
-    plain = decoder_of(make(tmp_path, Shape(num_layers=1)))  # Triton's interpreter takes seconds per layer
+    plain = decoder_of(
+        make(tmp_path, Shape(num_layers=1)), quantization=None
+    )  # Triton's interpreter takes seconds per layer
     fused = Decoder(plain.architecture, plain.weights, use_kernels=True)
     engine = Engine(fused, attention_backend=ForestAttention)
     assert run_self_check(engine, "print", None).status == "passed"

@@ -24,11 +24,11 @@ from qwen_rerank_plugins.core.model.int8 import (
     _relative_time,
     _worst_case_error,
     exact_activations,
-    get_quantizer,
+    linear_converter,
 )
-from qwen_rerank_plugins.core.model.linear import Linear
+from qwen_rerank_plugins.core.model.linear import Linear, pack
 from qwen_rerank_plugins.errors import ConfigurationError, EngineError
-from tests.core.engines import CPU, decoder_of, quantized
+from tests.core.engines import CPU, decoder_of
 from tests.core.forests import grid
 from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import sigmoid
@@ -118,7 +118,7 @@ def test_a_processor_that_is_never_exact_is_refused(monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         EngineError, match=r"differs from integers by 0\.25 of its size\. Set quantization to 'none'"
     ):
-        get_quantizer("int8", CPU, torch.float32, [(64, 512)])
+        linear_converter("int8", CPU, torch.float32, [(64, 512)])
 
 
 def test_a_product_can_be_added_in_place(linear: Linear, x: torch.Tensor) -> None:
@@ -156,7 +156,7 @@ def test_scores_stay_near(tmp_path: Path) -> None:
     folder = make(tmp_path, shape)
     exact = decoder_of(folder)
     wanted, size = reference_log_odds(exact, PROMPTS), weight_bytes(exact.weights)
-    int8 = quantized(decoder_of(folder))
+    int8 = decoder_of(folder, quantization="int8")
     assert int8.is_quantized
     assert not exact.is_quantized
     found = Engine(int8).log_odds(PROMPTS)
@@ -167,9 +167,9 @@ def test_scores_stay_near(tmp_path: Path) -> None:
 
 
 def test_other_kinds_are_refused() -> None:
-    assert get_quantizer("none", CPU, torch.float32, []) is None
+    assert linear_converter("none", CUDA, torch.float32, []) is None
     with pytest.raises(ConfigurationError, match="quantization 'fp8' is not supported; use"):
-        get_quantizer("fp8", CPU, torch.float32, [])
+        linear_converter("fp8", CPU, torch.float32, [])
 
 
 @pytest.mark.parametrize(("ratio", "chosen"), [(0.3, "int8"), (0.75, "int8"), (0.76, "none"), (30.0, "none")])
@@ -178,7 +178,9 @@ def test_auto_selects_int8_where_it_is_faster(
 ) -> None:
     monkeypatch.setattr(int8_module, "_relative_time", lambda *_: ratio)
     caplog.set_level(logging.INFO)
-    assert (get_quantizer("auto", CPU, torch.float32, [(64, 512)]) is None) == (chosen == "none")
+    convert = linear_converter("auto", CPU, torch.float32, [(64, 512)])
+    assert convert is not None
+    assert convert(Linear(torch.ones(8, 64))).is_quantized == (chosen == "int8")
     said = f"a product in int8 takes {ratio:.2f} of its time in float32 here; int8 is used up to 0.75"
     assert caplog.messages == [f"quantization is {chosen!r}: {said}"]
 
@@ -188,21 +190,23 @@ def test_auto_keeps_the_dtype_where_int8_is_not_exact_or_not_measured(
 ) -> None:
     monkeypatch.setattr(int8_module, "_relative_time", lambda *_: 0.1)
     caplog.set_level(logging.INFO)
-    assert get_quantizer("auto", CUDA, torch.bfloat16, [(64, 512)]) is None
+    assert linear_converter("auto", CUDA, torch.bfloat16, [(64, 512)]) is None
     monkeypatch.setattr(int8_module, "_worst_case_error", lambda *_: 0.25)
-    assert get_quantizer("auto", CPU, torch.float32, [(64, 512)]) is None
+    assert linear_converter("auto", CPU, torch.float32, [(64, 512)]) is pack
     assert "'auto' selects int8 on a CPU only" in caplog.messages[0]
     assert "differs from integers by 0.25 of its size" in caplog.messages[1]
 
 
 def test_int8_is_for_cpus() -> None:
     with pytest.raises(ConfigurationError, match="on cuda use 'none'"):
-        get_quantizer("int8", CUDA, torch.bfloat16, [(64, 512)])
+        linear_converter("int8", CUDA, torch.bfloat16, [(64, 512)])
 
 
 def test_a_format_that_is_named_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_module, "_relative_time", None)
-    assert get_quantizer("int8", CPU, torch.float32, [(64, 512)]) is not None
+    convert = linear_converter("int8", CPU, torch.float32, [(64, 512)])
+    assert convert is not None
+    assert convert(Linear(torch.ones(8, 64))).is_quantized
 
 
 def test_the_relative_time_is_that_of_two_products() -> None:

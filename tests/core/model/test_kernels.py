@@ -86,7 +86,7 @@ def test_norm_and_rotary_embedding(
 )
 def test_a_decoder_of_kernels_scores_as_the_plain_one(tmp_path: Path, shape: Shape) -> None:
     """All kernels at once: computed together, with cached prefixes, and without what the first batch left."""
-    plain = decoder_of(make(tmp_path, shape), device=DEVICE)
+    plain = decoder_of(make(tmp_path, shape), device=DEVICE, quantization=None)
     fused = Decoder(plain.architecture, plain.weights, use_kernels=True)
     prompts = grid(20, (6, 9), (1, 4, 4, 70))
     engine = Engine(fused, prefix_cache_bytes=1 << 20, attention_backend=ForestAttention)
@@ -100,7 +100,7 @@ def test_a_decoder_of_kernels_scores_as_the_plain_one(tmp_path: Path, shape: Sha
 def test_without_triton_a_decoder_for_cuda_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = decoder_of(make(tmp_path, Shape()))
+    plain = decoder_of(make(tmp_path, Shape()), quantization=None)
     monkeypatch.delattr("qwen_rerank_plugins.core.model.kernels")
     monkeypatch.delitem(sys.modules, "qwen_rerank_plugins.core.model.kernels")
     monkeypatch.setitem(sys.modules, "triton", None)
