@@ -11,14 +11,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 from qwen_rerank_plugins.errors import CheckpointNotFoundError, MissingDependencyError
 
-__all__ = ["Hub", "download"]
+__all__ = ["Hub", "download", "progress_shown_by"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ Hub = Literal["huggingface", "modelscope"]
 LOG_INTERVAL_S = 5.0
 RESUMED_BYTES = 8 << 20
 """Files from this size on are continued by a later process; smaller ones start again."""
+
+_viewers: list[Callable[[str], object]] = []
 
 _MAX_SUMMARY = 120
 _FINAL = (401, 403, 404)
@@ -62,6 +64,22 @@ def download(
         ) from error
 
 
+@contextmanager
+def progress_shown_by(viewer: Callable[[str], object]) -> Iterator[None]:
+    """Call `viewer` with each line of progress too, while the block runs."""
+    _viewers.append(viewer)
+    try:
+        yield
+    finally:
+        _viewers.remove(viewer)
+
+
+def _report(line: str) -> None:
+    logger.info("%s", line)
+    for viewer in _viewers:
+        viewer(line)
+
+
 def _from_huggingface(model: str, revision: str | None, files: Sequence[str]) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError
@@ -79,7 +97,7 @@ def _from_huggingface(model: str, revision: str | None, files: Sequence[str]) ->
     missing = [file for file in plan if file.will_download]
     for file in missing:
         progress.announce(file.file_size or 0)
-    bar = None if sys.stderr.isatty() else progress.bar_class()
+    bar = None if _draws_bars() else progress.bar_class()
     for file in missing:
         if (file.file_size or 0) >= RESUMED_BYTES:
             _resume_file(model, file.filename, file.commit_hash, bar)
@@ -151,10 +169,15 @@ def _from_modelscope(model: str, revision: str | None, files: Sequence[str]) -> 
     return folder, None
 
 
+def _draws_bars() -> bool:
+    """Whether bars can be seen: standard error is a terminal, and no status line of a program replaces it."""
+    return sys.stderr.isatty() and sys.stderr is sys.__stderr__
+
+
 @contextmanager
 def _without_bars() -> Iterator[None]:
-    """Drop the progress bars of ModelScope's package where standard error is no terminal: it has no switch for them."""
-    if sys.stderr.isatty():
+    """Drop the progress bars of ModelScope's package where they cannot be seen: it has no switch for them."""
+    if _draws_bars():
         yield
         return
     with redirect_stderr(cast(IO[str], _NoBars(sys.stderr))):
@@ -191,7 +214,7 @@ class _Progress:
         """Add a file to the total."""
         with self._lock:
             if not self._total_bytes:
-                logger.info("downloading %s from %s", self._model, _endpoint(self._hub))
+                _report(f"downloading {self._model} from {_endpoint(self._hub)}")
                 self._logged_s = time.monotonic()
             self._total_bytes += num_bytes
 
@@ -204,10 +227,9 @@ class _Progress:
             elapsed_s = time.monotonic() - self._logged_s
             if elapsed_s < LOG_INTERVAL_S:
                 return
-            logger.info(
-                "downloading %s: %.0f of %.0f MB, %.1f MB/s",
-                *(self._model, done_bytes / 1e6, self._total_bytes / 1e6),
-                max(0, done_bytes - self._logged_bytes) / 1e6 / elapsed_s,
+            rate = max(0, done_bytes - self._logged_bytes) / elapsed_s
+            _report(
+                f"downloading {self._model}: {done_bytes / 1e6:.0f} of {self._total_bytes / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s"
             )
             self._logged_bytes, self._logged_s = done_bytes, self._logged_s + elapsed_s
 
