@@ -158,9 +158,8 @@ class Engine:
             self._release_memory()
             raise EngineOutOfMemoryError(_out_of_memory_message(forest, self.name)) from error
         except RuntimeError as error:
-            if "allocate memory" in str(error) or "out of memory" in str(
-                error
-            ):  # torch's allocators for CPU and MPS
+            # The messages of torch's allocators for CPU and MPS.
+            if any(text in str(error) for text in ("allocate memory", "out of memory")):
                 self._release_memory()
                 raise EngineOutOfMemoryError(_out_of_memory_message(forest, self.name)) from error
             if is_device_lost(self.decoder.device):

@@ -48,7 +48,7 @@ class PromptTokenizer:
         except Exception as error:  # the library raises bare Exception
             raise CheckpointFormatError(f"tokenizer.json cannot be read: {error}") from error
         kind = type(self._with_control.model).__name__
-        if kind != "BPE":
+        if kind in {"WordPiece", "Unigram"}:
             raise CheckpointFormatError(
                 f"tokenizer.json is of the kind {kind}, and a Qwen model's is BPE; use the tokenizer.json of the model"
             )
