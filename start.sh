@@ -4,6 +4,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/setup.sh
 
-setup_environment start --editable '.[local,server]'
+extras=local,server
+case "$* ${QWEN_RERANK_MODEL:-}" in *.gguf*) extras+=,gguf ;; esac
+case "$* ${QWEN_RERANK_HUB:-}" in *modelscope*) extras+=,modelscope ;; esac
+setup_environment start --editable ".[$extras]"
 export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-2}" # glibc keeps the freed memory of many threads otherwise
 exec "$PYTHON" scripts/first_run.py "$@"

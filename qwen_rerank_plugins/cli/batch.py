@@ -131,6 +131,7 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter per option)
     backend: shared.Backend = None,
     model: shared.Model = None,
     revision: shared.Revision = None,
+    hub: shared.Hub = None,
     adapters: shared.Adapters = None,
     family: shared.Family = None,
     device: shared.Device = None,

@@ -24,6 +24,7 @@ from qwen_rerank_plugins.cli.options import (
     Backend,
     Device,
     Dtype,
+    Hub,
     Model,
     Quantization,
     announce_demo,
@@ -100,6 +101,7 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
     repeat: Annotated[int, typer.Option(help="Runs of each latency measurement.")] = 5,
     backend: Backend = None,
     model: Model = None,
+    hub: Hub = None,
     adapters: Adapters = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -117,7 +119,7 @@ def bench(  # noqa: PLR0913, PLR0917 (one parameter an option)
       qwen-rerank bench --model demo --documents 200 --repeat 20
       qwen-rerank bench --dtype float32 2>/dev/null | jq .throughput.tokens_per_s
     """
-    overrides = model_overrides(backend, model, adapters, device, dtype, quantization)
+    overrides = model_overrides(locals())
     with report_errors(debug=debug):
         from qwen_rerank_plugins.cli.tables import facts_table, to_json
 

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -117,7 +117,15 @@ def make_console(*, stderr: bool = False) -> Console:
 
 @contextmanager
 def show_status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show a status line if standard error is a terminal; yields the function that changes its text."""
+    """Show a status line if standard error is a terminal; yields the function that changes its text.
+
+    A model that is downloaded meanwhile shows its progress there.
+    """
+    from qwen_rerank_plugins.core.checkpoints.hub import progress_shown_by
+
     console = make_console(stderr=True)
-    with console.status(text) if console.is_terminal else nullcontext() as status:
-        yield lambda step: status.update(step) if status else None
+    if not console.is_terminal:
+        yield lambda _step: None
+        return
+    with console.status(text) as status, progress_shown_by(status.update):
+        yield status.update

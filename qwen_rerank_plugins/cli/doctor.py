@@ -22,6 +22,7 @@ from qwen_rerank_plugins.cli.options import (
     Backend,
     Device,
     Dtype,
+    Hub,
     Model,
     announce_demo,
     load,
@@ -44,6 +45,7 @@ def doctor(  # noqa: PLR0913, PLR0917 (one parameter an option)
     no_model: Annotated[bool, typer.Option("--no-model", help="Do not load the model.")] = False,
     backend: Backend = None,
     model: Model = None,
+    hub: Hub = None,
     adapters: Adapters = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -61,7 +63,7 @@ def doctor(  # noqa: PLR0913, PLR0917 (one parameter an option)
       qwen-rerank doctor --model demo --json | jq .engine
       qwen-rerank doctor --no-model --config qwen-rerank.yaml
     """
-    overrides = model_overrides(backend, model, adapters, device, dtype)
+    overrides = model_overrides(locals())
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # huggingface-hub reads it on import, which comes later
     with report_errors(debug=debug):
         from qwen_rerank_plugins.batch import BatchOptions

@@ -21,6 +21,7 @@ from qwen_rerank_plugins.cli.options import (
     Device,
     Dtype,
     Family,
+    Hub,
     Model,
     Quantization,
     Revision,
@@ -124,6 +125,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     backend: Backend = None,
     model: Model = None,
     revision: Revision = None,
+    hub: Hub = None,
     adapters: Adapters = None,
     family: Family = None,
     device: Device = None,
@@ -145,7 +147,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
       qwen-rerank evaluate --instruction "Find the recipe" --instruction "Find the reason"
       qwen-rerank evaluate --compare small.yaml --compare large.yaml --target R@5=0.9 --format json
     """
-    overrides = model_overrides(backend, model, adapters, device, dtype, quantization, revision, family)
+    overrides = model_overrides(locals())
     with report_errors(debug=debug):
         base = load(config, overrides).config
         plan = _plan(measure, depth, target, resamples=resamples, seed=seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,13 +25,19 @@ Backend = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="Hub id, folder, GGUF file, or demo (tiny, bundled).")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")]
+Hub = Annotated[str | None, typer.Option(help="huggingface or modelscope.")]
 Adapters = Annotated[
     str | None, typer.Option(help="LoRA adapters to merge: folders or hub ids, a,b=0.5 with a weight.")
 ]
 Family = Annotated[str | None, typer.Option(help="Prompt family: auto, a name, or a YAML or TOML file.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps, or several: cuda:0,cuda:1.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantization = Annotated[str | None, typer.Option(help="none, int8 or auto (int8 where it is faster).")]
+
+_MODEL_OPTIONS = (
+    *("backend", "model", "revision", "hub", "adapters"),
+    *("family", "device", "dtype", "quantization"),
+)
 
 
 def report_errors(*, debug: bool) -> AbstractContextManager[None]:
@@ -46,27 +53,9 @@ def load(path: str | None, options: dict[str, Any]) -> LoadedConfig:
     return load_config_with_sources(path, overrides=overrides)
 
 
-def model_overrides(
-    backend: Backend,
-    model: Model,
-    adapters: Adapters,
-    device: Device,
-    dtype: Dtype,
-    quantization: Quantization = None,
-    revision: Revision = None,
-    family: Family = None,
-) -> dict[str, Any]:
-    """Return the options of the model by the names of their settings."""
-    return {
-        "backend": backend,
-        "model": model,
-        "revision": revision,
-        "adapters": adapters,
-        "family": family,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
-    }
+def model_overrides(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the model among a command's parameters, by the names of their settings."""
+    return {name: given[name] for name in _MODEL_OPTIONS if name in given}
 
 
 def announce_demo(config: RerankConfig) -> None:

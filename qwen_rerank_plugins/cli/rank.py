@@ -22,6 +22,7 @@ from qwen_rerank_plugins.cli.options import (
     Device,
     Dtype,
     Family,
+    Hub,
     Model,
     Quantization,
     Revision,
@@ -77,6 +78,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
     backend: Backend = None,
     model: Model = None,
     revision: Revision = None,
+    hub: Hub = None,
     adapters: Adapters = None,
     family: Family = None,
     device: Device = None,
@@ -103,7 +105,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
         "instruction": instruction,
         "max_length": max_length,
         "long_documents": long_documents,
-        **model_overrides(backend, model, adapters, device, dtype, quantization, revision, family),
+        **model_overrides(locals()),
     }
     with report_errors(debug=debug):
         loaded = load(config, overrides)

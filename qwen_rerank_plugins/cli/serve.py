@@ -18,6 +18,7 @@ from qwen_rerank_plugins.cli.options import (
     Device,
     Dtype,
     Family,
+    Hub,
     Model,
     Quantization,
     Revision,
@@ -87,6 +88,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
     backend: Backend = None,
     model: Model = None,
     revision: Revision = None,
+    hub: Hub = None,
     adapters: Adapters = None,
     family: Family = None,
     device: Device = None,
@@ -110,7 +112,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
       QWEN_RERANK_SERVICE_MAX_DOCUMENTS=200 qwen-rerank serve --config qwen-rerank.yaml
     """
     overrides = {
-        **model_overrides(backend, model, adapters, device, dtype, quantization, revision, family),
+        **model_overrides(locals()),
         "instruction": instruction,
         "max_length": max_length,
     }

@@ -61,7 +61,12 @@ class RerankConfig(BaseModel):
         description="A hub id, a folder with a checkpoint or a LoRA adapter, a GGUF file, or `demo` for the bundled demo model.",
     )
     revision: Text | None = Field(
-        default=None, description="Branch, tag or commit on the hub; None for the main branch."
+        default=None, description="Branch, tag or commit on the hub; None for its main branch."
+    )
+    hub: Literal["huggingface", "modelscope"] = Field(
+        default="huggingface",
+        description="Where models and adapters that are no folders come from: Hugging Face or a mirror of it (`HF_ENDPOINT`), or "
+        "ModelScope.",
     )
     adapters: Annotated[tuple[str, ...], BeforeValidator(validators.adapter_list)] = Field(
         default=(),
@@ -73,7 +78,8 @@ class RerankConfig(BaseModel):
         description="Prompt family: `auto` (detected from the checkpoint), a name, or a YAML or TOML file.",
     )
     device: Annotated[str, BeforeValidator(validators.device_list)] = Field(
-        default="auto", description="`auto`, `cpu`, `cuda`, `cuda:N`, or several: a list, or `cuda:0,cuda:1`."
+        default="auto",
+        description="`auto`, `cpu`, `cuda`, `cuda:N`, or several: a list, or `cuda:0,cuda:1`; `mps` is experimental.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",

@@ -28,7 +28,7 @@ MASK = "**********"
 HIDDEN = {"api_key", "base_url"}
 """Settings whose values are not shown in errors: they may hold a secret."""
 
-_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _SECRET_NAME = re.compile(r"key|password|passwd|secret|token|credential|authorization", re.IGNORECASE)
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 120
@@ -65,7 +65,7 @@ def device_list(value: object) -> object:
         return value
     devices = [part.strip() for part in parts]
     if not devices or not all(_DEVICE.fullmatch(device) for device in devices):
-        raise ValueError("'auto', 'cpu', 'cuda', 'cuda:N', or several of the form 'cuda:N'")
+        raise ValueError("'auto', 'cpu', 'cuda', 'cuda:N', 'mps', or several of the form 'cuda:N'")
     several = len(devices) > 1
     if several and (len(set(devices)) < len(devices) or not all(d.startswith("cuda:") for d in devices)):
         raise ValueError("one device, or different ones of the form 'cuda:N'")

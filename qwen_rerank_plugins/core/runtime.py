@@ -141,7 +141,7 @@ def load_runtime(config: RerankConfig) -> Runtime:
     devices = resolve_devices(config.devices)
     set_num_threads(config.num_threads)
     raise_mmap_threshold()
-    checkpoint = open_checkpoint(config.model, config.revision, config.adapter_weights)
+    checkpoint = open_checkpoint(config.model, config.revision, config.adapter_weights, config.hub)
     stored = checkpoint.tokenizer_json
     tokenizer = PromptTokenizer(stored) if stored else PromptTokenizer.from_folder(checkpoint.folder)
     family = _resolve_family(config.family, checkpoint, tokenizer)
@@ -190,6 +190,12 @@ def _resolve_family(name: str, checkpoint: Checkpoint, tokenizer: PromptTokenize
     if name == "auto":
         by_type = {"qwen2": "mxbai", "zeroentropy": "zerank"}
         name = recipe["family"] if recipe else by_type.get(checkpoint.model_type, "qwen3")
+        names = [Path(checkpoint.name).name, *checkpoint.known_names]
+        if not recipe and name == "qwen3" and any("zerank" in one.casefold() for one in names):
+            raise FamilyMismatchError(
+                f"{checkpoint.name!r} seems to be zerank, but its model type is {checkpoint.model_type}, which does not tell; set "
+                f"family to 'zerank', or to 'qwen3' if it is none"
+            )
     family = get_family(name)
     if checkpoint.model_type not in family.architectures:
         raise FamilyMismatchError(
@@ -293,7 +299,7 @@ def _config_key(config: RerankConfig) -> _ConfigKey:
     """Return the settings that require a separate engine where they differ."""
     adapters = [(_resolved(place), weight) for place, weight in config.adapter_weights.items()]
     return (
-        *(_resolved(config.model), config.revision, *adapters, config.family),
+        *(_resolved(config.model), config.revision, config.hub, *adapters, config.family),
         *(config.device, config.dtype, config.quantization),
         *(config.max_batch_tokens, config.background_batch_tokens, config.max_queue_tokens, config.admission),
         *(config.prefix_cache_mb, config.self_check),

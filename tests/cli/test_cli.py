@@ -165,6 +165,38 @@ def test_settings_come_from_a_file_under_the_options(tmp_path: Path) -> None:
         assert len(result.stdout.splitlines()) == expected
 
 
+@pytest.mark.parametrize(
+    ("hub", "address"), [("huggingface", "https://huggingface.co"), ("modelscope", "https://modelscope.cn")]
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["rank", "q"],
+        ["doctor"],
+        ["bench"],
+        ["evaluate"],
+        ["batch", "{}", "out.jsonl"],
+    ],
+)
+def test_every_command_with_a_model_asks_the_hub_that_is_named(
+    command: list[str], hub: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests are offline, so that the hub's name and address are in the error."""
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "q", "document": "d"}\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    arguments = [part.format(pairs) for part in command]
+    result = _run(*arguments, "--model", "org/none", "--hub", hub, stdin="a\n")
+    assert result.exit_code == 1
+    printed = " ".join((result.stdout + result.stderr).split())
+    assert (
+        f"'org/none' was not found: no such folder, and the download from the hub failed ({address}: "
+        in printed
+    )
+    assert "Nothing is downloaded while HF_HUB_OFFLINE is set, nor by `doctor`" in printed
+
+
 # Errors
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
 
 from qwen_rerank_plugins.cli import console
 from qwen_rerank_plugins.cli.console import EXIT_FAILED, EXIT_USAGE, report_errors
+from qwen_rerank_plugins.core.checkpoints import hub
 from qwen_rerank_plugins.errors import (
     ConfigurationError,
     EngineError,
@@ -84,3 +86,28 @@ def test_a_console_takes_text_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     console.make_console().print("[red]:whale: 鲸")
     stream.flush()
     assert stream.buffer.getvalue() == b"[red]:whale: ?\n"
+
+
+class Terminal(io.StringIO):
+    """A text stream that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_status_line_shows_the_progress_of_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with console.show_status("loading the model"):
+        hub._Progress("org/name", "modelscope").announce(21_000_000)
+        time.sleep(0.3)  # the line is drawn several times a second
+    assert "downloading org/name from https://modelscope.cn" in screen.getvalue()
+    hub._Progress("org/other", "modelscope").announce(1)
+    assert "org/other" not in screen.getvalue()
+
+
+def test_a_status_is_nothing_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.show_status("loading the model") as on_step:
+        on_step("another step")
+    assert capsys.readouterr().err == ""

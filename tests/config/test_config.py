@@ -46,7 +46,7 @@ def test_every_setting_has_a_description() -> None:
         ({"model": None}, "`model` must be a valid string, got None"),
         (
             {"device": "gpu"},
-            "`device` must be 'auto', 'cpu', 'cuda', 'cuda:N', or several of the form 'cuda:N', got 'gpu'",
+            "`device` must be 'auto', 'cpu', 'cuda', 'cuda:N', 'mps', or several of the form 'cuda:N', got 'gpu'",
         ),
         ({"device": 3}, "`device` must be a valid string, got 3"),
         ({"device": []}, "or several of the form 'cuda:N', got []"),
@@ -186,6 +186,15 @@ def test_adapters_have_weights_behind_an_equals_sign(adapters: Any) -> None:
     assert config.adapter_weights == {"org/a": 1.0, "lr=1e-4": -2.0, "b=c": 1.0}
     assert RerankConfig(adapters=("a=inf",)).adapter_weights == {"a=inf": 1.0}
     assert load_config(env={"QWEN_RERANK_ADAPTERS": "org/a,b=0.5"}).adapters == ("org/a", "b=0.5")
+
+
+def test_the_hub_is_named_in_every_source(tmp_path: Path) -> None:
+    path = tmp_path / "rerank.yaml"
+    path.write_text("hub: modelscope\n", encoding="utf-8")
+    assert load_config(str(path), env={}).hub == load_config(env={"QWEN_RERANK_HUB": "modelscope"}).hub
+    assert load_config(str(path), env={"QWEN_RERANK_HUB": "huggingface"}).hub == RerankConfig().hub
+    with pytest.raises(ConfigurationError, match="`hub` must be 'huggingface' or 'modelscope', got 'mirror'"):
+        load_config(env={"QWEN_RERANK_HUB": "mirror"})
 
 
 def test_a_path_is_taken_where_a_name_or_a_path_may_stand() -> None:

@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from qwen_rerank_plugins.errors import (
     TensorMismatchError,
 )
 from qwen_rerank_plugins.types import ScoreRequest
+from tests.core.gguf_files import SHAPE as GGUF_SHAPE
+from tests.core.gguf_files import write_gguf
 from tests.core.peft_adapters import make_adapter
 from tests.core.qwen_vocabulary import write_qwen_tokenizer
 from tests.core.tiny_checkpoints import Shape, make, with_demo_tokenizer, write_config
@@ -103,6 +106,25 @@ def test_a_classifier_has_no_single_logit(tmp_path: Path) -> None:
     folder = with_demo_tokenizer(make(tmp_path, Shape(vocab_size=DEMO_IDS, has_classifier=True)))
     with pytest.raises(FamilyMismatchError, match="needs the logits of a vocabulary"):
         load_runtime(settings(folder, family="zerank"))
+
+
+@pytest.mark.parametrize("name", ["zerank-1-small-Q8_0.gguf", "model.gguf"])
+def test_a_zerank_gguf_file_needs_its_family_named(
+    name: str, tmp_path: Path, qwen: PromptTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model type is Qwen3's, whose family would return noise."""
+    monkeypatch.setattr("qwen_rerank_plugins.core.runtime.PromptTokenizer", lambda _: qwen)
+    metadata = {} if "zerank" in name else {"general.base_model.0.name": "Zerank 1 Small"}
+    shape = replace(GGUF_SHAPE, vocab_size=151_669, num_layers=1)
+    write_gguf(tmp_path / name, shape, changes=metadata)
+    with pytest.raises(
+        FamilyMismatchError, match=r"seems to be zerank, .*; set family to 'zerank', or to 'qwen3' if"
+    ):
+        load_runtime(settings(tmp_path / name, self_check=False))
+    for family in ("zerank", "qwen3"):
+        runtime = load_runtime(settings(tmp_path / name, self_check=False, family=family))
+        assert runtime.family.name == family
+        runtime.close()
 
 
 def test_an_unknown_family_is_refused(tiny: Path) -> None:
@@ -285,6 +307,7 @@ def test_what_is_not_shared_is_ones_own(tiny: Path, loads: list[Runtime]) -> Non
         ({"dtype": "bfloat16"}, False),
         ({"quantization": "int8"}, False),
         ({"family": "qwen3"}, False),
+        ({"hub": "modelscope"}, False),
         ({"max_batch_tokens": 100}, False),
         ({"prefix_cache_mb": 1}, False),
         ({"self_check": False}, False),

@@ -14,6 +14,7 @@ from examples import rank_documents
 from qwen_rerank_plugins import LexicalScorer, Reranker
 from qwen_rerank_plugins.config import DEFAULT_MODEL
 from scripts import first_run
+from tests.core.hub_server import HubState, serve_hub
 from tests.laws.sources import ROOT, plain_environment
 
 EXAMPLES = sorted((ROOT / "examples").glob("[!_]*.py"))
@@ -68,17 +69,41 @@ def test_start_asks_a_silent_hub_no_longer_than_it_says(monkeypatch: pytest.Monk
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(first_run, "HUB_TIMEOUT_S", 0.05)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", answer_late)
-    assert first_run.hub_size_bytes("some/model") is None
+    assert first_run.hub_size_bytes("huggingface", "some/model") is None
     answered.set()
 
 
-def test_start_takes_the_default_model_when_the_hub_answers(
+@pytest.mark.parametrize(
+    ("cached", "answering", "hub"),
+    [
+        ((), first_run.HUBS, "huggingface"),
+        ((), ("modelscope",), "modelscope"),
+        (("modelscope",), ("huggingface",), "modelscope"),
+        (first_run.HUBS, (), "huggingface"),
+    ],
+)
+def test_start_takes_the_default_model_from_a_hub_that_has_it_and_says_which(
+    cached: tuple[str, ...],
+    answering: tuple[str, ...],
+    hub: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sizes = dict.fromkeys(answering, 1_200_000_000)
+    monkeypatch.setattr(first_run, "in_local_cache", lambda hub, model: hub in cached)
+    monkeypatch.setattr(first_run, "hub_size_bytes", lambda hub, model: sizes.get(hub))
+    assert first_run.choose_model(first_run.HUBS) == ["--model", DEFAULT_MODEL, "--hub", hub]
+    expected = f"is in the local cache of {hub}" if cached else f"will be downloaded from {hub}: 1.2 GB"
+    assert capsys.readouterr().err == f"==> {DEFAULT_MODEL} {expected}\n"
+
+
+def test_start_takes_the_demo_where_no_hub_that_may_be_asked_has_the_model(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(first_run, "in_local_cache", lambda model: False)
-    monkeypatch.setattr(first_run, "hub_size_bytes", lambda model: 1_200_000_000)
-    assert first_run.choose_model() == DEFAULT_MODEL
-    assert "will be downloaded: 1.2 GB" in capsys.readouterr().err
+    monkeypatch.setattr(first_run, "in_local_cache", lambda hub, model: hub == "huggingface")
+    monkeypatch.setattr(first_run, "hub_size_bytes", lambda hub, model: None)
+    assert first_run.choose_model(["modelscope"]) == ["--model", "demo"]
+    assert "The DEMO checkpoint is going to rank" in capsys.readouterr().err
 
 
 def test_start_takes_the_default_model_from_the_local_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,9 +115,34 @@ def test_start_takes_the_default_model_from_the_local_cache(monkeypatch: pytest.
         "try_to_load_from_cache",
         lambda model, name: f"cache/{name}" if name in held else None,
     )
-    assert first_run.choose_model() == DEFAULT_MODEL
+    assert first_run.in_local_cache("huggingface", DEFAULT_MODEL)
     held.remove("model.safetensors")
-    assert not first_run.in_local_cache(DEFAULT_MODEL)
+    assert not first_run.in_local_cache("huggingface", DEFAULT_MODEL)
+
+
+@pytest.mark.loopback
+def test_start_asks_modelscope_and_looks_into_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modelscope.hub.snapshot_download import snapshot_download
+
+    files = dict.fromkeys(["config.json", "tokenizer.json", "model.safetensors"], b"0123")
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("modelscope_hub.config._default_config", None)
+    with serve_hub(HubState("some/model", files)) as server:
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
+        assert not first_run.in_local_cache("modelscope", "some/model")
+        assert first_run.hub_size_bytes("modelscope", "some/model") == 4
+        assert first_run.hub_size_bytes("modelscope", "other/model") is None
+        snapshot_download("some/model")
+    assert first_run.in_local_cache("modelscope", "some/model")
+    monkeypatch.setattr(first_run, "find_spec", lambda name: None)
+    assert first_run.hub_size_bytes("modelscope", "some/model") is None
+    assert (
+        "its package is not installed: pip install 'qwen-rerank-plugins[modelscope]'"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_own_question_needs_own_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

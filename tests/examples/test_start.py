@@ -106,13 +106,19 @@ def test_start_falls_back_to_the_demo_loudly_when_there_is_no_hub() -> None:
 
 def test_start_never_replaces_a_model_that_was_named(tmp_path: Path) -> None:
     nothing = str(tmp_path / "nothing")
-    for arguments, environment in (
-        (("--model", nothing), {}),
-        ((), {"QWEN_RERANK_MODEL": nothing}),
+    for arguments, environment, place in (
+        (("--model", nothing), {}, nothing),
+        ((), {"QWEN_RERANK_MODEL": nothing}, nothing),
+        (
+            ("--model", "org/none", "--hub", "modelscope"),
+            {"MODELSCOPE_CACHE": nothing},
+            "https://modelscope.cn",
+        ),
     ):
         with started(sys.executable, "scripts/first_run.py", "--port", "0", *arguments, **environment) as run:
             assert run.process.wait(60) == 1
         assert "CheckpointNotFoundError" in run.output
+        assert place in run.output
         assert "DEMO" not in run.output
 
 
@@ -145,27 +151,34 @@ def test_start_has_a_help_that_loads_no_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "wanted"),
     [
-        ((), {}, True),
-        (("--port", "1"), {}, True),
-        (("--model=x",), {}, False),
-        (("--help",), {}, False),
-        (("--backend", "lexical"), {}, False),
-        ((), {"QWEN_RERANK_MODEL": "x"}, False),
-        ((), {"QWEN_RERANK_BACKEND": "lexical"}, False),
-        (("--config", "missing.yaml"), {}, False),
+        ((), {}, first_run.HUBS),
+        (("--port", "1"), {}, first_run.HUBS),
+        (("--hub", "modelscope"), {}, ("modelscope",)),
+        ((), {"QWEN_RERANK_HUB": "huggingface"}, ("huggingface",)),
+        (("--model=x",), {}, ()),
+        (("--model=x", "--hub=modelscope"), {}, ()),
+        (("--help",), {}, ()),
+        (("--backend", "lexical"), {}, ()),
+        ((), {"QWEN_RERANK_MODEL": "x"}, ()),
+        ((), {"QWEN_RERANK_BACKEND": "lexical"}, ()),
+        (("--config", "missing.yaml"), {}, ()),
+        (("--hub", "unknown"), {}, ()),
     ],
 )
 def test_a_model_is_chosen_only_where_nobody_named_one(
-    arguments: tuple[str, ...], environment: dict[str, str], wanted: bool, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    wanted: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert first_run.wants_choice(arguments) is wanted
+    assert first_run.hubs_to_ask(arguments) == wanted
 
 
 def test_a_model_named_in_the_configuration_file_counts(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("model: some/model\n", encoding="utf-8")
-    assert not first_run.wants_choice(["--config", str(path)])
+    assert not first_run.hubs_to_ask(["--config", str(path)])
     path.write_text("top_n: 3\n", encoding="utf-8")
-    assert first_run.wants_choice(["--config", str(path)])
+    assert first_run.hubs_to_ask(["--config", str(path)])

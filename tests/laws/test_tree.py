@@ -122,7 +122,7 @@ def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:
     required = metadata.get_all("Requires-Dist") or []
     base = sorted(re.split(r"[<>=!~;\[ ]", line)[0] for line in required if "extra ==" not in line)
     assert base == ["charset-normalizer", "httpx", "pydantic", "pyyaml", "rich", "tenacity", "typer"]
-    extras = ["all", "batch", "eval", "gguf", "local", "otel", "ray", "server"]
+    extras = ["all", "batch", "eval", "gguf", "local", "modelscope", "otel", "ray", "server"]
     assert sorted(metadata.get_all("Provides-Extra") or []) == extras
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "qwen-rerank = qwen_rerank_plugins.cli.app:main" in wheel.read(info + "entry_points.txt").decode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,10 +15,13 @@ from qwen_rerank_plugins.core.checkpoints import gguf_model
 from qwen_rerank_plugins.core.checkpoints.adapters import AdaptedSource, Adapter, read_adapter
 from qwen_rerank_plugins.core.checkpoints.architecture import read_architecture, read_has_classifier
 from qwen_rerank_plugins.core.checkpoints.gguf_file import GgufFile, read_gguf, split_parts
+from qwen_rerank_plugins.core.checkpoints.hub import Hub
 from qwen_rerank_plugins.core.checkpoints.safetensors_file import SafetensorsSource
 from qwen_rerank_plugins.core.checkpoints.tensors import TensorSource
 from qwen_rerank_plugins.core.model.decoder import Architecture
 from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Checkpoint", "fingerprint", "open_checkpoint"]
 
@@ -65,6 +70,12 @@ class Checkpoint:
         """How the weights are stored: "safetensors", or a GGUF file's number format such as "GGUF Q8_0"."""
         return "safetensors" if self.gguf is None else f"GGUF {gguf_model.weight_format(self.gguf)}"
 
+    @property
+    def known_names(self) -> list[str]:
+        """What the model is called: by the hub, by its configuration or by a GGUF file. A folder's name may be anything."""
+        names = [self.name if self.revision else "", self.config.get("_name_or_path")]
+        return [str(name) for name in names if name]
+
     def trained_answers(self) -> list[tuple[Any, Any]]:
         """Return the answers' token ids that a fine-tune, or an adapter, says it was trained with.
 
@@ -81,7 +92,16 @@ class Checkpoint:
             CheckpointFormatError: A file is not valid.
             TensorMismatchError: A tensor is stored twice, or an adapter does not fit.
         """
-        source = SafetensorsSource(self.files) if self.gguf is None else gguf_model.GgufSource(self.gguf)
+        source: TensorSource
+        if self.gguf is None:
+            source = SafetensorsSource(self.files)
+            if source.is_bare and not self.has_classifier:
+                logger.warning(
+                    "checkpoint %r was saved without a head, as embedding models are; if it is one, its scores are noise",
+                    self.name,
+                )
+        else:
+            source = gguf_model.GgufSource(self.gguf)
         if not self.adapters:
             return source
         is_tied = bool(self.config.get("tie_word_embeddings")) and not self.is_tied
@@ -89,43 +109,50 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    model: str, revision: str | None = None, adapters: Mapping[str, float] | None = None
+    model: str,
+    revision: str | None = None,
+    adapters: Mapping[str, float] | None = None,
+    hub: Hub = "huggingface",
 ) -> Checkpoint:
-    """Find a checkpoint and read its configuration. Files from the hub are downloaded unless they are cached.
+    """Find a checkpoint and read its configuration. Files from a hub are downloaded unless they are cached.
 
     Args:
         model: "demo", a folder, a GGUF file, or a hub id such as "Qwen/Qwen3-Reranker-0.6B", with a GGUF file of it behind a
             colon. For an adapter, its base is opened too.
         revision: Branch, tag or commit on the hub.
         adapters: Folder or hub id → weight, of the adapters that are merged into the model, in their order.
+        hub: Where models and adapters that are no folders come from.
 
     Raises:
         CheckpointNotFoundError: The folder does not exist, or the download failed.
         CheckpointFormatError: The files are incomplete, broken or of an unsupported kind.
         TensorMismatchError: An adapter's tensors are not those of a LoRA adapter.
         ConfigurationError: A revision was given for a folder.
+        MissingDependencyError: The package of the hub, or of a file's format, is not installed.
     """
-    folder, commit = folders.locate(model, revision)
-    found = [
-        read_adapter(name, *folders.locate_adapter(name), weight) for name, weight in (adapters or {}).items()
+    folder, commit = folders.locate(model, revision, hub)
+    added = [
+        read_adapter(name, *folders.locate_adapter(name, hub), weight)
+        for name, weight in (adapters or {}).items()
     ]
-    if folders.is_adapter(folder):
-        found.insert(0, read_adapter(model, folder, commit, 1.0))
-        folder, commit = _locate_base(found[0])
+    own = [read_adapter(model, folder, commit, 1.0)] if folders.is_adapter(folder) else []
+    if own:
+        folder, commit = _locate_base(own[0], hub)
     file = folder if folders.is_gguf(folder) else folders.find_gguf(model, folder)
     checkpoint = _open_folder(model, folder, commit) if file is None else _open_gguf(model, file, commit)
-    changed = {name for adapter in found for name in (*adapter.low_rank, *adapter.replaced)}
+    for adapter in added:
+        _warn_of_other_base(adapter, [own[0].base] if own else checkpoint.known_names)
+    changed = {name for adapter in own + added for name in (*adapter.low_rank, *adapter.replaced)}
     return replace(
         checkpoint,
         has_classifier=checkpoint.has_classifier or "score.weight" in changed,
         is_tied=checkpoint.is_tied and changed.isdisjoint(_TIED),
-        adapters=tuple(found),
+        adapters=(*own, *added),
     )
 
 
 def _open_folder(model: str, folder: Path, commit: str | None) -> Checkpoint:
-    folders.reject_other_models(model, folder)
-    config = folders.read_config(folder)
+    config = folders.read_config(model, folder)
     return _checkpoint(model, folder, commit, config, files=folders.weight_files(model, folder))
 
 
@@ -156,11 +183,11 @@ def _checkpoint(
     )
 
 
-def _locate_base(adapter: Adapter) -> tuple[Path, str | None]:
+def _locate_base(adapter: Adapter, hub: Hub) -> tuple[Path, str | None]:
     """Return the folder and the commit of the model that an adapter was trained on."""
     hint = f"; set `model` to that model, and `adapters` to {adapter.name!r}"
     try:
-        folder, commit = folders.locate(adapter.base, adapter.base_revision)
+        folder, commit = folders.locate(adapter.base, adapter.base_revision, hub)
     except CheckpointNotFoundError as error:
         raise CheckpointNotFoundError(f"{adapter.name!r} is an adapter whose base {error}{hint}") from error
     if folders.is_adapter(folder):
@@ -168,6 +195,20 @@ def _locate_base(adapter: Adapter) -> tuple[Path, str | None]:
             f"{adapter.name!r} is an adapter of {adapter.base!r}, which is an adapter itself{hint}"
         )
     return folder, commit
+
+
+def _warn_of_other_base(adapter: Adapter, names: list[str]) -> None:
+    """Log a warning if an adapter was trained on another model than that of these names. A folder's name may be anything."""
+    if not adapter.base or adapter.base.startswith((".", "/", "~")) or not names:
+        return
+    base, *others = (
+        re.sub(r"[^a-z0-9]", "", name.casefold().rpartition("/")[2]) for name in (adapter.base, *names)
+    )
+    if not any(base in other or other in base for other in others):
+        logger.warning(
+            "adapter %r was trained on %r, but is merged into %r; if that is another model, scores are noise",
+            *(adapter.name, adapter.base, names[0]),
+        )
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -44,6 +44,7 @@ _QUANTISED = {"Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "Q5_0", "Q5_1", "Q
 _DEQUANTISE_BLOCK_BYTES = 2 << 20
 """Bytes of fp32 numbers that are dequantised at once, so that they stay in the processor's cache."""
 
+_NAME_KEYS = ("general.name", "general.basename", "general.base_model.0.name")
 _RANK, _NO_POOLING = 4, (None, 0, -1)
 _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 """Types of tokens."""
@@ -71,10 +72,12 @@ def read_config(model: str, file: GgufFile) -> dict[str, Any]:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise CheckpointFormatError(f"{model!r} has no tensor token_embd.weight, so it is not a whole model")
-    if value("pooling_type") not in (*_NO_POOLING, _RANK):
+    name = " ".join(str(file.metadata[key]) for key in _NAME_KEYS if key in file.metadata)
+    pooling, is_named = value("pooling_type"), "embed" in name.casefold() and "rank" not in name.casefold()
+    if pooling not in (*_NO_POOLING, _RANK) or (is_named and pooling != _RANK):
         raise CheckpointFormatError(
-            f"{model!r} is an embedding model, with the pooling type {value('pooling_type')}, and its scores would be "
-            f"noise; use a reranker"
+            f"{model!r} is an embedding model, with the pooling type {pooling} and the name {name!r:.80}, and its scores would "
+            f"be noise; use a reranker"
         )
     head_dim, rope_dim = value("attention.key_length"), value("rope.dimension_count")
     problems = {
@@ -91,6 +94,7 @@ def read_config(model: str, file: GgufFile) -> dict[str, Any]:
     scaling = value("rope.scaling.type")
     task = "SequenceClassification" if _CLASSIFIER in file.tensors else "CausalLM"
     return {
+        "_name_or_path": name,
         "model_type": architecture,
         "architectures": [f"{architecture}For{task}"],
         "num_labels": 1,

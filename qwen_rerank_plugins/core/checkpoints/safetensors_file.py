@@ -32,6 +32,7 @@ class SafetensorsSource:
 
     Attributes:
         shapes: The shape of every tensor.
+        is_bare: Whether names are those of a decoder that was saved without a head, as embedding models are.
 
     Raises:
         CheckpointFormatError: A file is not valid.
@@ -40,6 +41,7 @@ class SafetensorsSource:
 
     def __init__(self, files: Sequence[Path], rename: Callable[[str], str] = full_name) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.is_bare = False
         self._dtypes: dict[str, str] = {}
         self._places: dict[str, tuple[Path, str]] = {}
         self._open_files: dict[Path, Any] = {}
@@ -56,6 +58,7 @@ class SafetensorsSource:
                     f"tensor {name!r} is stored twice, the second time in {path.name!r}; remove one of them"
                 )
             self._places[name] = (path, stored)
+            self.is_bare |= name != stored
             self.shapes[name] = tuple(view.get_shape())
             self._dtypes[name] = str(view.get_dtype())
 
@@ -87,4 +90,6 @@ def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (OSError, SafetensorError) as error:
-        raise CheckpointFormatError(f"{str(path)!r} is not a valid safetensors file: {error}") from error
+        raise CheckpointFormatError(
+            f"{str(path)!r} is not a valid safetensors file, or is cut short ({error}); download it again"
+        ) from error

@@ -23,7 +23,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 def resolve_devices(names: tuple[str, ...]) -> list[torch.device]:
-    """Return the devices of these names; "auto" is CUDA's first device, else the CPU.
+    """Return the devices of these names; "auto" is CUDA's first device, else the CPU, and never MPS.
 
     Raises:
         ConfigurationError: A device does not exist on this machine, or is named twice.
@@ -44,6 +44,10 @@ def _resolve(name: str) -> torch.device:
             f"device {name!r} does not exist on this machine, where torch sees {count} CUDA devices; "
             f"use one of them, or 'cpu'"
         )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigurationError(
+            f"device {name!r} does not exist on this machine, where torch {torch.__version__} has no MPS; use 'cpu'"
+        )
     return device
 
 
@@ -51,7 +55,7 @@ def choose_dtype(requested: str, device: torch.device, checkpoint_dtype: str) ->
     """Return the dtype of the computation.
 
     "auto" is a 16-bit type where the device multiplies it in hardware: always on CUDA; on a CPU with AVX-512
-    BF16 or AMX, if the checkpoint is stored in bfloat16. Other CPUs emulate bf16 at a fifth of fp32's speed.
+    BF16 or AMX, if the checkpoint is stored in bfloat16; never on MPS. Other CPUs emulate bf16 at a fifth of fp32's speed.
 
     Args:
         requested: "auto" or the name of a dtype.
@@ -64,6 +68,8 @@ def choose_dtype(requested: str, device: torch.device, checkpoint_dtype: str) ->
     if requested == "auto":
         return _auto_dtype(device, checkpoint_dtype)
     dtype = _DTYPES[requested]
+    if device.type == "mps" and dtype is not torch.float32:
+        raise ConfigurationError(f"dtype {requested!r} is not supported on MPS; use 'float32' or 'auto'")
     if device.type == "cpu" and dtype is torch.float16:
         raise ConfigurationError(
             "dtype 'float16' is not supported on a CPU; use 'float32', 'bfloat16' or 'auto'"
@@ -76,7 +82,8 @@ def _auto_dtype(device: torch.device, checkpoint_dtype: str) -> torch.dtype:
         if checkpoint_dtype == "float16" or not torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.float16
         return torch.bfloat16
-    return torch.bfloat16 if checkpoint_dtype == "bfloat16" and _cpu_multiplies_bf16() else torch.float32
+    is_fast = device.type == "cpu" and checkpoint_dtype == "bfloat16" and _cpu_multiplies_bf16()
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -89,12 +96,12 @@ def _cpu_multiplies_bf16() -> bool:
 
 def default_batch_tokens(device: torch.device) -> int:
     """Return the default tokens per batch: enough to use the device fully, within its memory."""
-    return 4096 if device.type == "cpu" else 32768
+    return 32768 if device.type == "cuda" else 4096
 
 
 def default_background_batch_tokens(device: torch.device) -> int:
     """Return the least tokens per background batch, which an interactive request may have to wait for."""
-    return 512 if device.type == "cpu" else 8192
+    return 8192 if device.type == "cuda" else 512
 
 
 def is_device_lost(device: torch.device) -> bool:

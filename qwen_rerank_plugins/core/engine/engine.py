@@ -140,8 +140,9 @@ class Engine:
             # Later batches, which run behind this one, may read what it stores.
             for index, tensor in zip(plan.store_kv, stored_kv, strict=True):
                 self.prefix_cache.put(forest.nodes[index].segment, tensor)
-            # The copy runs behind this batch, and not behind those that are launched before `collect`.
-            log_odds, computed = (log_odds * self.scale).to("cpu", non_blocking=True), None
+            # On CUDA the copy runs behind this batch, and not behind those that are launched before `collect`. MPS has no event
+            # here that says when a copy is complete, so it is waited for.
+            log_odds, computed = (log_odds * self.scale).to("cpu", non_blocking=self.overlaps), None
             if self.overlaps:
                 # Blocking: a thread that waits for the device leaves the processor to others.
                 computed = torch.cuda.Event(blocking=True)
@@ -157,7 +158,8 @@ class Engine:
             self._release_memory()
             raise EngineOutOfMemoryError(_out_of_memory_message(forest, self.name)) from error
         except RuntimeError as error:
-            if "allocate memory" in str(error):  # the message of torch's CPU allocator
+            # The messages of torch's allocators for CPU and MPS.
+            if any(text in str(error) for text in ("allocate memory", "out of memory")):
                 self._release_memory()
                 raise EngineOutOfMemoryError(_out_of_memory_message(forest, self.name)) from error
             if is_device_lost(self.decoder.device):

@@ -123,7 +123,7 @@ class IndexArrays:
 
     def on_device(self) -> dict[str, Tensor]:
         """Return the arrays on the device."""
-        block = self._block.to(self._device, non_blocking=True)
+        block = self._block.to(self._device, non_blocking=self._device.type == "cuda")
         parts = block.split([int(np.prod(shape)) for shape in self._shapes.values()])
         return {
             name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)

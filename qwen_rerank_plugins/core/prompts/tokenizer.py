@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ class PromptTokenizer:
             self._plain = Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointFormatError(f"tokenizer.json cannot be read: {error}") from error
+        kind = type(self._with_control.model).__name__
+        if kind in {"WordPiece", "Unigram"}:
+            raise CheckpointFormatError(
+                f"tokenizer.json is of the kind {kind}, and a Qwen model's is BPE; use the tokenizer.json of the model"
+            )
         for tokenizer in (self._with_control, self._plain):
             tokenizer.no_truncation()
             tokenizer.no_padding()
@@ -115,7 +121,8 @@ def _convert_legacy_files(folder: Path) -> str:
     if not any((folder / name).is_file() for name in _LEGACY_FILES):
         # transformers would create an empty one.
         raise CheckpointFormatError(
-            f"{str(folder)!r} has no tokenizer: neither tokenizer.json nor {' nor '.join(_LEGACY_FILES)}"
+            f"{str(folder)!r} has no tokenizer: neither tokenizer.json nor {' nor '.join(_LEGACY_FILES)}; copy the "
+            f"tokenizer.json of the model into it"
         )
     from transformers import AutoTokenizer
 
@@ -181,12 +188,13 @@ def check_family(tokenizer: PromptTokenizer, family: PromptFamily, recipe: Mappi
         FamilyMismatchError: A text has other ids, an answer is not one token, or a control token is unknown.
     """
     expected = dict(family.known_ids) if recipe is None else _recorded_ids(family, recipe)
-    for text, ids in expected.items():
+    for text, ids in sorted(expected.items(), key=lambda item: len(item[0])):
         found = tokenizer.control_ids(text)
         if found != tuple(ids):
             raise FamilyMismatchError(
-                f"family {family.name!r} does not fit this tokenizer: {text!r} has the ids {list(found)}, "
-                f"but must have {list(ids)}"
+                f"family {family.name!r} does not fit this tokenizer: {reprlib.repr(text)} has the ids "
+                f"{reprlib.repr(list(found))}, but must have {reprlib.repr(list(ids))}; use the tokenizer.json of the model, or "
+                f"its own family"
             )
     for text in family.control_texts:
         unknown = sorted(set(_CONTROL_TOKEN.findall(text)) - set(tokenizer.added_tokens))

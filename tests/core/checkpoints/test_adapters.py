@@ -211,17 +211,52 @@ def test_adapters_and_bases_may_come_from_the_hub(
     asked: list[Any] = []
     change_config(copied(adapter, tmp_path / "0a0a"), base_model_name_or_path="org/base", revision="v2")
 
-    def snapshot_download(model: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((model, revision, "config.json" in allow_patterns))
-        return str(tmp_path / "0a0a" if model == "org/adapter" else bases[TIED])
+    def download(model: str, revision: str | None, files: list[str], hub: str) -> tuple[Path, str]:
+        asked.append((model, revision, hub, "config.json" in files))
+        folder = tmp_path / "0a0a" if model == "org/adapter" else bases[TIED]
+        return folder, folder.name
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert open_checkpoint("org/adapter", "v1").adapters[0].revision == "0a0a"
-    assert open_checkpoint("org/base", "v3", {"org/adapter": 2.0}).adapters[0].weight == 2.0
+    monkeypatch.setattr("qwen_rerank_plugins.core.checkpoints.folder.download", download)
+    assert open_checkpoint("org/adapter", "v1", hub="modelscope").adapters[0].revision == "0a0a"
+    assert open_checkpoint("org/base", "v3", {"org/adapter": 2.0}, "modelscope").adapters[0].weight == 2.0
     assert asked == [
-        *(("org/adapter", "v1", True), ("org/base", "v2", True)),
-        *(("org/base", "v3", True), ("org/adapter", None, False)),
+        *(("org/adapter", "v1", "modelscope", True), ("org/base", "v2", "modelscope", True)),
+        *(("org/base", "v3", "modelscope", True), ("org/adapter", None, "modelscope", False)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("base", "warns"),
+    [
+        ("Qwen/Qwen3-0.6B", True),
+        ("qwen/qwen3-reranker-0.6b", False),
+        ("unsloth/Qwen3-Reranker-0.6B-bnb-4bit", False),
+        ("./local", False),
+        ("/models/base", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("named_by", ["hub", "config"])
+def test_an_adapter_of_a_model_with_another_name_is_warned_about(
+    base: str | None,
+    warns: bool,
+    named_by: str,
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Qwen3-0.6B and Qwen3-Reranker-0.6B have the same sizes, so only their names differ."""
+    folder = change_config(copied(adapter, tmp_path / "adapter"), base_model_name_or_path=base)
+    model, name = make(tmp_path / "base", TIED), "Qwen/Qwen3-Reranker-0.6B"
+    if named_by == "config":
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"_name_or_path": name}))
+        name = str(model)
+    monkeypatch.setattr("qwen_rerank_plugins.core.checkpoints.folder.download", lambda *_: (model, "0a0a"))
+    open_checkpoint(name, adapters={str(folder): 1.0})
+    assert ("was trained on 'Qwen/Qwen3-0.6B', but is merged into 'Qwen/Qwen3-Rer" in caplog.text) is warns
+    assert bool(caplog.messages) is warns
 
 
 def test_a_base_that_is_not_found_says_how_to_name_it(adapter: Path, tmp_path: Path) -> None:

@@ -259,7 +259,9 @@ def test_an_embedding_model_is_named(tmp_path: Path, by: str) -> None:
         (tmp_path / "1_Pooling").mkdir()
     else:
         (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Pooling"}]')
-    with pytest.raises(CheckpointFormatError, match="is an embedding model, with a pooling layer"):
+    with pytest.raises(
+        CheckpointFormatError, match="is an embedding model, and its scores would be noise; use a reranker"
+    ):
         open_checkpoint(str(tmp_path))
 
 
@@ -323,11 +325,11 @@ def test_a_hub_id_takes_the_cached_commit(tmp_path: Path, monkeypatch: pytest.Mo
     """What comes from the hub is safetensors, configuration and tokenizer, at the commit that was asked for."""
     asked: list[Any] = []
 
-    def snapshot_download(model: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((model, revision, allow_patterns))
-        return str(make(tmp_path / "0123abcd", SHAPE))
+    def download(model: str, revision: str | None, files: list[str], hub: str) -> tuple[Path, str]:
+        asked.append((model, revision, files))
+        return make(tmp_path / "0123abcd", SHAPE), "0123abcd"
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("qwen_rerank_plugins.core.checkpoints.folder.download", download)
     checkpoint = open_checkpoint("Qwen/Qwen3-Reranker-0.6B", "main")
     assert (checkpoint.revision, checkpoint.name) == ("0123abcd", "Qwen/Qwen3-Reranker-0.6B")
     ((model, revision, patterns),) = asked

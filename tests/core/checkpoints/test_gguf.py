@@ -199,11 +199,11 @@ def test_a_file_of_a_repository_is_named_behind_a_colon(
     asked: list[Any] = []
     write_gguf(tmp_path / "0a0a" / "q8" / "model.gguf")
 
-    def snapshot_download(model: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((model, revision, *allow_patterns))
-        return str(tmp_path / "0a0a")
+    def download(model: str, revision: str | None, files: list[str], _hub: str) -> tuple[Path, str]:
+        asked.append((model, revision, *files))
+        return tmp_path / "0a0a", "0a0a"
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("qwen_rerank_plugins.core.checkpoints.folder.download", download)
     checkpoint = open_checkpoint("org/model-GGUF:q8/model.gguf", "v1")
     assert (checkpoint.revision, checkpoint.files) == ("0a0a", (tmp_path / "0a0a/q8/model.gguf",))
     with pytest.raises(
