@@ -47,7 +47,7 @@ class RotaryCache:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension by its root mean square."""
-    if x.device.type != "cpu":
+    if _uses_torch_kernels(x):
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
     wide = x.float()
     return (wide * _inverse_rms(wide, eps)).mul_(weight).to(x.dtype)
@@ -68,7 +68,7 @@ def apply_qk_norm_rope(
     head_dim = rotation.cos.shape[-1]
     heads = x.view(x.shape[0], -1, head_dim)
     target = out.view(heads.shape)
-    if x.device.type != "cpu":
+    if _uses_torch_kernels(x):
         normed = heads if norm is None else F.rms_norm(heads, (head_dim,), norm, eps)
         _rotate(normed, rotation, target)
         return
@@ -84,11 +84,15 @@ def apply_qk_norm_rope(
 def swiglu_(gate_up: Tensor) -> Tensor:
     """Return SiLU of the first half of the columns times the second half; may overwrite its input."""
     gate, up = gate_up.chunk(2, -1)
-    if gate.device.type != "cpu" or gate.dtype is not torch.float32:
+    if _uses_torch_kernels(gate) or gate.dtype is not torch.float32:
         return F.silu(gate, inplace=True).mul_(up)
     # On a CPU torch's SiLU rounds the end of each thread's share differently from the rest; its exp does not.
     denominator = gate.neg().exp_().add_(1)
     return torch.div(gate, denominator, out=denominator).mul_(up)
+
+
+def _uses_torch_kernels(x: Tensor) -> bool:
+    return x.device.type != "cpu"
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
