@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from qwen_rerank_plugins.core.checkpoints.checkpoint import Checkpoint
+from qwen_rerank_plugins.core.checkpoints.quantized_source import QuantizedSource
 from qwen_rerank_plugins.core.checkpoints.tensors import TensorSource, copy_tensor, read_tensor
 from qwen_rerank_plugins.core.model.decoder import Architecture, LayerWeights, Weights
+from qwen_rerank_plugins.core.model.int8 import Int8Codes
 from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.errors import TensorMismatchError
 
@@ -38,7 +40,8 @@ def load_weights(
         answer_ids: Token ids that mean relevant and not relevant; the second may be None.
         device: Device of the weights.
         dtype: Dtype of the computation. The embedding keeps its stored dtype unless that is wider.
-        convert: Quantisation, applied to each layer before the next is read.
+        convert: Quantisation, applied to each layer before the next is read. It gets the codes of layers that are
+            stored in 8 bits as `Int8Codes`.
 
     Raises:
         TensorMismatchError: A tensor is missing, unexpected or of another shape, or the head would be random.
@@ -47,8 +50,10 @@ def load_weights(
     source = checkpoint.open_tensors()
     _check_tensors(source, _expected_shapes(checkpoint, source), _ignored(checkpoint))
     layers = []
+    codes = source if convert is not None and isinstance(source, QuantizedSource) else None
     for number in range(checkpoint.architecture.num_layers):
-        layer = _LayerReader(source, f"model.layers.{number}.", dtype, device).read(checkpoint.architecture)
+        reader = _LayerReader(source, f"model.layers.{number}.", dtype, device, codes)
+        layer = reader.read(checkpoint.architecture)
         if convert is not None:
             convert(layer)
         layers.append(layer)
@@ -107,13 +112,21 @@ def _ignored(checkpoint: Checkpoint) -> set[str]:
 
 
 class _LayerReader:
-    """Reads the tensors of one layer."""
+    """Reads the tensors of one layer; linear layers that `codes` stores in 8 bits as their codes."""
 
-    def __init__(self, source: TensorSource, prefix: str, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        source: TensorSource,
+        prefix: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        codes: QuantizedSource | None,
+    ) -> None:
         self._source = source
         self._prefix = prefix
         self._dtype = dtype
         self._device = device
+        self._codes = codes
 
     def read(self, shape: Architecture) -> LayerWeights:
         attention, norms = "self_attn.{}_proj", "self_attn.{}_norm.weight"
@@ -137,15 +150,18 @@ class _LayerReader:
 
     def _linear(self, names: Iterable[str], *, has_bias: bool = False) -> Linear:
         modules = [self._prefix + name for name in names]
-        weight = self._concatenated([f"{name}.weight" for name in modules])
-        bias = self._concatenated([f"{name}.bias" for name in modules]) if has_bias else None
-        return Linear(weight, bias)
+        weights = [f"{name}.weight" for name in modules]
+        bias = self._concatenated([f"{name}.bias" for name in modules], self._dtype) if has_bias else None
+        if self._codes is not None and all(map(self._codes.has_int8_rows, weights)):
+            scale = torch.cat([self._codes.row_scales(name) for name in weights]).to(self._device)
+            return Int8Codes(self._concatenated(weights, torch.int8), scale, bias)
+        return Linear(self._concatenated(weights, self._dtype), bias)
 
-    def _concatenated(self, names: Sequence[str]) -> Tensor:
+    def _concatenated(self, names: Sequence[str], dtype: torch.dtype) -> Tensor:
         """Return several tensors concatenated along the first dimension, each copied once."""
         shapes = [self._source.shapes[name] for name in names]
         rows = [shape[0] for shape in shapes]
-        target = torch.empty((sum(rows), *shapes[0][1:]), dtype=self._dtype, device=self._device)
+        target = torch.empty((sum(rows), *shapes[0][1:]), dtype=dtype, device=self._device)
         for name, part in zip(names, target.split(rows), strict=True):
             copy_tensor(self._source, name, part)
         return target

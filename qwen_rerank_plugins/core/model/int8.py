@@ -20,7 +20,7 @@ from qwen_rerank_plugins.core.model.decoder import LayerWeights
 from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.errors import ConfigurationError, EngineError
 
-__all__ = ["ActivationCodes", "EncodedRows", "Int8Linear", "get_quantizer"]
+__all__ = ["ActivationCodes", "EncodedRows", "Int8Codes", "Int8Linear", "get_quantizer"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,26 @@ class EncodedRows:
     dtype: torch.dtype
 
 
+class Int8Codes(Linear):
+    """The weights of a checkpoint that stores 8-bit codes, before they are packed into an `Int8Linear`.
+
+    Args:
+        codes: [out, in] int8.
+        scale: [out] fp32: the value of one step of each row.
+        bias: [out], or None.
+    """
+
+    __slots__ = ("scale",)
+
+    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(codes, bias)
+        self.scale = scale
+
+    def rows(self, part: slice) -> Int8Codes:
+        """Return the codes of some rows, which are not copied."""
+        return Int8Codes(self.weight[part], self.scale[part], None if self.bias is None else self.bias[part])
+
+
 class Int8Linear(Linear):
     """A linear layer in int8, with the interface of `Linear`.
 
@@ -109,7 +129,9 @@ class Int8Linear(Linear):
 
     @classmethod
     def from_linear(cls, linear: Linear, activations: ActivationCodes = EIGHT_BITS) -> Int8Linear:
-        """Quantise the weights of a layer."""
+        """Quantise the weights of a layer; those of `Int8Codes` are packed as they are."""
+        if isinstance(linear, Int8Codes):
+            return cls(linear.weight, linear.scale, linear.bias, activations)
         codes, scale = _quantize(linear.weight.float(), INT8_MAX)
         return cls(codes, scale[:, 0].contiguous(), linear.bias, activations)
 
