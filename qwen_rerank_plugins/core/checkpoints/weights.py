@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from qwen_rerank_plugins.core.model.int8 import Int8Codes
 from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.errors import TensorMismatchError
 
-__all__ = ["load_weights", "weight_bytes"]
+__all__ = ["checked_shapes", "load_weights", "weight_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def load_weights(
         CheckpointFormatError: A file is broken or holds numbers that are not floating point.
     """
     source = checkpoint.open_tensors()
-    _check_tensors(source, _expected_shapes(checkpoint, source), _ignored(checkpoint))
+    checked_shapes(checkpoint, source)
     layers = []
     codes = source if convert is not None and isinstance(source, QuantizedSource) else None
     for number in range(checkpoint.architecture.num_layers):
@@ -104,11 +104,6 @@ def _layer_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
     if shape.qkv_bias:
         shapes |= {f"self_attn.{name}_proj.bias": (size,) for name, size in (("q", q), ("k", kv), ("v", kv))}
     return shapes
-
-
-def _ignored(checkpoint: Checkpoint) -> set[str]:
-    """Return tensors that may be present and are not needed."""
-    return {"lm_head.weight"} if checkpoint.is_tied or checkpoint.has_classifier else set()
 
 
 class _LayerReader:
@@ -218,8 +213,14 @@ def _row(source: TensorSource, name: str, number: int) -> Tensor:
     return row[0]
 
 
-def _check_tensors(source: TensorSource, expected: Mapping[str, tuple[int, ...]], ignored: set[str]) -> None:
-    """Compare the tensors of the files with the expected ones."""
+def checked_shapes(checkpoint: Checkpoint, source: TensorSource) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that the configuration describes, in the order of the layers.
+
+    Raises:
+        TensorMismatchError: The files lack a tensor, or hold another one or one of another shape.
+        CheckpointFormatError: A tensor is stored in a format that is not supported.
+    """
+    expected = _expected_shapes(checkpoint, source)
     missing = sorted(set(expected) - set(source.shapes))
     heads = [name for name in missing if name in ("lm_head.weight", "score.weight")]
     if heads:
@@ -231,8 +232,9 @@ def _check_tensors(source: TensorSource, expected: Mapping[str, tuple[int, ...]]
         raise TensorMismatchError(
             f"the checkpoint lacks {_format_names(missing)}; download or convert it again"
         )
+    unused = {"lm_head.weight"} if checkpoint.is_tied or checkpoint.has_classifier else set()
     extra = sorted(
-        name for name in set(source.shapes) - set(expected) - ignored if not name.endswith(_IGNORED_SUFFIX)
+        name for name in set(source.shapes) - set(expected) - unused if not name.endswith(_IGNORED_SUFFIX)
     )
     if extra:
         raise TensorMismatchError(
@@ -246,6 +248,7 @@ def _check_tensors(source: TensorSource, expected: Mapping[str, tuple[int, ...]]
                 f"check that both belong together"
             )
         source.dtype(name)
+    return expected
 
 
 def _format_names(names: Sequence[str]) -> str:

@@ -20,7 +20,15 @@ from qwen_rerank_plugins.core.model.decoder import LayerWeights
 from qwen_rerank_plugins.core.model.linear import Linear
 from qwen_rerank_plugins.errors import ConfigurationError, EngineError
 
-__all__ = ["ActivationCodes", "EncodedRows", "Int8Codes", "Int8Linear", "get_quantizer"]
+__all__ = [
+    "INT8_MAX",
+    "ActivationCodes",
+    "EncodedRows",
+    "Int8Codes",
+    "Int8Linear",
+    "get_quantizer",
+    "quantize_rows",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +140,7 @@ class Int8Linear(Linear):
         """Quantise the weights of a layer; those of `Int8Codes` are packed as they are."""
         if isinstance(linear, Int8Codes):
             return cls(linear.weight, linear.scale, linear.bias, activations)
-        codes, scale = _quantize(linear.weight.float(), INT8_MAX)
+        codes, scale = quantize_rows(linear.weight.float(), INT8_MAX)
         return cls(codes, scale[:, 0].contiguous(), linear.bias, activations)
 
     def encode(self, x: Tensor, *, precise: bool = False) -> EncodedRows:
@@ -142,11 +150,11 @@ class Int8Linear(Linear):
         bits. On a CPU, so is each row whose largest number is far above the others.
         """
         rows, limit = x.float(), self.activations.limit
-        codes, scale = _quantize(rows, limit)
+        codes, scale = quantize_rows(rows, limit)
         fine_rows = self._fine_rows(rows, scale, precise=precise)
         if fine_rows is not None:
             lacking = rows[fine_rows] - codes[fine_rows] * scale[fine_rows]
-            fine_codes, fine_scale = _quantize(lacking, limit)
+            fine_codes, fine_scale = quantize_rows(lacking, limit)
             codes, scale = torch.cat([codes, fine_codes]), torch.cat([scale, fine_scale])
         if _on_cpu(codes):
             wrapped = self.activations.zero_point - (256 if self.activations.zero_point > INT8_MAX else 0)
@@ -209,7 +217,7 @@ def _on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _quantize(x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """Return rows of signed codes, and the scale of each row, [rows, 1] fp32."""
     scale = x.abs().amax(-1, keepdim=True).div_(limit).clamp_min_(torch.finfo(torch.float32).tiny)
     return (x * scale.reciprocal()).round_().to(torch.int8), scale
