@@ -241,17 +241,17 @@ def _write_index(place: Path, files: Mapping[str, Mapping[str, TensorForm]], tot
 def _config(checkpoint: Checkpoint, dtype: str, quantization: str, padding_id: int | None) -> dict[str, Any]:
     """Return the contents of config.json: the checkpoint's own, with what was changed.
 
-    A classifier of transformers needs a padding token for more than one text at a time.
+    What a GGUF file does not say is left to transformers, whose classifiers need a padding token for more than one text.
     """
     dropped = ("quantization_config", "torch_dtype", "auto_map")
-    config = {
-        key: value for key, value in checkpoint.config.items() if value is not None and key not in dropped
-    }
+    config = {key: value for key, value in checkpoint.config.items() if key not in dropped}
+    if checkpoint.gguf is not None:
+        config = {key: value for key, value in config.items() if value is not None}
     task = "SequenceClassification" if checkpoint.has_classifier else "CausalLM"
     name = re.sub(r"For\w+$", f"For{task}", str(checkpoint.config["architectures"][0]))
     config |= {"architectures": [name], "tie_word_embeddings": checkpoint.is_tied, "dtype": dtype}
-    if checkpoint.has_classifier and padding_id is not None:
-        config.setdefault("pad_token_id", padding_id)
+    if checkpoint.has_classifier and config.get("pad_token_id") is None:
+        config["pad_token_id"] = padding_id
     if checkpoint.has_classifier and len(config.get("id2label") or ()) != 1:
         config |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     if quantization == "int8":

@@ -23,8 +23,8 @@ _ZERO_POINTS = ("weight_zero_point", "qzeros")
 _COLUMN_GROUPS = ("weight_g_idx", "g_idx")
 _OF_ACTIVATIONS = ("input_scale", "input_zero_point")
 _PARTS = (*_CODES.values(), *_SCALES, *_ZERO_POINTS, *_COLUMN_GROUPS, *_OF_ACTIVATIONS, "weight_shape")
-_AWQ_COLUMNS = [0, 4, 1, 5, 2, 6, 3, 7]
-"""Where each of eight neighbouring codes is in a word of AWQ's."""
+_AWQ_PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
+"""The place in a word of AWQ's of each of eight neighbouring codes."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _DEQUANTISE_BLOCK_BYTES = 2 << 20
@@ -203,7 +203,8 @@ class _Weight:
             target.unflatten(1, (self._grid[1], -1)).sub_(zeros[..., None]).mul_(scales[..., None])
         else:
             groups = groups.to(target.device)
-            target.sub_(zeros.expand(-1, self._grid[1])[:, groups]).mul_(scales[:, groups])
+            zeros = zeros.expand(-1, self._grid[1])
+            target.sub_(zeros.index_select(1, groups)).mul_(scales.index_select(1, groups))
 
     def codes(self, rows: range) -> Tensor:
         """Return the codes of some rows as they are stored, packed ones from 0 on: [rows, in]."""
@@ -225,20 +226,22 @@ class _Weight:
 
     def _words_of_rows(self, name: str, rows: range) -> Tensor:
         """Return the codes of some rows where each word holds several of them: [rows, other dimension]."""
-        first, last = rows.start // self._per_word, -(-rows.stop // self._per_word)
+        bits, first, last = self._scheme.bits, rows.start // self._per_word, -(-rows.stop // self._per_word)
         part = slice(first, last)
         words = (
-            self._stored.read(name, slice(None), part)
+            self._stored.read(name, slice(None), part).T
             if self._is_transposed
-            else self._stored.read(name, part).T
+            else self._stored.read(name, part)
         )
         if self._scheme.zero_offset:
             # GPTQ's first format stores zero points less 1, subtracted from whole words: a borrow is undone by a carry.
-            words = words + sum(1 << shift for shift in range(0, _WORD_BITS, self._scheme.bits))
-        codes = self._unpack(words)
-        if self._scheme.layout == "awq":
-            codes = codes.unflatten(-1, (-1, self._per_word))[..., _AWQ_COLUMNS].flatten(-2)
-        return codes[:, rows.start - first * self._per_word :][:, : len(rows)].T
+            words = words + sum(1 << shift for shift in range(0, _WORD_BITS, bits))
+        places = _AWQ_PLACES if self._scheme.layout == "awq" else range(self._per_word)
+        words, mask = words.contiguous(), (1 << bits) - 1
+        codes = torch.stack([(words >> bits * place & mask).to(torch.uint8) for place in places], 1).flatten(
+            0, 1
+        )
+        return codes[rows.start - first * self._per_word :][: len(rows)]
 
     def scales(self, rows: range) -> Tensor:
         """Return the scales of some rows: [rows or 1, blocks of columns] fp32.
