@@ -16,6 +16,7 @@ from qwen_rerank_plugins.errors import CheckpointFormatError
 __all__ = ["Quantization", "Scheme", "read_quantization"]
 
 _BITS = 8
+_MAX_PATTERNS = 256
 _PLAIN_FORMATS = ("int-quantized", "float-quantized", "naive-quantized")
 _REMEDY = (
     "Read are compressed-tensors (FP8, INT8, INT4), AutoAWQ (GEMM), GPTQ (4 and 8 bits) and FP8; use such a checkpoint, "
@@ -140,10 +141,14 @@ def _require(problems: Mapping[str, bool]) -> None:
 
 
 def _check_patterns(targets: Iterable[str]) -> None:
-    for target in targets:
-        if target.startswith("re:") and not is_plain_pattern(target):
-            raise ValueError(f"the pattern {target!r:.60} is too complex")
-        re.compile(target.removeprefix("re:"))
+    patterns = [target.removeprefix("re:") for target in targets if target.startswith("re:")]
+    complex_ones = [pattern for pattern in patterns if not is_plain_pattern(pattern)]
+    if complex_ones or len(patterns) > _MAX_PATTERNS:
+        raise ValueError(
+            f"the pattern {complex_ones[0]!r:.60} is too complex" if complex_ones else "too many patterns"
+        )
+    for pattern in patterns:
+        re.compile(pattern)
 
 
 def _block(rows: int, columns: Any) -> tuple[int, int]:
@@ -235,9 +240,14 @@ def _read_fp8(settings: Mapping[str, Any]) -> Quantization:
 
 
 def _unconverted(settings: Mapping[str, Any]) -> list[str]:
-    """Return the modules that transformers leaves as they are: those that begin or end with one of the names."""
+    """Return the modules that transformers leaves as they are: those that begin or end with one of the names.
+
+    Patterns among the names are passed over: a module with plain weights is plain without them.
+    """
     names = [*(settings.get("modules_to_not_convert") or ()), *(settings.get("ignored_layers") or ())]
-    return [f"re:{part}" for name in map(re.escape, names) for part in (rf"{name}(\.|$)", rf".*{name}$")]
+    names = [re.escape(name) for name in names if re.fullmatch(r"[\w.]+", name)]
+    choice = "|".join(names)
+    return [rf"re:({choice})(\.|$)", f"re:.*({choice})$"] if names else []
 
 
 _READERS = {

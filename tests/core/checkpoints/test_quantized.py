@@ -326,8 +326,10 @@ def group(**weights: Any) -> dict[str, Any]:
         (group(strategy="group", group_size=0), "missing or invalid field: ValueError: group_size 0"),
         (group(num_bits=3) | {"format": "pack-quantized"}, "3 bits"),
         (group(type="float") | {"format": "pack-quantized"}, "8 bits"),
-        (group() | {"ignore": ["re:(a+)+b"]}, "the pattern 're:\\(a\\+\\)\\+b' is too complex"),
+        (group() | {"ignore": ["re:(a+)+b"]}, "the pattern '\\(a\\+\\)\\+b' is too complex"),
         (group() | {"ignore": ["re:("]}, "missing or invalid field"),
+        (group() | {"ignore": ["re:a"] * 257}, "missing or invalid field: ValueError: too many patterns"),
+        (fp8()[0] | {"modules_to_not_convert": [7]}, "missing or invalid field: TypeError"),
         (group() | {"config_groups": {"W8A8": ["Linear"]}}, "missing or invalid field: AttributeError"),
         (awq()[0] | {"version": "gemv"}, "AWQ's version 'gemv'"),
         (awq()[0] | {"bits": 3}, "AWQ's 3 bits"),
@@ -440,6 +442,31 @@ def test_values_that_cannot_be_are_refused(
         load_weights(open_checkpoint(str(tmp_path)), ANSWERS, CPU, torch.float32)
 
 
+@pytest.mark.parametrize("code", [127, -1])
+def test_codes_that_are_no_numbers_are_refused(tmp_path: Path, code: int) -> None:
+    write_quantized(tmp_path, *fp8())
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors[f"{Q}.weight"].view(torch.int8)[63, 47] = code
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointFormatError, match=r"q_proj\.weight has values that are not finite"):
+        load_weights(open_checkpoint(str(tmp_path)), ANSWERS, CPU, torch.float32)
+
+
+def test_every_number_of_8_bits_is_read(tmp_path: Path) -> None:
+    """Also those close to zero, and both zeros."""
+    write_quantized(tmp_path, *fp8(None))
+    tensors = load_file(tmp_path / "model.safetensors")
+    codes = torch.tensor([code for code in range(256) if code & 127 != 127], dtype=torch.uint8).view(
+        torch.float8_e4m3fn
+    )
+    tensors[f"{Q}.weight"].flatten()[: len(codes)] = codes
+    tensors[f"{Q}.weight_scale_inv"] = torch.ones(())
+    save_file(tensors, tmp_path / "model.safetensors")
+    for dtype in (torch.float32, BF16, torch.float16):
+        found = read_tensor(open_checkpoint(str(tmp_path)).open_tensors(), f"{Q}.weight", dtype, CPU)
+        assert torch.equal(found.flatten()[: len(codes)], codes.to(dtype))
+
+
 def test_zero_points_that_the_bits_cannot_hold_are_refused(tmp_path: Path) -> None:
     write_quantized(tmp_path, *FORMS["ct-int4-group"]())
     tensors = load_file(tmp_path / "model.safetensors")
@@ -448,6 +475,22 @@ def test_zero_points_that_the_bits_cannot_hold_are_refused(tmp_path: Path) -> No
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointFormatError, match="weight_zero_point has values that 4 bits cannot hold"):
         load_weights(open_checkpoint(str(tmp_path)), ANSWERS, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_read"),
+    [
+        ("self_attn.q_proj", False),
+        ("model.layers.0", False),
+        ("model.layers.0.self_attn.q", True),
+        ("q_pro.", True),
+    ],
+)
+def test_names_to_leave_out_begin_or_end_a_modules_name(tmp_path: Path, name: str, is_read: bool) -> None:
+    """As in transformers; the codes of a module that is left out are not read as such."""
+    settings, quantize = fp8()
+    write_quantized(tmp_path, settings | {"modules_to_not_convert": ["score", name]}, quantize)
+    assert (f"{Q}.weight_scale_inv" not in open_checkpoint(str(tmp_path)).open_tensors().shapes) == is_read
 
 
 @pytest.mark.parametrize("form", ["ct-int8-channel", "gptq"])
