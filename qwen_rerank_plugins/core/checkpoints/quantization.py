@@ -126,7 +126,7 @@ def read_quantization(model: str, config: Mapping[str, Any]) -> Quantization | N
         raise CheckpointFormatError(
             f"the quantization_config of {model!r} has a missing or invalid field: {type(error).__name__}: {error}"
         ) from error
-    return quantization
+    return quantization if quantization.schemes else None
 
 
 class _UnsupportedError(Exception):

@@ -167,6 +167,12 @@ def test_modules_of_one_checkpoint_may_have_schemes_of_their_own(tmp_path: Path)
     assert checkpoint.weight_format == "compressed-tensors int4 and int8"
 
 
+@pytest.mark.parametrize("settings", [None, {}, {"quant_method": "compressed-tensors", "config_groups": {}}])
+def test_a_configuration_that_quantises_nothing_is_plain(tmp_path: Path, settings: Any) -> None:
+    write_checkpoint(tmp_path, SHAPE.config | {"quantization_config": settings}, SHAPE.tensors())
+    assert open_checkpoint(str(tmp_path)).weight_format == "safetensors"
+
+
 def test_a_gptq_module_that_a_rule_leaves_out_is_plain(tmp_path: Path) -> None:
     settings, quantize = gptq()
     meant = write_quantized(tmp_path, settings | {"dynamic": {r"-:.*k_proj": {}}}, quantize)
