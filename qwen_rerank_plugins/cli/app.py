@@ -8,6 +8,7 @@ from qwen_rerank_plugins import __version__
 from qwen_rerank_plugins.cli.batch import batch
 from qwen_rerank_plugins.cli.bench import bench
 from qwen_rerank_plugins.cli.console import make_app, version_option
+from qwen_rerank_plugins.cli.convert import convert
 from qwen_rerank_plugins.cli.doctor import doctor
 from qwen_rerank_plugins.cli.evaluate import evaluate
 from qwen_rerank_plugins.cli.options import PROGRAM
@@ -17,7 +18,7 @@ from qwen_rerank_plugins.cli.serve import serve
 __all__ = ["app", "main"]
 
 app = make_app(PROGRAM)
-for command in (rank, serve, doctor, bench, evaluate, batch):
+for command in (rank, serve, doctor, bench, evaluate, batch, convert):
     app.command()(command)
 
 

@@ -76,7 +76,7 @@ class Runtime:
         return {
             "model": self.checkpoint.name,
             "checkpoint": str(self.checkpoint.folder),
-            "weight_format": self.checkpoint.weight_format,
+            "weight_format": _weight_format(self.checkpoint, first.decoder),
             "revision": self.checkpoint.revision,
             "adapters": [adapter.info for adapter in self.checkpoint.adapters],
             "fingerprint": self.fingerprint,
@@ -103,6 +103,15 @@ class Runtime:
     def close(self) -> None:
         """Stop the workers; pending requests fail with `ClosedError`."""
         self.scheduler.close()
+
+
+def _weight_format(checkpoint: Checkpoint, decoder: Decoder) -> str:
+    """Return how the weights are stored and, if they are quantised safetensors, what they were loaded as."""
+    if checkpoint.quantization is None:
+        return checkpoint.weight_format
+    if decoder.is_quantized and checkpoint.quantization.is_int8 and not checkpoint.adapters:
+        return f"{checkpoint.weight_format}, multiplied as stored"
+    return f"{checkpoint.weight_format}, dequantised to {str(decoder.dtype).removeprefix('torch.')}"
 
 
 def _scheduler_info(scheduler: Scheduler) -> dict[str, Any]:

@@ -126,7 +126,6 @@ def _reject_unsupported(model: str, config: Mapping[str, Any]) -> None:
         "sliding-window attention": bool(config.get("use_sliding_window"))
         or layer_types != {"full_attention"},
         "a bias in every attention projection": bool(config.get("attention_bias")),
-        "quantised weights": bool(config.get("quantization_config")),
     }
     found = [name for name, present in problems.items() if present]
     if found:

@@ -16,6 +16,8 @@ from qwen_rerank_plugins.core.checkpoints.adapters import AdaptedSource, Adapter
 from qwen_rerank_plugins.core.checkpoints.architecture import read_architecture, read_has_classifier
 from qwen_rerank_plugins.core.checkpoints.gguf_file import GgufFile, read_gguf, split_parts
 from qwen_rerank_plugins.core.checkpoints.hub import Hub
+from qwen_rerank_plugins.core.checkpoints.quantization import Quantization, read_quantization
+from qwen_rerank_plugins.core.checkpoints.quantized_source import QuantizedSource
 from qwen_rerank_plugins.core.checkpoints.safetensors_file import SafetensorsSource
 from qwen_rerank_plugins.core.checkpoints.tensors import TensorSource
 from qwen_rerank_plugins.core.model.decoder import Architecture
@@ -45,6 +47,7 @@ class Checkpoint:
         adapters: The adapters that are merged while the tensors are read.
         gguf: The headers of GGUF files; None for safetensors.
         tokenizer_json: The contents of a tokenizer.json, from a GGUF file; None where the folder has a tokenizer.
+        quantization: How safetensors are quantised; None if they are not.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Checkpoint:
     adapters: tuple[Adapter, ...] = ()
     gguf: GgufFile | None = field(default=None, repr=False)
     tokenizer_json: str | None = field(default=None, repr=False)
+    quantization: Quantization | None = None
 
     @property
     def dtype(self) -> str:
@@ -67,8 +71,10 @@ class Checkpoint:
 
     @property
     def weight_format(self) -> str:
-        """How the weights are stored: "safetensors", or a GGUF file's number format such as "GGUF Q8_0"."""
-        return "safetensors" if self.gguf is None else f"GGUF {gguf_model.weight_format(self.gguf)}"
+        """How the weights are stored: "safetensors", "compressed-tensors int8", or a number format such as "GGUF Q8_0"."""
+        if self.gguf is not None:
+            return f"GGUF {gguf_model.weight_format(self.gguf)}"
+        return "safetensors" if self.quantization is None else self.quantization.weight_format
 
     @property
     def known_names(self) -> list[str]:
@@ -93,15 +99,16 @@ class Checkpoint:
             TensorMismatchError: A tensor is stored twice, or an adapter does not fit.
         """
         source: TensorSource
-        if self.gguf is None:
-            source = SafetensorsSource(self.files)
-            if source.is_bare and not self.has_classifier:
+        if self.gguf is not None:
+            source = gguf_model.GgufSource(self.gguf)
+        else:
+            stored = SafetensorsSource(self.files)
+            if stored.is_bare and not self.has_classifier:
                 logger.warning(
                     "checkpoint %r was saved without a head, as embedding models are; if it is one, its scores are noise",
                     self.name,
                 )
-        else:
-            source = gguf_model.GgufSource(self.gguf)
+            source = stored if self.quantization is None else QuantizedSource(stored, self.quantization)
         if not self.adapters:
             return source
         is_tied = bool(self.config.get("tie_word_embeddings")) and not self.is_tied
@@ -153,7 +160,9 @@ def open_checkpoint(
 
 def _open_folder(model: str, folder: Path, commit: str | None) -> Checkpoint:
     config = folders.read_config(model, folder)
-    return _checkpoint(model, folder, commit, config, files=folders.weight_files(model, folder))
+    quantization = read_quantization(model, config)
+    files = folders.weight_files(model, folder)
+    return _checkpoint(model, folder, commit, config, files=files, quantization=quantization)
 
 
 def _open_gguf(model: str, path: Path, commit: str | None) -> Checkpoint:

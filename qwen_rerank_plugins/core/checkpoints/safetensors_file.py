@@ -62,6 +62,10 @@ class SafetensorsSource:
             self.shapes[name] = tuple(view.get_shape())
             self._dtypes[name] = str(view.get_dtype())
 
+    def stored_dtype(self, name: str) -> str:
+        """Return the stored dtype by the name that the format has for it, such as "BF16" or "I8"."""
+        return self._dtypes[name]
+
     def dtype(self, name: str) -> torch.dtype:
         """Return the stored dtype."""
         if self._dtypes[name] not in _FLOAT_DTYPES:
@@ -71,19 +75,27 @@ class SafetensorsSource:
         return _FLOAT_DTYPES[self._dtypes[name]]
 
     def read_rows(self, name: str, target: Tensor, first_row: int = 0) -> None:
-        """Copy rows into `target`. Every `READ_BLOCK_BYTES`, the files are closed, which releases their pages."""
+        """Copy rows into `target`."""
+        target.copy_(self.read(name, slice(first_row, first_row + len(target))))
+
+    def read(self, name: str, *part: slice) -> Tensor:
+        """Return a part of a tensor as it is stored, one slice per dimension; without slices, all of it.
+
+        Every `READ_BLOCK_BYTES`, the files are closed, which releases their pages.
+        """
         path, stored = self._places[name]
         try:
             if path not in self._open_files:
                 self._open_files[path] = _open(path)
-            rows = self._open_files[path].get_slice(stored)[first_row : first_row + len(target)]
-            target.copy_(rows)
+            file = self._open_files[path]
+            tensor: Tensor = file.get_slice(stored)[part] if part else file.get_tensor(stored)
         except (OSError, SafetensorError) as error:
             raise CheckpointFormatError(f"{name} in {path.name!r} cannot be read: {error}") from error
-        self._mapped_bytes += rows.nbytes
+        self._mapped_bytes += tensor.nbytes
         if self._mapped_bytes >= READ_BLOCK_BYTES:
             self._open_files.clear()
             self._mapped_bytes = 0
+        return tensor
 
 
 def _open(path: Path) -> Any:

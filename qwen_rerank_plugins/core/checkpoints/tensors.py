@@ -6,16 +6,24 @@ an adapter the merged ones, so that the loader sees plain tensors under the name
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["READ_BLOCK_BYTES", "TensorSource", "copy_tensor", "read_tensor"]
+__all__ = ["READ_BLOCK_BYTES", "TensorSource", "copy_tensor", "is_plain_pattern", "read_tensor"]
 
 READ_BLOCK_BYTES = 32 << 20
 """Bytes of a large tensor read at once; the embedding of the 0.6B shape is ten times as large."""
+
+_MAX_REPEATS = 4
+
+
+def is_plain_pattern(pattern: str) -> bool:
+    """Return whether a regular expression of a checkpoint cannot hang the loader: no repeated groups, and few repeats."""
+    return not re.search(r"\)[*+?{]", pattern) and len(re.findall(r"[*+?{]", pattern)) <= _MAX_REPEATS
 
 
 class TensorSource(Protocol):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from qwen_rerank_plugins.core.checkpoints.checkpoint import Checkpoint
+from qwen_rerank_plugins.core.checkpoints.quantized_source import QuantizedSource
 from qwen_rerank_plugins.core.checkpoints.tensors import TensorSource, copy_tensor, read_tensor
 from qwen_rerank_plugins.core.model.decoder import Architecture, LayerWeights, Weights
-from qwen_rerank_plugins.core.model.linear import Linear
+from qwen_rerank_plugins.core.model.int8 import Int8Codes
+from qwen_rerank_plugins.core.model.linear import Linear, pack
 from qwen_rerank_plugins.errors import TensorMismatchError
 
-__all__ = ["load_weights", "weight_bytes"]
+__all__ = ["checked_shapes", "load_weights", "weight_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +40,21 @@ def load_weights(
         answer_ids: Token ids that mean relevant and not relevant; the second may be None.
         device: Device of the weights.
         dtype: Dtype of the computation. The embedding keeps its stored dtype unless that is wider.
-        convert: Makes the linear layers that are used of those that are read, each layer before the next is read.
+        convert: Makes the linear layers that are used of those that are read, each layer before the next is read. If it
+            quantises, it gets the codes of layers that are stored in 8 bits as `Int8Codes`.
 
     Raises:
         TensorMismatchError: A tensor is missing, unexpected or of another shape, or the head would be random.
         CheckpointFormatError: A file is broken or holds numbers that are not floating point.
     """
     source = checkpoint.open_tensors()
-    _check_tensors(source, _expected_shapes(checkpoint, source), _ignored(checkpoint))
+    checked_shapes(checkpoint, source)
     layers = []
+    quantizes = convert is not None and convert is not pack
+    codes = source if quantizes and isinstance(source, QuantizedSource) else None
     for number in range(checkpoint.architecture.num_layers):
-        layer = _LayerReader(source, f"model.layers.{number}.", dtype, device).read(checkpoint.architecture)
+        reader = _LayerReader(source, f"model.layers.{number}.", dtype, device, codes)
+        layer = reader.read(checkpoint.architecture)
         if convert is not None:
             layer.replace_linears(convert)
         layers.append(layer)
@@ -101,19 +107,22 @@ def _layer_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _ignored(checkpoint: Checkpoint) -> set[str]:
-    """Return tensors that may be present and are not needed."""
-    return {"lm_head.weight"} if checkpoint.is_tied or checkpoint.has_classifier else set()
-
-
 class _LayerReader:
-    """Reads the tensors of one layer."""
+    """Reads the tensors of one layer; linear layers that `codes` stores in 8 bits as their codes."""
 
-    def __init__(self, source: TensorSource, prefix: str, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        source: TensorSource,
+        prefix: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        codes: QuantizedSource | None,
+    ) -> None:
         self._source = source
         self._prefix = prefix
         self._dtype = dtype
         self._device = device
+        self._codes = codes
 
     def read(self, shape: Architecture) -> LayerWeights:
         attention, norms = "self_attn.{}_proj", "self_attn.{}_norm.weight"
@@ -137,15 +146,18 @@ class _LayerReader:
 
     def _linear(self, names: Iterable[str], *, has_bias: bool = False) -> Linear:
         modules = [self._prefix + name for name in names]
-        weight = self._concatenated([f"{name}.weight" for name in modules])
-        bias = self._concatenated([f"{name}.bias" for name in modules]) if has_bias else None
-        return Linear(weight, bias)
+        weights = [f"{name}.weight" for name in modules]
+        bias = self._concatenated([f"{name}.bias" for name in modules], self._dtype) if has_bias else None
+        if self._codes is not None and all(map(self._codes.has_int8_rows, weights)):
+            scale = torch.cat([self._codes.row_scales(name) for name in weights]).to(self._device)
+            return Int8Codes(self._concatenated(weights, torch.int8), scale, bias)
+        return Linear(self._concatenated(weights, self._dtype), bias)
 
-    def _concatenated(self, names: Sequence[str]) -> Tensor:
+    def _concatenated(self, names: Sequence[str], dtype: torch.dtype) -> Tensor:
         """Return several tensors concatenated along the first dimension, each copied once."""
         shapes = [self._source.shapes[name] for name in names]
         rows = [shape[0] for shape in shapes]
-        target = torch.empty((sum(rows), *shapes[0][1:]), dtype=self._dtype, device=self._device)
+        target = torch.empty((sum(rows), *shapes[0][1:]), dtype=dtype, device=self._device)
         for name, part in zip(names, target.split(rows), strict=True):
             copy_tensor(self._source, name, part)
         return target
@@ -202,8 +214,14 @@ def _row(source: TensorSource, name: str, number: int) -> Tensor:
     return row[0]
 
 
-def _check_tensors(source: TensorSource, expected: Mapping[str, tuple[int, ...]], ignored: set[str]) -> None:
-    """Compare the tensors of the files with the expected ones."""
+def checked_shapes(checkpoint: Checkpoint, source: TensorSource) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that the configuration describes, in the order of the layers.
+
+    Raises:
+        TensorMismatchError: The files lack a tensor, or hold another one or one of another shape.
+        CheckpointFormatError: A tensor is stored in a format that is not supported.
+    """
+    expected = _expected_shapes(checkpoint, source)
     missing = sorted(set(expected) - set(source.shapes))
     heads = [name for name in missing if name in ("lm_head.weight", "score.weight")]
     if heads:
@@ -215,8 +233,9 @@ def _check_tensors(source: TensorSource, expected: Mapping[str, tuple[int, ...]]
         raise TensorMismatchError(
             f"the checkpoint lacks {_format_names(missing)}; download or convert it again"
         )
+    unused = {"lm_head.weight"} if checkpoint.is_tied or checkpoint.has_classifier else set()
     extra = sorted(
-        name for name in set(source.shapes) - set(expected) - ignored if not name.endswith(_IGNORED_SUFFIX)
+        name for name in set(source.shapes) - set(expected) - unused if not name.endswith(_IGNORED_SUFFIX)
     )
     if extra:
         raise TensorMismatchError(
@@ -230,6 +249,7 @@ def _check_tensors(source: TensorSource, expected: Mapping[str, tuple[int, ...]]
                 f"check that both belong together"
             )
         source.dtype(name)
+    return expected
 
 
 def _format_names(names: Sequence[str]) -> str:

@@ -20,7 +20,15 @@ from torch import Tensor
 from qwen_rerank_plugins.core.model.linear import Linear, can_pack, pack
 from qwen_rerank_plugins.errors import ConfigurationError, EngineError
 
-__all__ = ["ActivationCodes", "EncodedRows", "Int8Linear", "linear_converter"]
+__all__ = [
+    "INT8_MAX",
+    "ActivationCodes",
+    "EncodedRows",
+    "Int8Codes",
+    "Int8Linear",
+    "linear_converter",
+    "quantize_rows",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +87,26 @@ class EncodedRows:
     dtype: torch.dtype
 
 
+class Int8Codes(Linear):
+    """The weights of a checkpoint that stores 8-bit codes, before they are packed into an `Int8Linear`.
+
+    Args:
+        codes: [out, in] int8.
+        scale: [out] fp32: the value of one step of each row.
+        bias: [out], or None.
+    """
+
+    __slots__ = ("scale",)
+
+    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(codes, bias)
+        self.scale = scale
+
+    def rows(self, part: slice) -> Int8Codes:
+        """Return the codes of some rows, which are not copied."""
+        return Int8Codes(self.weight[part], self.scale[part], None if self.bias is None else self.bias[part])
+
+
 class Int8Linear(Linear):
     """A linear layer in int8, with the interface of `Linear`.
 
@@ -109,8 +137,10 @@ class Int8Linear(Linear):
 
     @classmethod
     def from_linear(cls, linear: Linear, activations: ActivationCodes = EIGHT_BITS) -> Int8Linear:
-        """Quantise the weights of a layer, packed or not."""
-        codes, scale = _quantize(linear.weight.to_dense().float(), INT8_MAX)
+        """Quantise the weights of a layer, packed or not; those of `Int8Codes` are packed as they are."""
+        if isinstance(linear, Int8Codes):
+            return cls(linear.weight, linear.scale, linear.bias, activations)
+        codes, scale = quantize_rows(linear.weight.to_dense().float(), INT8_MAX)
         return cls(codes, scale[:, 0].contiguous(), linear.bias, activations)
 
     def encode(self, x: Tensor, *, precise: bool = False) -> EncodedRows:
@@ -120,11 +150,11 @@ class Int8Linear(Linear):
         bits. On a CPU, so is each row whose largest number is far above the others.
         """
         rows, limit = x.float(), self.activations.limit
-        codes, scale = _quantize(rows, limit)
+        codes, scale = quantize_rows(rows, limit)
         fine_rows = self._fine_rows(rows, scale, precise=precise)
         if fine_rows is not None:
             lacking = rows[fine_rows] - codes[fine_rows] * scale[fine_rows]
-            fine_codes, fine_scale = _quantize(lacking, limit)
+            fine_codes, fine_scale = quantize_rows(lacking, limit)
             codes, scale = torch.cat([codes, fine_codes]), torch.cat([scale, fine_scale])
         if _on_cpu(codes):
             wrapped = self.activations.zero_point - (256 if self.activations.zero_point > INT8_MAX else 0)
@@ -187,7 +217,7 @@ def _on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _quantize(x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """Return rows of signed codes, and the scale of each row, [rows, 1] fp32."""
     scale = x.abs().amax(-1, keepdim=True).div_(limit).clamp_min_(torch.finfo(torch.float32).tiny)
     return (x * scale.reciprocal()).round_().to(torch.int8), scale

@@ -82,7 +82,10 @@ def test_shards_are_found_by_their_index(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e6}}, "rotary embedding 'dynamic'"),
         ({"use_sliding_window": True}, "sliding-window attention"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window attention"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised weights"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            "weights that bitsandbytes quantised, which only",
+        ),
         ({"attention_bias": True}, "a bias in every attention projection"),
         ({"hidden_act": "gelu"}, "the activation 'gelu'"),
         ({"hidden_size": None}, "missing or invalid field: 'hidden_size'"),

@@ -20,11 +20,11 @@ from qwen_rerank_plugins.core.model.int8 import (
     SEVEN_BITS,
     ActivationCodes,
     Int8Linear,
-    _quantize,
     _relative_time,
     _worst_case_error,
     exact_activations,
     linear_converter,
+    quantize_rows,
 )
 from qwen_rerank_plugins.core.model.linear import Linear, pack
 from qwen_rerank_plugins.errors import ConfigurationError, EngineError
@@ -73,7 +73,7 @@ def test_numbers_that_are_steps_are_exact() -> None:
 def test_precise_rows_have_the_error_of_weights_alone(linear: Linear, x: torch.Tensor) -> None:
     """A coarse and a fine part: 15 bits of an activation."""
     int8 = Int8Linear.from_linear(linear)
-    codes, scale = _quantize(linear.weight, 127)
+    codes, scale = quantize_rows(linear.weight, 127)
     wanted = x.double() @ (codes * scale).double().T + torch.as_tensor(linear.bias)
     found = int8(int8.encode(x, precise=True))
     coarse = (product(int8, x) - wanted).abs().max()
