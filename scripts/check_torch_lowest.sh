@@ -18,7 +18,7 @@ mkdir -p .test-results
 grep -v -E '^(torch|triton|setuptools|nvidia-[a-z0-9-]*|cuda-[a-z0-9-]*)==' constraints.txt >"$constraints"
 "$uv" venv --quiet --clear --python "$PYTHON" "$environment"
 "$uv" pip install --quiet --python "$environment/bin/python" --constraint "$constraints" \
-  ".[local,server]" "torch==$torch.*" pytest pytest-timeout hypothesis dashscope tiktoken psutil
+  ".[gguf,local,modelscope,server]" "torch==$torch.*" pytest pytest-timeout hypothesis compressed-tensors dashscope peft tiktoken psutil
 say "$("$environment/bin/python" -c 'import torch; print("torch", torch.__version__)')"
 # Old versions may warn about things that the pinned one does not.
 "$environment/bin/python" -m pytest --quiet -p no:cacheprovider --override-ini filterwarnings= \

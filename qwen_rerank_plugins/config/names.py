@@ -10,8 +10,9 @@ __all__ = ["ENV_PREFIX", "nearest_name", "suggestion"]
 ENV_PREFIX = "QWEN_RERANK_"
 """What the variable of a setting begins with; it has no part in a comparison of names."""
 
-CUTOFF = 0.72
-"""Lowest similarity, as `difflib.SequenceMatcher.ratio` counts it, at which a name counts as a misspelling."""
+CUTOFF = 0.66
+"""Lowest similarity, as `difflib.SequenceMatcher.ratio` counts it, at which a name counts as a misspelling: two of
+three letters in their order."""
 
 FOREIGN_NAMES = {
     "adapter": "adapters",
