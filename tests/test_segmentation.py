@@ -109,6 +109,13 @@ def test_lists_tables_headings_and_short_lines_are_cut_at_line_ends() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "line", ["# A heading that is longer than any short line of a text", "| a | " * 10, "name\tprice" * 5]
+)
+def test_a_line_after_a_heading_or_a_table_row_is_a_span_of_its_own(line: str) -> None:
+    assert texts_of(f"{line}\nand prose") == [line.strip(), "and prose"]
+
+
 def test_wrapped_lines_and_code_stay_together() -> None:
     wrapped = "This line was wrapped by an editor at a column,\nand goes on here."
     chinese = "这一行在编辑器里面被自动折成了很多行显示出来，\n然后继续。"
@@ -130,10 +137,10 @@ def test_a_passage_is_a_paragraph_or_a_window_of_a_long_one() -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_sentence_that_is_too_long_is_cut_between_words_and_never_inside_a_character(unit: Unit) -> None:
-    words = texts_of("word " * 20_000, unit)
-    assert {word for text in words for word in text.split(" ")} == {"word"}
+    words = texts_of("a single word " * 20_000, unit)  # 1,000 is no multiple of its length
+    assert {word for text in words for word in text.split(" ")} == {"a", "single", "word"}
     character = "👩🏽\u200d🚀"
-    assert {text.replace(character, "") for text in texts_of(character * 5000, unit)} == {""}
+    assert {text.replace(character, "") for text in texts_of(f"a{character * 5000}", unit)} == {"a", ""}
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\r\n\t\u3000", "\x1c"])
