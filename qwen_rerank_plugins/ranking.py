@@ -1,47 +1,56 @@
-"""Turn scores into ranked lists. Pure functions, independent of scorers and settings."""
+"""Turn scores into ranked lists, and into the relevant spans of what is returned.
+
+Pure functions, independent of scorers and settings.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qwen_rerank_plugins.errors import EngineError, NonFiniteScoreError
+from qwen_rerank_plugins.segmentation import segment
 from qwen_rerank_plugins.types import (
-    Document,
     PairScore,
-    Priority,
     RankedDocument,
+    RelevantSpan,
     RerankResult,
     ScoreRequest,
+    Span,
+    SpanOptions,
     Usage,
 )
+from qwen_rerank_plugins.validation import RankInput
 
-__all__ = ["RankInput", "check_scores", "rank_lists", "ranked_order", "sum_usage", "unscored_lists"]
+__all__ = [
+    "MAX_SCORED_SPANS",
+    "SpanInput",
+    "add_spans",
+    "check_scores",
+    "rank_lists",
+    "ranked_order",
+    "span_input",
+    "sum_usage",
+    "unscored_lists",
+]
+
+MAX_SCORED_SPANS = 512
+"""Spans of one document that are scored, from its beginning: many short lines must not multiply a request's cost."""
 
 
 @dataclass(frozen=True, slots=True)
-class RankInput:
-    """The validated input of one call: lists that are ranked together, and the options of all of them.
+class SpanInput:
+    """The spans of a call's returned documents, all of which are scored together.
 
     Attributes:
-        queries: One query per list.
-        documents: One tuple of documents per query, of any length.
-        requests: One request per document, list after list.
-        top_n: Maximum number of documents of each list in the result, or None.
-        min_score: Threshold, or None.
-        deadline_s: Seconds within which the result is needed, or None.
-        priority: Whether the call comes before or after calls of the other kind.
+        spans: One list per returned document, list after list.
+        requests: One request per span, in this order.
     """
 
-    queries: tuple[str, ...]
-    documents: tuple[tuple[Document, ...], ...]
+    spans: list[list[Span]]
     requests: list[ScoreRequest]
-    top_n: int | None
-    min_score: float | None
-    deadline_s: float | None
-    priority: Priority
 
 
 def check_scores(scores: Sequence[PairScore], num_pairs: int) -> None:
@@ -95,6 +104,41 @@ def ranked_order(scores: Sequence[PairScore], *, top_n: int | None, min_score: f
     if min_score is not None:
         order = [index for index in order if scores[index].relevance_score >= min_score]
     return order[:top_n]
+
+
+def span_input(given: RankInput, options: SpanOptions, results: Sequence[RerankResult]) -> SpanInput:
+    """Return the spans of all returned documents, with requests that differ from the documents' in the text alone."""
+    found = SpanInput([], [])
+    first = 0
+    for result, documents in zip(results, given.documents, strict=True):
+        for ranked in result.results:
+            request = given.requests[first + ranked.index]
+            spans = segment(request.document, options.unit)[:MAX_SCORED_SPANS]
+            found.spans.append(spans)
+            found.requests.extend(replace(request, document=request.document[slice(*span)]) for span in spans)
+        first += len(documents)
+    return found
+
+
+def add_spans(
+    options: SpanOptions, results: Sequence[RerankResult], spans: SpanInput, scores: Sequence[PairScore]
+) -> list[RerankResult]:
+    """Return the results with the most relevant spans of each document, given a score per request of `spans`."""
+    rest, scored = iter(spans.spans), iter(scores)
+    complete = []
+    for result in results:
+        documents, costs = [], [*result.scores]
+        for document in result.results:
+            own = next(rest)
+            own_scores = [next(scored) for _ in own]
+            costs += own_scores
+            order = ranked_order(own_scores, top_n=options.max_spans, min_score=options.threshold)
+            best = (
+                RelevantSpan(*own[i], own_scores[i].relevance_score, own_scores[i].log_odds) for i in order
+            )
+            documents.append(replace(document, spans=tuple(best)))
+        complete.append(replace(result, results=tuple(documents), usage=sum_usage(costs)))
+    return complete
 
 
 def sum_usage(scores: Sequence[PairScore]) -> Usage:

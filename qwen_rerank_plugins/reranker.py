@@ -16,7 +16,6 @@ from qwen_rerank_plugins import ranking, validation
 from qwen_rerank_plugins.closing import CloseMixin
 from qwen_rerank_plugins.config import RerankConfig, load_config
 from qwen_rerank_plugins.errors import ClosedError, ConfigurationError, InputError, RerankError
-from qwen_rerank_plugins.ranking import RankInput
 from qwen_rerank_plugins.scorers import LoadBackoff, build_scorer
 from qwen_rerank_plugins.types import (
     Document,
@@ -25,9 +24,10 @@ from qwen_rerank_plugins.types import (
     RerankResult,
     Scorer,
     ScoreRequest,
+    SpanOptions,
     TextLimits,
 )
-from qwen_rerank_plugins.validation import UNSET, RankOptions, Unset
+from qwen_rerank_plugins.validation import UNSET, RankInput, RankOptions, Unset
 
 __all__ = ["UNSET", "RankOptions", "Reranker", "Unset"]
 
@@ -116,7 +116,7 @@ class Reranker(CloseMixin):
         scorer = self._scorer  # read once: `close` may set it to None at any time
         return self._config.model if scorer is None else scorer.model
 
-    def rank(
+    def rank(  # noqa: PLR0913 (one parameter per option)
         self,
         query: str,
         documents: Iterable[Document],
@@ -127,6 +127,7 @@ class Reranker(CloseMixin):
         deadline_s: float | None = None,
         priority: Priority = "interactive",
         limits: TextLimits | None = None,
+        spans: SpanOptions | None = None,
     ) -> RerankResult:
         """Rank documents by relevance, best first.
 
@@ -141,6 +142,8 @@ class Reranker(CloseMixin):
             deadline_s: Seconds within which the result is needed; None for the configuration's.
             priority: "background" to rank after all interactive calls to the same engine, in small batches.
             limits: Limits of the texts in addition to the configuration's.
+            spans: Score the sentences or passages of the returned documents too, in one more call to the scorer, and
+                return the best of them with each document.
 
         Raises:
             InputError: The input cannot be ranked.
@@ -156,6 +159,7 @@ class Reranker(CloseMixin):
             deadline_s=deadline_s,
             priority=priority,
             limits=limits,
+            spans=spans,
         )[0]
 
     async def arank(
@@ -170,21 +174,26 @@ class Reranker(CloseMixin):
         documents_per_query: Sequence[Iterable[Document]],
         **options: Unpack[RankOptions],
     ) -> list[RerankResult]:
-        """Rank several lists, each by its own query, in one call to the scorer.
+        """Rank several lists, each by its own query, in one call to the scorer, and score all their spans in one more.
 
         Raises:
             InputError: The input cannot be ranked, or the number of lists differs from the number of queries.
             ClosedError: The reranker was closed.
             RerankError: Scoring failed, and `on_error` is "raise".
         """
-        given = self._rank_input(queries, documents_per_query, **options)
+        given = validation.rank_input(self._config, queries, documents_per_query, **options)
         if not self._config.enabled:
             return self._disabled(given)
         try:
             scores = self._score(given.requests, given.deadline_s, given.priority)
+            results = ranking.rank_lists(given, scores, model=self.model)
+            if given.spans is None:
+                return results
+            found = ranking.span_input(given, given.spans, results)
+            scores = self._score(found.requests, given.seconds_left(), given.priority)
         except RerankError as error:
             return self._failed(given, error)
-        return ranking.rank_lists(given, scores, model=self.model)
+        return ranking.add_spans(given.spans, results, found, scores)
 
     async def arank_many(
         self,
@@ -193,14 +202,19 @@ class Reranker(CloseMixin):
         **options: Unpack[RankOptions],
     ) -> list[RerankResult]:
         """Rank several lists as `rank_many` does, without blocking the event loop."""
-        given = self._rank_input(queries, documents_per_query, **options)
+        given = validation.rank_input(self._config, queries, documents_per_query, **options)
         if not self._config.enabled:
             return self._disabled(given)
         try:
             scores = await self._ascore(given.requests, given.deadline_s, given.priority)
+            results = ranking.rank_lists(given, scores, model=self.model)
+            if given.spans is None:
+                return results
+            found = await asyncio.to_thread(ranking.span_input, given, given.spans, results)
+            scores = await self._ascore(found.requests, given.seconds_left(), given.priority)
         except RerankError as error:
             return self._failed(given, error)
-        return ranking.rank_lists(given, scores, model=self.model)
+        return ranking.add_spans(given.spans, results, found, scores)
 
     def score(
         self, query: str, documents: Iterable[Document], *, instruction: str | None = None
@@ -275,37 +289,6 @@ class Reranker(CloseMixin):
         return f"Reranker({self._config!r}, {state})"
 
     # Input to requests.
-
-    def _rank_input(
-        self,
-        queries: Sequence[str],
-        documents_per_query: Sequence[Iterable[Document]],
-        *,
-        top_n: int | Unset | None = UNSET,
-        min_score: float | Unset | None = UNSET,
-        instruction: str | None = None,
-        deadline_s: float | None = None,
-        priority: Priority = "interactive",
-        limits: TextLimits | None = None,
-    ) -> RankInput:
-        config = self._config
-        chosen_top_n = config.top_n if isinstance(top_n, Unset) else validation.check_top_n(top_n)
-        threshold = (
-            config.min_score if isinstance(min_score, Unset) else validation.check_min_score(min_score)
-        )
-        deadline_s = validation.check_deadline(deadline_s)
-        validation.check_priority(priority)
-        chosen = self._chosen_instruction(instruction)
-        lists = validation.check_lists(queries, documents_per_query)
-        return RankInput(
-            queries=tuple(query for query, _ in lists),
-            documents=tuple(docs for _, docs in lists),
-            requests=validation.list_requests(lists, chosen, limits),
-            top_n=chosen_top_n,
-            min_score=threshold,
-            deadline_s=config.deadline_s if deadline_s is None else deadline_s,
-            priority=priority,
-        )
 
     def _one_query(
         self, query: str, documents: Iterable[Document], instruction: str | None

@@ -18,10 +18,12 @@ __all__ = [
     "PairScore",
     "Priority",
     "RankedDocument",
+    "RelevantSpan",
     "RerankResult",
     "ScoreRequest",
     "Scorer",
     "Span",
+    "SpanOptions",
     "TextLimits",
     "Usage",
 ]
@@ -66,6 +68,40 @@ class TextLimits:
                 raise InputTypeError(f"`{name}` must be an integer or None, got {value!r}")
             if value < 1:
                 raise InputError(f"`{name}` must be at least 1, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class SpanOptions:
+    """Which parts of the returned documents are scored by themselves, and which of them are returned.
+
+    Attributes:
+        unit: "sentence"; or "passage", a paragraph, or a window of sentences where a paragraph is long.
+        max_spans: Spans per document; None for all.
+        threshold: Lowest `relevance_score` of a span, from 0 to 1; None for no threshold.
+
+    Raises:
+        InputError: A value is out of range, or the unit is unknown.
+        InputTypeError: A value has the wrong type.
+    """
+
+    unit: Literal["sentence", "passage"] = "sentence"
+    max_spans: int | None = 3
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("sentence", "passage"):
+            raise InputError(f'`unit` must be "sentence" or "passage", got {self.unit!r}')
+        for name, value, kind in (
+            ("max_spans", self.max_spans, int),
+            ("threshold", self.threshold, int | float),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                expected = "an integer" if kind is int else "a number"
+                raise InputTypeError(f"`{name}` must be {expected} or None, got {value!r}")
+        if self.max_spans is not None and self.max_spans < 1:
+            raise InputError(f"`max_spans` must be at least 1, got {self.max_spans!r}")
+        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:  # false for NaN as well
+            raise InputError(f"`threshold` must be from 0 to 1, got {self.threshold!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +161,23 @@ class PairScore:
 
 
 @dataclass(frozen=True, slots=True)
+class RelevantSpan:
+    """A part of a document, with the score that its text has by itself.
+
+    Attributes:
+        start: Its first character, in code points of the document's text as it was passed in.
+        end: The position after its last character.
+        relevance_score: Probability in [0, 1] that this text alone is relevant.
+        log_odds: The probability's logit; None from a service that returns probabilities only.
+    """
+
+    start: int
+    end: int
+    relevance_score: float
+    log_odds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One document of a ranked result.
 
@@ -132,11 +185,13 @@ class RankedDocument:
         index: Position in the input, from 0.
         document: The object that was passed in.
         score: Its score; None if nothing was scored (see `RerankResult.status`).
+        spans: Its most relevant spans, best first, if they were requested; ties keep the order of the text.
     """
 
     index: int
     document: Document
     score: PairScore | None = None
+    spans: tuple[RelevantSpan, ...] = ()
 
     @property
     def relevance_score(self) -> float | None:
@@ -171,7 +226,7 @@ class RankedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The cost of a request.
+    """The cost of a request. A span that is scored counts as a pair.
 
     Attributes:
         num_pairs: Pairs in the request.

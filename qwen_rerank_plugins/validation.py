@@ -6,15 +6,19 @@ Messages name the position of a bad value and show its type, never a text that t
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict, get_args
 
+from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.config.validators import plain_number
 from qwen_rerank_plugins.errors import InputError, InputTypeError
-from qwen_rerank_plugins.types import Document, Priority, ScoreRequest, TextLimits
+from qwen_rerank_plugins.types import Document, Priority, ScoreRequest, SpanOptions, TextLimits
 
 __all__ = [
     "UNSET",
+    "RankInput",
     "RankOptions",
     "Unset",
     "check_deadline",
@@ -27,8 +31,12 @@ __all__ = [
     "check_top_n",
     "list_requests",
     "pair_requests",
+    "rank_input",
     "text_of",
 ]
+
+
+_PRIORITIES: Final = get_args(Priority)
 
 
 class Unset(enum.Enum):
@@ -50,9 +58,40 @@ class RankOptions(TypedDict, total=False):
     deadline_s: float | None
     priority: Priority
     limits: TextLimits | None
+    spans: SpanOptions | None
 
 
-_PRIORITIES: Final = get_args(Priority)
+@dataclass(frozen=True, slots=True)
+class RankInput:
+    """The validated input of one call: lists that are ranked together, and the options of all of them.
+
+    Attributes:
+        queries: One query per list.
+        documents: One tuple of documents per query, of any length.
+        requests: One request per document, list after list.
+        top_n: Maximum number of documents of each list in the result, or None.
+        min_score: Threshold, or None.
+        deadline_s: Seconds within which the result is needed, or None.
+        priority: Whether the call comes before or after calls of the other kind.
+        spans: Which spans of the returned documents are wanted, or None.
+        started_s: When the call began, by `time.monotonic()`.
+    """
+
+    queries: tuple[str, ...]
+    documents: tuple[tuple[Document, ...], ...]
+    requests: list[ScoreRequest]
+    top_n: int | None
+    min_score: float | None
+    deadline_s: float | None
+    priority: Priority
+    spans: SpanOptions | None = None
+    started_s: float = field(default_factory=time.monotonic)
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds until the deadline, at least 0; None for no deadline."""
+        if self.deadline_s is None:
+            return None
+        return max(0.0, self.started_s + self.deadline_s - time.monotonic())
 
 
 def check_query(query: object, name: str = "query") -> str:
@@ -190,6 +229,45 @@ def check_lists(queries: object, documents_per_query: object) -> list[tuple[str,
         (check_query(query, f"queries[{index}]"), check_documents(documents, f"documents_per_query[{index}]"))
         for index, (query, documents) in enumerate(zip(checked_queries, lists, strict=True))
     ]
+
+
+def rank_input(  # noqa: PLR0913 (one parameter per option)
+    config: RerankConfig,
+    queries: Sequence[str],
+    documents_per_query: Sequence[Iterable[Document]],
+    *,
+    top_n: int | Unset | None = UNSET,
+    min_score: float | Unset | None = UNSET,
+    instruction: str | None = None,
+    deadline_s: float | None = None,
+    priority: Priority = "interactive",
+    limits: TextLimits | None = None,
+    spans: SpanOptions | None = None,
+) -> RankInput:
+    """Return the validated input of a call, with the configuration's values for options that were not given.
+
+    Raises:
+        InputTypeError: A value has the wrong type.
+        InputError: A value is out of range, or the lists do not fit together.
+    """
+    chosen_top_n = config.top_n if isinstance(top_n, Unset) else check_top_n(top_n)
+    threshold = config.min_score if isinstance(min_score, Unset) else check_min_score(min_score)
+    deadline_s = check_deadline(deadline_s)
+    check_priority(priority)
+    check_instruction(instruction)
+    if spans is not None and not isinstance(spans, SpanOptions):
+        raise _wrong_type("spans", "`SpanOptions` or None", spans)
+    lists = check_lists(queries, documents_per_query)
+    return RankInput(
+        queries=tuple(query for query, _ in lists),
+        documents=tuple(docs for _, docs in lists),
+        requests=list_requests(lists, config.instruction if instruction is None else instruction, limits),
+        top_n=chosen_top_n,
+        min_score=threshold,
+        deadline_s=config.deadline_s if deadline_s is None else deadline_s,
+        priority=priority,
+        spans=spans,
+    )
 
 
 def list_requests(
