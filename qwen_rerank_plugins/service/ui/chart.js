@@ -6,7 +6,7 @@
 import { drawCurve, drawStrip, frameOf, HEIGHT } from "./curve.js";
 import { element } from "./dom.js";
 import { difference, number, score, t } from "./i18n.js";
-import { shapeOf } from "./ranking.js";
+import { clearestScale, hasLogOdds, logOddsOf, scoreOf, shapeOf } from "./ranking.js";
 import { shortened } from "./text.js";
 
 /** @typedef {import("./ranking.js").Row} Row */
@@ -15,23 +15,23 @@ import { shortened } from "./text.js";
 const TEXT_LENGTH = 120;
 const PAGE_STEP = 10;
 
-/** @type {Scale} kept from one ranking to the next */
-let chosenScale = "probability";
+/** @type {Scale | null} what was chosen, kept from one ranking to the next; null for the clearest */
+let chosenScale = null;
 
 /**
  * @param {HTMLElement} panel
  * @param {Row[]} rows best first
  */
 export function showChart(panel, rows) {
-  const hasLogOdds = rows.every((row) => row.logOdds !== null);
-  const scale = hasLogOdds ? chosenScale : "probability";
-  const values = rows.map((row) => (scale === "logOdds" ? Number(row.logOdds) : row.score));
+  const hasChoice = hasLogOdds(rows);
+  const scale = (hasChoice && chosenScale) || clearestScale(rows);
+  const values = rows.map(scale === "logOdds" ? logOddsOf : scoreOf);
   const shape = shapeOf(values, scale);
-  const words = sentence(values, shape);
+  const words = sentence(values, shape, rows[1]?.tied);
   const figure = element("div", { class: "chart" });
   panel.replaceChildren(
     element("p", { class: "words" }, words),
-    ...(hasLogOdds ? [scaleChoice(scale, () => showChart(panel, rows))] : []),
+    ...(hasChoice ? [scaleChoice(scale, () => showChart(panel, rows))] : []),
     figure,
   );
   keepDrawn(figure, (width) => draw(figure, { rows, values, scale, shape, words, width }));
@@ -58,12 +58,13 @@ function keepDrawn(figure, redraw) {
  * How far the first stands ahead, and where scores fall off.
  * @param {number[]} values best first
  * @param {import("./ranking.js").Shape} shape
+ * @param {boolean} tied whether the second is practically equal to the first
  */
-export function sentence(values, { lead, drop }) {
+function sentence(values, { lead, drop }, tied) {
   if (lead === null || drop === null) return t("single", { value: score(values[0]) });
   if (drop.size === 0) return t("dropFlat");
   const separator = t("separator");
-  const ahead = lead === 0 ? t("leadTie") : t("lead", { value: difference(lead) });
+  const ahead = tied ? t("leadTie") : t("lead", { value: difference(lead) });
   const steps = drop.notable
     ? t("dropAfter", { rank: drop.afterRank, from: difference(drop.from), to: difference(drop.to) })
     : t("dropNone", { rank: drop.afterRank, value: difference(drop.size) });
