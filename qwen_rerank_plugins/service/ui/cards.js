@@ -16,14 +16,14 @@ const EXCERPT_LENGTH = 320;
 /**
  * @param {HTMLElement} panel
  * @param {Row[]} rows best first
- * @param {(index: number) => void} onFind asked to show a document in the input
+ * @param {import("./results.js").Around} around
  */
-export function showCards(panel, rows, onFind) {
+export function showCards(panel, rows, { kept, onFind }) {
   const list = element("ol", { class: "cards" });
   const scale = clearestScale(rows);
   const value = scale === "logOdds" ? logOddsOf : scoreOf;
   const [low, high] = rangeOf(rows.map(value), scale);
-  const build = (/** @type {Row} */ row) => card(row, (value(row) - low) / (high - low), onFind);
+  const build = (/** @type {Row} */ row) => card(row, { share: (value(row) - low) / (high - low), isBelow: row.rank > kept, onFind });
   const foot = showPaged({ container: list, items: rows, build, pageSize: PAGE_SIZE });
   const saturated = scale === "logOdds" ? [element("p", { class: "muted saturated" }, t("saturated"))] : [];
   panel.replaceChildren(...saturated, list, foot);
@@ -31,20 +31,22 @@ export function showCards(panel, rows, onFind) {
 
 /**
  * @param {Row} row
- * @param {number} share of the bar that is filled
- * @param {(index: number) => void} onFind
+ * @param {object} options
+ * @param {number} options.share of the bar that is filled
+ * @param {boolean} options.isBelow whether it is below the threshold
+ * @param {(index: number) => void} options.onFind
  */
-function card(row, share, onFind) {
+function card(row, { share, isBelow, onFind }) {
   const find = element(
     "button",
     { type: "button", class: "link", title: t("showInInput", { n: row.index + 1 }), click: () => onFind(row.index) },
     t("original", { n: row.index + 1 }),
   );
-  const facts = element("p", { class: "facts" }, find, movement(row.moved), ...marks(row));
+  const facts = element("p", { class: "facts" }, find, movement(row.moved), ...(isBelow ? [element("span", { class: "tag" }, t("below"))] : []), ...marks(row));
   if (row.logOdds !== null) facts.append(element("span", {}, t("logOdds", { value: row.logOdds.toFixed(2) })));
   return element(
     "li",
-    { class: row.rank === 1 ? "card first" : "card" },
+    { class: `card${row.rank === 1 ? " first" : ""}${isBelow ? " below" : ""}` },
     element("span", { class: "rank" }, t("rank", { n: row.rank })),
     element("div", { class: "card-body" }, ...documentText(row), facts),
     element("div", { class: "card-score" }, element("span", { class: "score" }, score(row.score)), scoreBar(share)),

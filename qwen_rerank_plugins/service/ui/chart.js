@@ -8,6 +8,7 @@ import { element } from "./dom.js";
 import { difference, number, score, t } from "./i18n.js";
 import { clearestScale, hasLogOdds, logOddsOf, scoreOf, shapeOf } from "./ranking.js";
 import { shortened } from "./text.js";
+import { thresholdOf } from "./threshold.js";
 
 /** @typedef {import("./ranking.js").Row} Row */
 /** @typedef {"probability" | "logOdds"} Scale */
@@ -21,8 +22,14 @@ let chosenScale = null;
 /**
  * @param {HTMLElement} panel
  * @param {Row[]} rows best first
+ * @param {import("./results.js").Around} around
  */
-export function showChart(panel, rows) {
+export function showChart(panel, rows, { kept, onCut, onFind }) {
+  let keptNow = kept;
+  const cut = (/** @type {number} */ number) => {
+    keptNow = number;
+    onCut(number);
+  };
   const hasChoice = hasLogOdds(rows);
   const scale = (hasChoice && chosenScale) || clearestScale(rows);
   const values = rows.map(scale === "logOdds" ? logOddsOf : scoreOf);
@@ -31,10 +38,10 @@ export function showChart(panel, rows) {
   const figure = element("div", { class: "chart" });
   panel.replaceChildren(
     element("p", { class: "words" }, words),
-    ...(hasChoice ? [scaleChoice(scale, () => showChart(panel, rows))] : []),
+    ...(hasChoice ? [scaleChoice(scale, () => showChart(panel, rows, { kept: keptNow, onCut, onFind }))] : []),
     figure,
   );
-  keepDrawn(figure, (width) => draw(figure, { rows, values, scale, shape, words, width }));
+  keepDrawn(figure, (width) => draw(figure, { rows, values, scale, shape, words, width, kept: keptNow, onCut: cut }));
 }
 
 /**
@@ -98,11 +105,12 @@ function scaleChoice(scale, onChange) {
 
 /**
  * @param {HTMLElement} figure
- * @param {{rows: Row[], values: number[], scale: Scale, shape: import("./ranking.js").Shape, words: string, width: number}} plot
+ * @param {{rows: Row[], values: number[], scale: Scale, shape: import("./ranking.js").Shape, words: string, width: number, kept: number, onCut: (kept: number) => void}} plot
  */
-function draw(figure, { rows, values, scale, shape, words, width }) {
+function draw(figure, { rows, values, scale, shape, words, width, kept, onCut }) {
   const frame = frameOf(values, width, scale);
   const curve = drawCurve({ values, frame, shape, title: t("chartTitle"), description: words });
+  const threshold = thresholdOf({ rows, values, frame, kept, onCut });
   const strip = drawStrip(rows, values, width);
   const tooltip = element("div", { class: "tooltip", hidden: true });
   const slider = element("div", {
@@ -120,7 +128,8 @@ function draw(figure, { rows, values, scale, shape, words, width }) {
   strip.drawing.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => inspect.show(strip.rankAt(event.offsetX)));
   strip.drawing.addEventListener("pointerleave", inspect.hide);
   figure.replaceChildren(
-    element("div", { class: "plot" }, curve, slider, tooltip),
+    element("div", { class: "plot" }, curve, slider, threshold.line, tooltip),
+    threshold.words,
     element("p", { class: "muted strip-name", "aria-hidden": "true" }, t("stripTitle")),
     strip.drawing,
     element(

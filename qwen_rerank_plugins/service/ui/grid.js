@@ -27,8 +27,9 @@ const COLUMNS = [
 /**
  * @param {HTMLElement} panel
  * @param {Row[]} rows best first
+ * @param {import("./results.js").Around} around
  */
-export function showGrid(panel, rows) {
+export function showGrid(panel, rows, { kept }) {
   /** @type {Order} */
   let order = { key: "rank", descending: false };
   let inOrder = rows;
@@ -46,7 +47,7 @@ export function showGrid(panel, rows) {
     inOrder = sortedRows(rows, order.key, order.descending, language());
     markOrder(head, order);
     body.replaceChildren();
-    foot.replaceChildren(showPaged({ container: body, items: inOrder, build: tableRow, pageSize: PAGE_SIZE }));
+    foot.replaceChildren(showPaged({ container: body, items: inOrder, build: (row) => tableRow(row, row.rank > kept), pageSize: PAGE_SIZE }));
   };
 
   head.append(...COLUMNS.map((column) => headerCell(column, sort)));
@@ -88,11 +89,14 @@ function markOrder(head, { key, descending }) {
   }
 }
 
-/** @param {Row} row */
-function tableRow(row) {
+/**
+ * @param {Row} row
+ * @param {boolean} isBelow whether it is below the threshold
+ */
+function tableRow(row, isBelow) {
   return element(
     "tr",
-    row.rank === 1 ? { class: "first" } : {},
+    row.rank === 1 ? { class: "first" } : { class: isBelow ? "below" : null },
     element("td", { class: "numeric" }, number(row.rank)),
     element("td", { class: "numeric" }, score(row.score)),
     element("td", { class: "numeric" }, number(row.index + 1)),
