@@ -3,8 +3,9 @@
  */
 
 import { element } from "./dom.js";
-import { number, score, t } from "./i18n.js";
+import { score, t } from "./i18n.js";
 import { showPaged } from "./paging.js";
+import { clearestScale, logOddsOf, rangeOf, scoreOf } from "./ranking.js";
 import { excerptRange, utf16Offset } from "./text.js";
 
 /** @typedef {import("./ranking.js").Row} Row */
@@ -15,32 +16,40 @@ const EXCERPT_LENGTH = 320;
 /**
  * @param {HTMLElement} panel
  * @param {Row[]} rows best first
- * @param {(index: number) => void} onFind asked to show a document in the input
+ * @param {import("./results.js").Around} around
  */
-export function showCards(panel, rows, onFind) {
+export function showCards(panel, rows, { kept, onFind }) {
   const list = element("ol", { class: "cards" });
-  const foot = showPaged({ container: list, items: rows, build: (row) => card(row, onFind), pageSize: PAGE_SIZE });
-  panel.replaceChildren(list, foot);
+  const scale = clearestScale(rows);
+  const value = scale === "logOdds" ? logOddsOf : scoreOf;
+  const [low, high] = rangeOf(rows.map(value), scale);
+  const build = (/** @type {Row} */ row) => card(row, { share: (value(row) - low) / (high - low), isBelow: row.rank > kept, onFind });
+  const foot = showPaged({ container: list, items: rows, build, pageSize: PAGE_SIZE });
+  const saturated = scale === "logOdds" ? [element("p", { class: "muted saturated" }, t("saturated"))] : [];
+  panel.replaceChildren(...saturated, list, foot);
 }
 
 /**
  * @param {Row} row
- * @param {(index: number) => void} onFind
+ * @param {object} options
+ * @param {number} options.share of the bar that is filled
+ * @param {boolean} options.isBelow whether it is below the threshold
+ * @param {(index: number) => void} options.onFind
  */
-function card(row, onFind) {
+function card(row, { share, isBelow, onFind }) {
   const find = element(
     "button",
     { type: "button", class: "link", title: t("showInInput", { n: row.index + 1 }), click: () => onFind(row.index) },
     t("original", { n: row.index + 1 }),
   );
-  const facts = element("p", { class: "facts" }, find, movement(row.moved), ...marks(row));
+  const facts = element("p", { class: "facts" }, find, movement(row.moved), ...(isBelow ? [element("span", { class: "tag" }, t("below"))] : []), ...marks(row));
   if (row.logOdds !== null) facts.append(element("span", {}, t("logOdds", { value: row.logOdds.toFixed(2) })));
   return element(
     "li",
-    { class: row.rank === 1 ? "card first" : "card" },
-    element("span", { class: "rank" }, number(row.rank)),
+    { class: `card${row.rank === 1 ? " first" : ""}${isBelow ? " below" : ""}` },
+    element("span", { class: "rank" }, t("rank", { n: row.rank })),
     element("div", { class: "card-body" }, ...documentText(row), facts),
-    element("div", { class: "card-score" }, element("span", { class: "score" }, score(row.score)), scoreBar(row.score)),
+    element("div", { class: "card-score" }, element("span", { class: "score" }, score(row.score)), scoreBar(share)),
   );
 }
 
@@ -56,17 +65,18 @@ function movement(moved) {
 function marks(row) {
   const mark = (/** @type {string} */ key) => element("span", { class: "tag", title: t(`${key}Tip`) }, t(key));
   return [
+    ...(row.tied ? [element("span", { class: "tag", title: t("tiedTip") }, t("tied", { n: row.rank - 1 }))] : []),
     ...(row.span ? [mark("passage")] : []),
     ...(row.truncated ? [mark("truncated")] : []),
     ...(row.queryTruncated ? [mark("queryTruncated")] : []),
   ];
 }
 
-/** @param {number} value */
-export function scoreBar(value) {
+/** @param {number} share */
+function scoreBar(share) {
   const fill = element("span", { class: "fill" });
   // The policy forbids style attributes, not the style object.
-  fill.style.width = `${Math.min(1, Math.max(0, value)) * 100}%`;
+  fill.style.width = `${Math.min(1, Math.max(0, share)) * 100}%`;
   return element("span", { class: "bar", "aria-hidden": "true" }, fill);
 }
 

@@ -6,8 +6,9 @@
 import { drawCurve, drawStrip, frameOf, HEIGHT } from "./curve.js";
 import { element } from "./dom.js";
 import { difference, number, score, t } from "./i18n.js";
-import { shapeOf } from "./ranking.js";
+import { clearestScale, hasLogOdds, logOddsOf, scoreOf, shapeOf } from "./ranking.js";
 import { shortened } from "./text.js";
+import { thresholdOf } from "./threshold.js";
 
 /** @typedef {import("./ranking.js").Row} Row */
 /** @typedef {"probability" | "logOdds"} Scale */
@@ -15,26 +16,32 @@ import { shortened } from "./text.js";
 const TEXT_LENGTH = 120;
 const PAGE_STEP = 10;
 
-/** @type {Scale} kept from one ranking to the next */
-let chosenScale = "probability";
+/** @type {Scale | null} what was chosen, kept from one ranking to the next; null for the clearest */
+let chosenScale = null;
 
 /**
  * @param {HTMLElement} panel
  * @param {Row[]} rows best first
+ * @param {import("./results.js").Around} around
  */
-export function showChart(panel, rows) {
-  const hasLogOdds = rows.every((row) => row.logOdds !== null);
-  const scale = hasLogOdds ? chosenScale : "probability";
-  const values = rows.map((row) => (scale === "logOdds" ? Number(row.logOdds) : row.score));
+export function showChart(panel, rows, { kept, onCut, onFind }) {
+  let keptNow = kept;
+  const cut = (/** @type {number} */ number) => {
+    keptNow = number;
+    onCut(number);
+  };
+  const hasChoice = hasLogOdds(rows);
+  const scale = (hasChoice && chosenScale) || clearestScale(rows);
+  const values = rows.map(scale === "logOdds" ? logOddsOf : scoreOf);
   const shape = shapeOf(values, scale);
-  const words = sentence(values, shape);
+  const words = sentence(values, shape, rows[1]?.tied);
   const figure = element("div", { class: "chart" });
   panel.replaceChildren(
     element("p", { class: "words" }, words),
-    ...(hasLogOdds ? [scaleChoice(scale, () => showChart(panel, rows))] : []),
+    ...(hasChoice ? [scaleChoice(scale, () => showChart(panel, rows, { kept: keptNow, onCut, onFind }))] : []),
     figure,
   );
-  keepDrawn(figure, (width) => draw(figure, { rows, values, scale, shape, words, width }));
+  keepDrawn(figure, (width) => draw(figure, { rows, values, scale, shape, words, width, kept: keptNow, onCut: cut }));
 }
 
 /**
@@ -58,12 +65,13 @@ function keepDrawn(figure, redraw) {
  * How far the first stands ahead, and where scores fall off.
  * @param {number[]} values best first
  * @param {import("./ranking.js").Shape} shape
+ * @param {boolean} tied whether the second is practically equal to the first
  */
-export function sentence(values, { lead, drop }) {
+function sentence(values, { lead, drop }, tied) {
   if (lead === null || drop === null) return t("single", { value: score(values[0]) });
   if (drop.size === 0) return t("dropFlat");
   const separator = t("separator");
-  const ahead = lead === 0 ? t("leadTie") : t("lead", { value: difference(lead) });
+  const ahead = tied ? t("leadTie") : t("lead", { value: difference(lead) });
   const steps = drop.notable
     ? t("dropAfter", { rank: drop.afterRank, from: difference(drop.from), to: difference(drop.to) })
     : t("dropNone", { rank: drop.afterRank, value: difference(drop.size) });
@@ -97,11 +105,12 @@ function scaleChoice(scale, onChange) {
 
 /**
  * @param {HTMLElement} figure
- * @param {{rows: Row[], values: number[], scale: Scale, shape: import("./ranking.js").Shape, words: string, width: number}} plot
+ * @param {{rows: Row[], values: number[], scale: Scale, shape: import("./ranking.js").Shape, words: string, width: number, kept: number, onCut: (kept: number) => void}} plot
  */
-function draw(figure, { rows, values, scale, shape, words, width }) {
+function draw(figure, { rows, values, scale, shape, words, width, kept, onCut }) {
   const frame = frameOf(values, width, scale);
   const curve = drawCurve({ values, frame, shape, title: t("chartTitle"), description: words });
+  const threshold = thresholdOf({ rows, values, frame, kept, onCut });
   const strip = drawStrip(rows, values, width);
   const tooltip = element("div", { class: "tooltip", hidden: true });
   const slider = element("div", {
@@ -119,7 +128,8 @@ function draw(figure, { rows, values, scale, shape, words, width }) {
   strip.drawing.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => inspect.show(strip.rankAt(event.offsetX)));
   strip.drawing.addEventListener("pointerleave", inspect.hide);
   figure.replaceChildren(
-    element("div", { class: "plot" }, curve, slider, tooltip),
+    element("div", { class: "plot" }, curve, slider, threshold.line, tooltip),
+    threshold.words,
     element("p", { class: "muted strip-name", "aria-hidden": "true" }, t("stripTitle")),
     strip.drawing,
     element(

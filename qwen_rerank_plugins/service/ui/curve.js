@@ -5,7 +5,7 @@
 
 import { svgElement } from "./dom.js";
 import { difference, number, t } from "./i18n.js";
-import { ticks } from "./ranking.js";
+import { rangeOf, ticks } from "./ranking.js";
 
 export const HEIGHT = 300;
 const MARGIN = { top: 24, right: 20, bottom: 40, left: 52 };
@@ -31,7 +31,7 @@ const STRIP_HEIGHT = 26;
  */
 export function frameOf(values, width, scale) {
   const count = values.length;
-  const [low, high] = scale === "probability" ? [0, 1] : paddedRange(values[count - 1], values[0]);
+  const [low, high] = rangeOf(values, scale);
   const across = Math.max(1, width - MARGIN.left - MARGIN.right);
   const down = HEIGHT - MARGIN.top - MARGIN.bottom;
   const step = count > 1 ? across / (count - 1) : 0;
@@ -44,15 +44,6 @@ export function frameOf(values, width, scale) {
     y: (value) => MARGIN.top + ((high - value) / (high - low)) * down,
     rankAt: (x) => (step ? Math.min(count, Math.max(1, Math.round((x - MARGIN.left) / step) + 1)) : 1),
   };
-}
-
-/**
- * @param {number} low
- * @param {number} high
- */
-function paddedRange(low, high) {
-  const padding = (high - low) * 0.06 || 1;
-  return [low - padding, high + padding];
 }
 
 /**

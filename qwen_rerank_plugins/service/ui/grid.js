@@ -27,14 +27,16 @@ const COLUMNS = [
 /**
  * @param {HTMLElement} panel
  * @param {Row[]} rows best first
+ * @param {import("./results.js").Around} around
  */
-export function showGrid(panel, rows) {
+export function showGrid(panel, rows, { kept }) {
   /** @type {Order} */
   let order = { key: "rank", descending: false };
   let inOrder = rows;
   const note = element("span", { class: "muted", role: "status" });
-  const head = element("tr");
-  const body = element("tbody");
+  // A narrow window lays rows out as grids, which takes their roles from them in some browsers, so all are written.
+  const head = element("tr", { role: "row" });
+  const body = element("tbody", { role: "rowgroup" });
   const foot = element("div");
 
   const sort = (/** @type {Order["key"]} */ key) => {
@@ -46,7 +48,7 @@ export function showGrid(panel, rows) {
     inOrder = sortedRows(rows, order.key, order.descending, language());
     markOrder(head, order);
     body.replaceChildren();
-    foot.replaceChildren(showPaged({ container: body, items: inOrder, build: tableRow, pageSize: PAGE_SIZE }));
+    foot.replaceChildren(showPaged({ container: body, items: inOrder, build: (row) => tableRow(row, row.rank > kept), pageSize: PAGE_SIZE }));
   };
 
   head.append(...COLUMNS.map((column) => headerCell(column, sort)));
@@ -56,7 +58,13 @@ export function showGrid(panel, rows) {
     element(
       "div",
       { class: "table-box" },
-      element("table", {}, element("caption", { class: "hidden" }, t("tableCaption")), element("thead", {}, head), body),
+      element(
+        "table",
+        { role: "table" },
+        element("caption", { class: "hidden" }, t("tableCaption")),
+        element("thead", { role: "rowgroup" }, head),
+        body,
+      ),
     ),
     foot,
   );
@@ -74,7 +82,7 @@ function headerCell({ key, label, numeric }, onSort) {
     t(label),
     arrow,
   );
-  return element("th", { scope: "col", class: numeric ? "numeric" : "wide", "data-key": key }, button);
+  return element("th", { role: "columnheader", scope: "col", class: numeric ? "numeric" : "wide", "data-key": key }, button);
 }
 
 /**
@@ -88,15 +96,18 @@ function markOrder(head, { key, descending }) {
   }
 }
 
-/** @param {Row} row */
-function tableRow(row) {
+/**
+ * @param {Row} row
+ * @param {boolean} isBelow whether it is below the threshold
+ */
+function tableRow(row, isBelow) {
   return element(
     "tr",
-    row.rank === 1 ? { class: "first" } : {},
-    element("td", { class: "numeric" }, number(row.rank)),
-    element("td", { class: "numeric" }, score(row.score)),
-    element("td", { class: "numeric" }, number(row.index + 1)),
-    element("td", {}, element("div", { class: "cell-text", dir: "auto" }, shortened(row.text, TEXT_LENGTH))),
+    { role: "row", class: row.rank === 1 ? "first" : isBelow && "below" },
+    element("td", { role: "cell", class: "numeric" }, number(row.rank)),
+    element("td", { role: "cell", class: "numeric" }, score(row.score)),
+    element("td", { role: "cell", class: "numeric" }, number(row.index + 1)),
+    element("td", { role: "cell" }, element("div", { class: "cell-text", dir: "auto" }, shortened(row.text, TEXT_LENGTH))),
   );
 }
 

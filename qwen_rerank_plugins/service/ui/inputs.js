@@ -5,6 +5,7 @@
 import { byId, debounced, element } from "./dom.js";
 import { EXAMPLES } from "./examples.js";
 import { language, t } from "./i18n.js";
+import { setUpLineNumbers } from "./lines.js";
 import { clearInput, loadInput, saveInput, takeLinkedInput } from "./state.js";
 import { documentsFromClipboard } from "./tables.js";
 import { documentsOf, lineRange } from "./text.js";
@@ -29,7 +30,9 @@ export function setUpInputs({ onChange }) {
     documents: fields.documents.value,
   });
   const save = debounced(() => tell(saveInput(read()) ? "" : t("notKept"), { only: "notKept" }), SAVE_PAUSE_MS);
+  const showLines = setUpLineNumbers(fields.documents, byId("line-list"));
   const changed = () => {
+    showLines();
     showCount(fields.documents.value);
     showInstructionState(fields.instruction.value);
     save();

@@ -12,7 +12,15 @@
  * @property {[number, number] | null} span best passage, in code points
  */
 
-/** @typedef {Scored & {rank: number, moved: number, text: string}} Row `moved`: places gained against the input */
+/**
+ * @typedef {Scored & {rank: number, moved: number, tied: boolean, text: string}} Row `moved`: places gained against the
+ *   input; `tied`: practically equal to the row before
+ */
+
+/** Log-odds at a smaller distance are practically equal: 16-bit formats are only checked to this (docs/invariance.md). */
+const TIED_LOG_ODDS = 0.1;
+/** Probabilities as near to 0 or 1 as this look alike in a bar and on a curve. */
+const SATURATED = 0.0005;
 
 /** A difference that counts as falling off, for each scale. */
 const NOTABLE = { probability: 0.05, logOdds: 0.5 };
@@ -26,21 +34,51 @@ const NOTABLE_RATIO = 2;
  * @returns {Row[]}
  */
 export function ranked(scored, documents) {
-  const value = scored.every((one) => one.logOdds !== null) ? logOddsOf : scoreOf;
+  const value = hasLogOdds(scored) ? logOddsOf : scoreOf;
+  const tied = value === logOddsOf ? TIED_LOG_ODDS : Number.MIN_VALUE;
   const sorted = [...scored].sort((a, b) => value(b) - value(a) || a.index - b.index);
   return sorted.map((one, at) => ({
     ...one,
     rank: at + 1,
     moved: one.index - at,
+    tied: at > 0 && value(sorted[at - 1]) - value(one) < tied,
     text: documents[one.index],
   }));
 }
 
-/** @param {Scored} one */
-const scoreOf = (one) => one.score;
+/** @param {Scored[]} scored */
+export function hasLogOdds(scored) {
+  return scored.every((one) => one.logOdds !== null);
+}
+
+/**
+ * The scale that tells rows apart: probabilities, or log-odds where the best rows, or all of them, differ in these alone.
+ * @param {Row[]} rows best first
+ * @returns {"probability" | "logOdds"}
+ */
+export function clearestScale(rows) {
+  const alike = rows[0].score < SATURATED ? rows : rows.filter((row) => row.score > 1 - SATURATED);
+  return hasLogOdds(rows) && alike.some((row) => row.rank > 1 && !row.tied) ? "logOdds" : "probability";
+}
 
 /** @param {Scored} one */
-const logOddsOf = (one) => one.logOdds ?? 0;
+export const scoreOf = (one) => one.score;
+
+/** @param {Scored} one */
+export const logOddsOf = (one) => one.logOdds ?? 0;
+
+/**
+ * The ends of a scale for some values.
+ * @param {number[]} values best first
+ * @param {"probability" | "logOdds"} scale
+ * @returns {[number, number]}
+ */
+export function rangeOf(values, scale) {
+  if (scale === "probability") return [0, 1];
+  const [low, high] = [values[values.length - 1], values[0]];
+  const padding = (high - low) * 0.06 || 1;
+  return [low - padding, high + padding];
+}
 
 /**
  * @typedef {object} Shape

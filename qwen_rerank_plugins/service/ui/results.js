@@ -10,7 +10,8 @@ import { setUpTabs } from "./tabs.js";
 /** @typedef {import("./ranking.js").Row} Row */
 /** @typedef {{rows: Row[], model: string, seconds: number, numTokens: number}} Outcome */
 
-/** @typedef {(panel: HTMLElement, rows: Row[], onFind: (index: number) => void) => void} View */
+/** @typedef {{kept: number, onCut: (kept: number) => void, onFind: (index: number) => void}} Around how many rows are above the threshold */
+/** @typedef {(panel: HTMLElement, rows: Row[], around: Around) => void} View */
 
 /** @type {Record<string, () => Promise<View>>} by panel */
 const VIEWS = {
@@ -29,8 +30,13 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
   /** @type {Outcome | null} */
   let outcome = null;
   let isStale = false;
+  let kept = Infinity;
   const outdated = new Set(Object.keys(VIEWS));
 
+  const onCut = (/** @type {number} */ number) => {
+    kept = number;
+    outdated.add("panel-cards").add("panel-table");
+  };
   const build = async (/** @type {HTMLElement} */ panel) => {
     if (!(panel.id in VIEWS)) return onBatch(panel).catch(onMissing);
     if (!outdated.delete(panel.id)) return;
@@ -43,7 +49,7 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
       outdated.add(panel.id);
       onMissing();
     } else if (outcome === wanted) {
-      show(panel, outcome.rows, onFind);
+      show(panel, outcome.rows, { kept, onCut, onFind });
     }
   };
   const visiblePanel = setUpTabs(byId("results").querySelector('[role="tablist"]'), build);
@@ -64,6 +70,7 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
     show(latest) {
       outcome = latest;
       isStale = false;
+      kept = Infinity;
       if (!(visiblePanel().id in VIEWS)) byId("tab-cards").click();
       refresh();
     },

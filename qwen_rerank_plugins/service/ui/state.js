@@ -6,6 +6,7 @@
 const INPUT = "qwen-rerank.input";
 const PREFERENCES = "qwen-rerank.preferences";
 const KEY = "qwen-rerank.key";
+const DEMO_CLOSED = "qwen-rerank.demo-closed";
 
 /** @typedef {{query: string, instruction: string, documents: string}} Input */
 /** @typedef {{language?: "zh" | "en", theme?: "light" | "dark"}} Preferences */
@@ -66,20 +67,43 @@ export function savePreferences(change) {
 
 /** The service's key, as long as the tab is open. */
 export function loadKey() {
+  return readTab(KEY);
+}
+
+/** @param {string} key empty to forget it */
+export function saveKey(key) {
+  writeTab(KEY, key);
+}
+
+/** Whether the words about the demo model were closed in this tab. */
+export function loadDemoClosed() {
+  return readTab(DEMO_CLOSED) !== "";
+}
+
+/** Remember, as long as the tab is open, that the words about the demo model were closed. */
+export function saveDemoClosed() {
+  writeTab(DEMO_CLOSED, "yes");
+}
+
+/** @param {string} name */
+function readTab(name) {
   try {
-    return sessionStorage.getItem(KEY) ?? "";
+    return sessionStorage.getItem(name) ?? "";
   } catch {
     return "";
   }
 }
 
-/** @param {string} key empty to forget it */
-export function saveKey(key) {
+/**
+ * @param {string} name
+ * @param {string} value empty to forget it
+ */
+function writeTab(name, value) {
   try {
-    if (key) sessionStorage.setItem(KEY, key);
-    else sessionStorage.removeItem(KEY);
+    if (value) sessionStorage.setItem(name, value);
+    else sessionStorage.removeItem(name);
   } catch {
-    // It is then asked for again after a reload.
+    // It is then asked for, or shown, again after a reload.
   }
 }
 

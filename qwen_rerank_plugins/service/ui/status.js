@@ -5,6 +5,7 @@
 import { fetchInfo, fetchReadiness, ServiceProblem } from "./api.js";
 import { byId } from "./dom.js";
 import { t } from "./i18n.js";
+import { loadDemoClosed, saveDemoClosed } from "./state.js";
 
 const PAUSE_MS = { ready: 20_000, loading: 2_000, offline: 4_000 };
 
@@ -15,6 +16,7 @@ const PAUSE_MS = { ready: 20_000, loading: 2_000, offline: 4_000 };
  * @property {Record<string, any>} said what `ready` answered; it needs no key
  * @property {Record<string, any> | null} info what `info` answered
  * @property {boolean} needsKey
+ * @property {boolean} demoClosed
  */
 
 /**
@@ -22,7 +24,7 @@ const PAUSE_MS = { ready: 20_000, loading: 2_000, offline: 4_000 };
  */
 export function watchStatus({ key, onKeyNeeded, onInfo }) {
   /** @type {State} */
-  let state = { readiness: "checking", said: {}, info: null, needsKey: false };
+  let state = { readiness: "checking", said: {}, info: null, needsKey: false, demoClosed: loadDemoClosed() };
   let timer = 0;
   let turn = 0;
 
@@ -35,12 +37,18 @@ export function watchStatus({ key, onKeyNeeded, onInfo }) {
     // A later check, after a new key or on return to the tab, has overtaken this one.
     if (mine !== turn) return;
     if (details.needsKey && !state.needsKey) onKeyNeeded();
-    state = { readiness, said, ...details };
+    state = { ...state, readiness, said, ...details };
     show(state);
     if (state.info) onInfo(state.info);
     if (!document.hidden) timer = setTimeout(check, PAUSE_MS[readiness]);
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : check()));
+  byId("demo-close").addEventListener("click", () => {
+    state.demoClosed = true;
+    saveDemoClosed();
+    show(state);
+    byId("query").focus();
+  });
   show(state);
   check();
   return { check, refresh: () => show(state), limits: () => state.info?.limits ?? {} };
@@ -63,13 +71,13 @@ async function readInfo(key, before) {
 
 /** @param {State} state */
 function show(state) {
-  const { readiness, said, info } = state;
+  const { readiness, said, info, demoClosed } = state;
   byId("status").dataset.state = readiness;
   const name = { checking: "statusChecking", ready: "statusReady", loading: "statusLoading", offline: "statusOffline" };
   const parts = readiness === "ready" ? [info?.model_id ?? said.model, info?.device] : [];
   setText("status-line", [t(name[readiness]), ...parts.filter(isText)].join(" · "));
   setText("status-hint", hint(state));
-  byId("demo").hidden = !(readiness === "ready" && (info?.is_demo ?? said.demo) === true);
+  byId("demo").hidden = demoClosed || !(readiness === "ready" && (info?.is_demo ?? said.demo) === true);
 }
 
 /** @param {State} state */

@@ -58,6 +58,10 @@ def test_axe_finds_no_serious_fault_in_any_tab(workbench: Workbench, theme: str,
     for tab in ("cards", "table", "chart"):
         workbench.tab(tab)
         assert faults(workbench.page) == []
+    workbench.page.locator(".threshold").press("PageUp")
+    for tab in ("chart", "cards", "table"):
+        workbench.tab(tab)
+        assert faults(workbench.page) == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -281,6 +285,22 @@ def test_in_a_narrow_window_there_is_one_column_and_nothing_sticks_out(
         assert left[0] == pytest.approx(right[0], abs=5)
         assert right[2] >= left[3] - 1
     assert faults(workbench.page) == []
+
+
+def test_on_a_phone_the_tables_text_has_the_whole_width_and_it_stays_a_table(workbench: Workbench) -> None:
+    workbench.page.set_viewport_size({"width": 390, "height": 800})
+    show_everything(workbench)
+    panel = workbench.tab("table")
+    widths = panel.evaluate(
+        "node => [node.querySelector('td:last-child').clientWidth, node.querySelector('.table-box').clientWidth]"
+    )
+    assert widths[0] >= 0.95 * widths[1]
+    table = panel.get_by_role("table")
+    expect(table.get_by_role("columnheader")).to_have_count(4)
+    expect(table.get_by_role("row")).to_have_count(len(DOCUMENTS) + 1)
+    expect(table.get_by_role("row").nth(1).get_by_role("cell")).to_have_count(4)
+    panel.locator("th[data-key=index] button").click()
+    assert workbench.column(3) == [str(number) for number in range(1, len(DOCUMENTS) + 1)]
 
 
 @pytest.mark.parametrize("number", [2, 60])

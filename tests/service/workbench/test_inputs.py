@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -317,3 +318,65 @@ def test_an_example_does_not_lose_what_was_there(workbench: Workbench) -> None:
     workbench.page.locator("#examples button").first.click()
     workbench.page.locator("#undo").click()
     expect(workbench.query).to_have_value("mine")
+
+
+# ------------------------------------------------------------------------------------------------ numbers
+
+
+NUMBERS = """() => {
+  const box = document.getElementById("documents").getBoundingClientRect();
+  const lines = [...document.querySelectorAll("#line-list > *")];
+  return lines.map((line) => [line.className, line.getBoundingClientRect().top - box.top,
+                              line.getBoundingClientRect().height]);
+}"""
+LINE_HEIGHT = 21.0
+FIRST_LINE_TOP = 8.0
+
+
+def test_every_document_has_a_number_and_a_wrapped_line_has_one(workbench: Workbench) -> None:
+    wrapped = "a line that wraps " * 12
+    workbench.documents.fill("\n".join(["short", "", wrapped, "苹果，很甜", "x" * 300]))
+    workbench.documents.evaluate("node => { node.scrollTop = 0; }")
+    workbench.wait_until(f"({NUMBERS})()[0][1] === {FIRST_LINE_TOP}")
+    classes, _, heights = zip(*workbench.page.evaluate(NUMBERS), strict=True)
+    assert classes == ("filled", "", "filled", "filled", "filled")
+    assert heights[:2] == (LINE_HEIGHT, LINE_HEIGHT)
+    assert heights[2] > 2 * LINE_HEIGHT
+    assert heights[4] > 2 * LINE_HEIGHT
+    text_height = workbench.documents.evaluate("node => node.scrollHeight") - 2 * (FIRST_LINE_TOP - 1)
+    assert sum(heights) == text_height
+
+
+def test_numbers_stay_beside_their_lines_when_the_field_scrolls_or_narrows(workbench: Workbench) -> None:
+    workbench.documents.fill("\n".join(f"document {number} " * 5 for number in range(100)))
+    workbench.documents.evaluate("node => { node.scrollTop = 500; }")
+    workbench.wait_until(f"({NUMBERS})()[0][1] === {FIRST_LINE_TOP} - 500")
+    workbench.documents.evaluate("node => { node.scrollTop = 0; }")
+    workbench.page.set_viewport_size({"width": 390, "height": 800})
+    # Without a border and with the scrollbar, which makes the text narrower.
+    workbench.wait_until(
+        f"({NUMBERS})().reduce((sum, line) => sum + line[2], 0) + 14"
+        " === document.getElementById('documents').scrollHeight"
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_any_edits_the_numbered_lines_are_the_fields(workbench: Workbench, seed: int) -> None:
+    """Only the lines that changed are built again, so edits at both ends and within are tried."""
+    rng = random.Random(seed)
+    lines = [str(number) for number in range(30)]
+    for _ in range(40):
+        start = rng.randrange(len(lines) + 1)
+        lines[start : start + rng.randrange(4)] = rng.choices(["", "a", "b", " "], k=rng.randrange(4))
+        workbench.documents.fill("\n".join(lines))
+        shown = workbench.page.locator("#line-list > *").evaluate_all(
+            "nodes => nodes.map((node) => node.textContent.slice(0, -1))"
+        )
+        assert "\n".join(shown) == workbench.documents.input_value()
+
+
+def test_a_field_of_more_lines_than_are_numbered_has_no_numbers(workbench: Workbench) -> None:
+    workbench.fill("q", ["a"] * 10_001)
+    assert workbench.page.locator("#line-list > *").count() == 0
+    workbench.fill("q", ["a", "b"])
+    assert workbench.page.locator("#line-list > *").count() == 2

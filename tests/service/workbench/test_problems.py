@@ -196,6 +196,31 @@ def test_a_demo_model_is_said_loudly(page: Page, base_url: str, watch: Watch) ->
     expect(page.locator("#status-line")).to_have_text("引擎就绪 · demo · cpu")
 
 
+def test_the_words_about_the_demo_stay_closed_in_this_tab_only(
+    page: Page, base_url: str, watch: Watch
+) -> None:
+    bench = Workbench(page, base_url, watch.allowed_failures)
+
+    def as_demo(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "is_demo": True})
+
+    page.context.route("**/info", as_demo)
+    bench.open()
+    expect(page.locator("#demo")).to_be_visible()
+    bench.press_until("Tab", "#demo-close")
+    page.keyboard.press("Enter")
+    expect(page.locator("#demo")).to_be_hidden()
+    expect(bench.query).to_be_focused()
+    with page.expect_response("**/info"):
+        bench.open()
+    expect(page.locator("#status-line")).to_contain_text("cpu")
+    expect(page.locator("#demo")).to_be_hidden()
+    other = page.context.new_page()
+    watch.attach(other)
+    Workbench(other, base_url, watch.allowed_failures).open()
+    expect(other.locator("#demo")).to_be_visible()
+
+
 def test_loading_turns_to_ready_by_itself(page: Page, base_url: str, watch: Watch) -> None:
     watch.allowed_failures.add("/ready")
     bench = Workbench(page, base_url, watch.allowed_failures)

@@ -179,6 +179,19 @@ def test_cancelling_ends_the_request_and_keeps_the_last_result(workbench: Workbe
     assert len(held) == 1
 
 
+def test_the_last_results_are_dim_while_a_run_is_under_way(workbench: Workbench) -> None:
+    workbench.page.emulate_media(reduced_motion="reduce")
+    workbench.rank(QUERY, DOCUMENTS)
+    panel = workbench.page.locator("#panel-cards")
+    expect(panel).to_have_css("opacity", "1")
+    held: list[Route] = []
+    workbench.stage(hold(held))
+    workbench.run_button.click()
+    expect(panel).to_have_css("opacity", "0.5")
+    workbench.cancel_button.click()
+    expect(panel).to_have_css("opacity", "1")
+
+
 def test_cancelling_reaches_the_scorer(page: Page, watch: Watch) -> None:
     scorer = SteeredScorer(delay_s=60.0)
     watch.allowed_failures.add("/api/rerank")
@@ -372,3 +385,59 @@ def test_what_is_missing_is_asked_for(
     workbench.run_button.click()
     expect(workbench.run_note).to_contain_text(words)
     expect(workbench.page.locator(f"#{field}")).to_be_focused()
+
+
+# ------------------------------------------------------------------------------------- what scores can tell
+
+
+def bar_shares(bench: Workbench) -> list[float]:
+    """How much of each card's bar is filled, from the top."""
+    widths: list[float] = bench.cards.locator(".fill").evaluate_all(
+        "nodes => nodes.map((node) => parseFloat(node.style.width) / 100)"
+    )
+    return widths
+
+
+def test_cards_name_their_rank(workbench: Workbench) -> None:
+    workbench.rank(QUERY, DOCUMENTS)
+    expect(workbench.cards.locator(".rank")).to_have_text([f"第 {rank} 名" for rank in range(1, 6)])
+    workbench.page.locator("#language").click()
+    expect(workbench.cards.locator(".rank").first).to_have_text("Rank #1")
+
+
+def test_where_probabilities_saturate_bars_and_curve_show_log_odds(workbench: Workbench) -> None:
+    log_odds = {"a": 20.0, "b": 14.0, "c": 9.0, "d": 2.0}
+    workbench.stage_scores(
+        lambda _, text: {"relevance_score": 1.0 if log_odds[text] > 8 else 0.88, "log_odds": log_odds[text]}
+    )
+    workbench.rank("q", list(log_odds))
+    low, high = 2.0 - 0.06 * 18, 20.0 + 0.06 * 18
+    expected = [(value - low) / (high - low) for value in log_odds.values()]
+    assert bar_shares(workbench) == pytest.approx(expected, abs=1e-6)
+    expect(workbench.page.locator("#panel-cards")).to_contain_text("条形按对数几率绘制")
+    panel = workbench.tab("chart")
+    expect(panel.locator("#scale")).to_have_value("logOdds")
+    expect(panel.locator(".words")).to_contain_text("第 1 名领先第 2 名 6.00")
+
+
+def test_probabilities_that_differ_are_shown_as_they_are(workbench: Workbench) -> None:
+    scores = {"a": 0.99, "b": 0.7, "c": 0.0001}
+    workbench.stage_scores(lambda _, text: {"relevance_score": scores[text], "log_odds": 10 * scores[text]})
+    workbench.rank("q", list(scores))
+    assert bar_shares(workbench) == pytest.approx(list(scores.values()))
+    expect(workbench.page.locator("#panel-cards")).not_to_contain_text("条形按对数几率绘制")
+    expect(workbench.tab("chart").locator("#scale")).to_have_value("probability")
+
+
+def test_practically_equal_scores_are_called_tied(workbench: Workbench) -> None:
+    """Each card is compared with the card above, so that no chain of small steps hides a large one."""
+    log_odds = {"a": 3.0, "b": 2.95, "c": 2.8, "d": 2.71}
+    workbench.stage_scores(
+        lambda _, text: {"relevance_score": 0.9 + log_odds[text] / 100, "log_odds": log_odds[text]}
+    )
+    workbench.rank("q", list(log_odds))
+    expect(workbench.cards.nth(1)).to_contain_text("与第 1 名几乎相同")
+    expect(workbench.cards.nth(3)).to_contain_text("与第 3 名几乎相同")
+    for card in (0, 2):
+        expect(workbench.cards.nth(card)).not_to_contain_text("几乎相同")
+    expect(workbench.tab("chart").locator(".words")).to_contain_text("第 1 名与第 2 名几乎相同")
