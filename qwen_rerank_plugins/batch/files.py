@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Self
 
 from qwen_rerank_plugins.batch.journal import Journal, remove_journal
 from qwen_rerank_plugins.errors import InputError, RerankError
+from qwen_rerank_plugins.fsync import fsync_path
 
 __all__ = ["JobFiles"]
 
@@ -89,12 +89,12 @@ class JobFiles:
     def publish(self, *, has_rejected: bool) -> None:
         """Rename the finished files, the output last, so that a file under its final name is always complete."""
         if has_rejected:
-            _sync(self.rejected_part)
+            fsync_path(self.rejected_part)
             self.rejected_part.replace(self.rejected)
         else:
             self.rejected.unlink(missing_ok=True)
         self.part.replace(self.target)
-        _sync(self.target.parent)
+        fsync_path(self.target.parent)
 
     def drop_parts(self) -> None:
         """Delete unfinished files."""
@@ -103,7 +103,7 @@ class JobFiles:
 
     def sync_part(self) -> None:
         """Flush the part to disk."""
-        _sync(self.part)
+        fsync_path(self.part)
 
     @contextmanager
     def drop_parts_on_error(self) -> Iterator[None]:
@@ -126,11 +126,3 @@ class JobFiles:
 def _identity(path: Path) -> dict[str, int]:
     stat = path.stat()
     return {"inode": stat.st_ino, "size": stat.st_size}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

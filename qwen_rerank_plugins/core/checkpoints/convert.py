@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import secrets
 import shutil
@@ -31,6 +30,7 @@ from qwen_rerank_plugins.core.checkpoints.tensors import READ_BLOCK_BYTES, Tenso
 from qwen_rerank_plugins.core.checkpoints.weights import checked_shapes
 from qwen_rerank_plugins.core.model.int8 import INT8_MAX, quantize_rows
 from qwen_rerank_plugins.errors import CheckpointFormatError, ConfigurationError
+from qwen_rerank_plugins.fsync import fsync_path
 
 __all__ = ["ConversionReport", "convert_checkpoint"]
 
@@ -212,19 +212,11 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield place
         for path in [*place.rglob("*"), place]:
-            _synchronize(path)
+            fsync_path(path)
         place.rename(folder)
-        _synchronize(folder.absolute().parent)
+        fsync_path(folder.absolute().parent)
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _synchronize(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

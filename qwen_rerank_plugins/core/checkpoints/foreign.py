@@ -28,11 +28,10 @@ _STARTS = {
 
 _ORIGINAL = "give the folder of the original safetensors"
 _OTHER_WEIGHTS = {
-    "._____temp/**/*.safetensors": "is not downloaded completely ({}); run the download again",
-    "**/*.incomplete": "is not downloaded completely ({}); run the download again",
-    "*.part": "is not downloaded completely ({}); run the download again",
-    "*.aria2": "is not downloaded completely ({}); run the download again",
-    "*.crdownload": "is not downloaded completely ({}); run the download again",
+    **dict.fromkeys(
+        ("._____temp/**/*.safetensors", "**/*.incomplete", "*.part", "*.aria2", "*.crdownload"),
+        "is not downloaded completely ({}); run the download again",
+    ),
     "model-*-of-*.safetensors": "has shards such as {}, but not their index model.safetensors.index.json; download it too",
     "*.safetensors": "has its weights in {}; rename it to model.safetensors if it is the whole model",
     "**/openvino*.xml": f"holds an OpenVINO model ({{}}), which is not supported; {_ORIGINAL}",
@@ -91,14 +90,13 @@ def reject_other_models(model: str, folder: Path, config: Mapping[str, Any]) -> 
     """
     quantisation = config.get("quantization_config")
     settings = quantisation if isinstance(quantisation, Mapping) else {}
-    bits = [name for name in ("load_in_4bit", "load_in_8bit") if settings.get(name)]
     problems = {
         f"is an embedding model, and its scores would be noise; {_RERANKER}": _is_embedding_model(folder),
         f"is a vision-language model, and only text is supported; {_RERANKER}": "vision_config" in config
         or "_vl" in str(config.get("model_type")),
         "holds weights that bitsandbytes quantised, which only that package reads; give the model that they were made from, with "
-        "quantization 'int8' if memory is short": bool(bits)
-        or settings.get("quant_method") == "bitsandbytes",
+        "quantization 'int8' if memory is short": settings.get("quant_method") == "bitsandbytes"
+        or bool(settings.get("load_in_4bit") or settings.get("load_in_8bit")),
         "is a conversion for MLX, whose quantised weights are not supported; give the model that it was made from": isinstance(
             config.get("quantization"), Mapping
         ),

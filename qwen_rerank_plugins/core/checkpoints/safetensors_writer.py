@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from qwen_rerank_plugins.closing import CloseMixin
 
 __all__ = ["SafetensorsWriter", "TensorForm", "num_bytes"]
 
@@ -27,8 +27,8 @@ def num_bytes(form: TensorForm) -> int:
     return form[0].itemsize * math.prod(form[1])
 
 
-class SafetensorsWriter:
-    """A file whose tensors are known in advance, and written in any order. A context manager that closes it.
+class SafetensorsWriter(CloseMixin):
+    """A file whose tensors are known in advance, and written in any order.
 
     The wider a dtype, the closer to the file's start are its tensors, so that each is aligned.
 
@@ -58,13 +58,6 @@ class SafetensorsWriter:
         self._file.seek(self._data_start + start + first_row * rows[:1].nbytes)
         self._file.write(rows.contiguous().view(torch.uint8).numpy().data)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._file:
-            if error is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -89,7 +89,9 @@ class KVLayout:
         )
 
     def _padded(self, rows: IntArray) -> IntArray:
-        return np.pad(rows, (0, self.num_rows - len(rows)))
+        padded = np.zeros(self.num_rows, np.int32)
+        padded[: len(rows)] = rows
+        return padded
 
     def kv_rows(self, nodes: Iterable[int]) -> IntArray:
         """Return the rows of some nodes in the buffers, one node after the other."""

@@ -54,7 +54,7 @@ class Linear:
         return x
 
     def __call__(self, x: Any, out: Tensor | None = None) -> Tensor:
-        """Multiply encoded rows to [rows, out]; `out`, if given, may receive the result."""
+        """Multiply encoded rows to [rows, out]; `out`, if given, receives the result."""
         if out is None:
             return F.linear(x, self.weight, self.bias)
         if self.bias is None:

@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 
 from qwen_rerank_plugins.batch.formats import SUFFIXES
 from qwen_rerank_plugins.errors import ConfigurationError
+from qwen_rerank_plugins.fsync import fsync_path
 from qwen_rerank_plugins.service.jobs.records import JOB_ID, Job
 
 __all__ = ["FILES_PER_UPLOAD", "JOURNAL", "REJECTED", "Store"]
@@ -134,8 +135,8 @@ class Store:
         os.fsync(file.fileno())
         file.close()
         upload = self._upload_path(job.id)
-        _sync_folder(upload)
-        _sync_folder(self._folder)
+        fsync_path(upload)
+        fsync_path(self._folder)
         self._write(INSERT, **job.as_row())
         upload.rename(self._folder / job.id)
 
@@ -305,12 +306,3 @@ def _connect(opened: ExitStack, path: Path) -> sqlite3.Connection:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.exists() else None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

@@ -52,7 +52,8 @@ export function hasLogOdds(scored) {
 }
 
 /**
- * The scale that tells rows apart: probabilities, or log-odds where the best rows, or all of them, differ in these alone.
+ * The scale on which rows can be distinguished: probabilities; or log-odds, if the probabilities of the best rows, or of
+ * all rows, are too close to 1 or 0.
  * @param {Row[]} rows best first
  * @returns {"probability" | "logOdds"}
  */
