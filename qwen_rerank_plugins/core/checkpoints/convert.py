@@ -203,6 +203,10 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         raise ConfigurationError(
             f"{str(folder)!r} exists and is not an empty folder; name another one, or remove it"
         )
+    if folder.exists() and (folder.is_mount() or folder.samefile(Path.cwd())):
+        raise ConfigurationError(
+            f"{str(folder)!r} is the working folder or a mount point, which cannot be replaced; name a folder in it"
+        )
     if not folder.absolute().parent.is_dir():
         raise ConfigurationError(
             f"there is no folder {str(folder.absolute().parent)!r}, in which to write; create it"

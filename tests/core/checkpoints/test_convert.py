@@ -258,6 +258,25 @@ def test_the_card_says_what_was_done_and_nothing_of_the_machine(tmp_path: Path) 
 # -------------------------------------------------------------------------------------------- or nothing
 
 
+@pytest.mark.parametrize("kind", ["working folder", "mount point"])
+def test_an_empty_folder_that_cannot_be_replaced_is_named_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The rename at the end failed: "Device or resource busy"."""
+    source, out = SOURCES["tied"](tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    if kind == "working folder":
+        monkeypatch.chdir(out)
+    else:
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    monkeypatch.setattr(convert_module, "SafetensorsWriter", None)
+    with pytest.raises(
+        ConfigurationError, match="the working folder or a mount point, which cannot be replaced"
+    ):
+        convert_checkpoint(source, Path("." if kind == "working folder" else out))
+    assert not any(out.iterdir())
+
+
 @pytest.mark.parametrize("content", ["folder", "file"])
 def test_what_exists_is_not_overwritten(tmp_path: Path, content: str) -> None:
     out = tmp_path / "out"
