@@ -133,10 +133,9 @@ class IndexArrays:
 
 
 def dense_mask(layout: KVLayout) -> Tensor:
-    """Return [rows, kv_rows] bool: whether a row attends to a key. An unused row attends to all unused rows."""
+    """Return [rows, kv_rows] bool: whether a row attends to a key; an unused row attends to none, for which attention returns zeros."""
     forest = layout.forest
     mask = torch.zeros(layout.num_rows, forest.num_cached_tokens + layout.num_rows, dtype=torch.bool)
-    mask[forest.num_tokens :, forest.num_cached_tokens + forest.num_tokens :] = True
     for index, node in enumerate(forest.nodes):
         if node.is_cached:
             continue

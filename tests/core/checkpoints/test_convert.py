@@ -277,6 +277,19 @@ def test_an_empty_folder_that_cannot_be_replaced_is_named_before_the_work(
     assert not any(out.iterdir())
 
 
+def test_all_files_are_on_the_disk_before_the_folder_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = SOURCES["tied"](tmp_path / "in"), tmp_path / "out"
+    flushed: list[tuple[str, bool]] = []
+    monkeypatch.setattr(convert_module, "fsync_path", lambda path: flushed.append((path.name, out.exists())))
+    convert_checkpoint(source, out)
+    *first, folder, parent = flushed
+    assert sorted(first) == sorted((path.name, False) for path in out.rglob("*"))
+    assert folder[0].startswith(".out.")
+    assert parent == (tmp_path.name, True)
+
+
 @pytest.mark.parametrize("content", ["folder", "file"])
 def test_what_exists_is_not_overwritten(tmp_path: Path, content: str) -> None:
     out = tmp_path / "out"

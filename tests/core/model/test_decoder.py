@@ -41,6 +41,13 @@ def test_blocks_hold_every_row_once_and_none_is_above_the_limit(
     assert len(blocks) == -(-num_rows // 64)
 
 
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_the_weights_are_in_memory_once(tmp_path: Path, quantization: str) -> None:
+    """What was read was kept beside the layers that were made of it."""
+    decoder = decoder_of(make(tmp_path, Shape()), quantization=quantization)
+    assert all(layer.qkv is None for layer in decoder.weights.layers)
+
+
 @pytest.mark.parametrize("lengths", [(1,), (3, 3, 1), (40, 7)])
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_products_have_a_multiple_of_eight_rows(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
+from opensearch_qwen_rerank.steps import DEPLOY_TIMEOUT_S
 from opensearchpy.exceptions import NotFoundError
 
 from tests.integrations.opensearch.nodes.cluster import Cluster
@@ -213,7 +214,17 @@ def _model(cluster: Cluster, connector_id: str) -> str:
         "connector_id": connector_id,
     }
     made = cluster.request("POST", "/_plugins/_ml/models/_register", body, deploy="true")
-    return str(made["model_id"])
+    model_id = str(made["model_id"])
+    _wait_until_deployed(cluster, model_id)
+    return model_id
+
+
+def _wait_until_deployed(cluster: Cluster, model_id: str) -> None:
+    """Wait for a model's state: on a busy machine the registration returns before, and a search is refused."""
+    end_s = time.monotonic() + DEPLOY_TIMEOUT_S
+    while cluster.request("GET", f"/_plugins/_ml/models/{model_id}")["model_state"] != "DEPLOYED":
+        assert time.monotonic() < end_s, "the model is not deployed"
+        time.sleep(0.1)
 
 
 def _simple(model_id: str, to: Connection) -> list[dict[str, Any]]:

@@ -48,6 +48,15 @@ JAVA_OPTIONS = (
     "-Dopensearch.distribution.type=tar",
 )
 
+# A busy machine must not fail a test. ML Commons refuses predictions while the small heap, the memory or the disk
+# is nearly full, and deploys every model again ten seconds after the node has started.
+_ML_COMMONS = {
+    "plugins.ml_commons.jvm_heap_memory_threshold": 100,
+    "plugins.ml_commons.native_memory_threshold": 100,
+    "plugins.ml_commons.disk_free_space_threshold": "1b",
+    "plugins.ml_commons.model_auto_redeploy.enable": "false",
+}
+
 _LOGGING = """\
 appender.console.type = Console
 appender.console.name = console
@@ -112,7 +121,10 @@ def running_node(
     release = {**RELEASES, **CORE_RELEASES}[version]
     folder = Path(tempfile.mkdtemp(prefix=f"opensearch-{version}-"))
     try:
-        _configure(folder, {"http.port": http_port, **(settings or {})})
+        has_ml_commons = bool(release.plugins) and not core_only
+        _configure(
+            folder, {"http.port": http_port, **(_ML_COMMONS if has_ml_commons else {}), **(settings or {})}
+        )
         home = home_of(release)
         if core_only or plugins:
             home = _own_home(release, home, folder, plugins, core_only=core_only)
@@ -121,7 +133,6 @@ def running_node(
         command = _command(release, home, folder, heap=heap, optimized=optimized)
         with _process(command, folder) as process:
             url = _wait_until_healthy(process, folder)
-            has_ml_commons = bool(release.plugins) and not core_only
             yield Node(version, url, folder / "node.log", process, has_ml_commons)
     finally:
         shutil.rmtree(folder)
