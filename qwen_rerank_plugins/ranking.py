@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qwen_rerank_plugins.errors import EngineError, NonFiniteScoreError
+from qwen_rerank_plugins.errors import EngineError, InputError, NonFiniteScoreError
 from qwen_rerank_plugins.segmentation import segment
 from qwen_rerank_plugins.types import (
     PairScore,
@@ -107,7 +107,11 @@ def ranked_order(scores: Sequence[PairScore], *, top_n: int | None, min_score: f
 
 
 def span_input(given: RankInput, options: SpanOptions, results: Sequence[RerankResult]) -> SpanInput:
-    """Return the spans of all returned documents, with requests that differ from the documents' in the text alone."""
+    """Return the spans of all returned documents, with requests that differ from the documents' in the text alone.
+
+    Raises:
+        InputError: There are more than `max_scored`.
+    """
     found = SpanInput([], [])
     first = 0
     for result, documents in zip(results, given.documents, strict=True):
@@ -117,6 +121,9 @@ def span_input(given: RankInput, options: SpanOptions, results: Sequence[RerankR
             found.spans.append(spans)
             found.requests.extend(replace(request, document=request.document[slice(*span)]) for span in spans)
         first += len(documents)
+    if options.max_scored is not None and len(found.requests) > options.max_scored:
+        number = f"{len(found.requests)} spans to score, at most {options.max_scored} are allowed"
+        raise InputError(f"too many relevant spans: {number}; return fewer documents (`top_n`)")
     return found
 
 

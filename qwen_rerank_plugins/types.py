@@ -78,6 +78,8 @@ class SpanOptions:
         unit: "sentence"; or "passage", a paragraph, or a window of sentences where a paragraph is long.
         max_spans: Spans per document; None for all.
         threshold: Lowest `relevance_score` of a span, from 0 to 1; None for no threshold.
+        max_scored: Spans of all documents of a call; a call with more is refused after its documents were ranked. None
+            for no limit.
 
     Raises:
         InputError: A value is out of range, or the unit is unknown.
@@ -87,6 +89,7 @@ class SpanOptions:
     unit: Literal["sentence", "passage"] = "sentence"
     max_spans: int | None = 3
     threshold: float | None = None
+    max_scored: int | None = None
 
     def __post_init__(self) -> None:
         if self.unit not in ("sentence", "passage"):
@@ -94,12 +97,13 @@ class SpanOptions:
         for name, value, kind in (
             ("max_spans", self.max_spans, int),
             ("threshold", self.threshold, int | float),
+            ("max_scored", self.max_scored, int),
         ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
                 expected = "an integer" if kind is int else "a number"
                 raise InputTypeError(f"`{name}` must be {expected} or None, got {value!r}")
-        if self.max_spans is not None and self.max_spans < 1:
-            raise InputError(f"`max_spans` must be at least 1, got {self.max_spans!r}")
+            if kind is int and value is not None and value < 1:
+                raise InputError(f"`{name}` must be at least 1, got {value!r}")
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:  # false for NaN as well
             raise InputError(f"`threshold` must be from 0 to 1, got {self.threshold!r}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from qwen_rerank_plugins import LexicalScorer, PairScore, RerankConfig, Reranker, ScoreRequest
+from qwen_rerank_plugins import LexicalScorer, PairScore, RerankConfig, Reranker, ScoreRequest, SpanOptions
 from qwen_rerank_plugins.remote import RemoteScorer
 from qwen_rerank_plugins.remote.dialects import DIALECTS
 from qwen_rerank_plugins.service.schemas import read_request
@@ -73,6 +73,22 @@ def test_our_own_dialect_loses_nothing() -> None:
     assert scores[1:] == list(known.values())[1:]
     assert scores[0].log_odds == pytest.approx(1.0986122886681098, rel=1e-11)
     assert (scores[0].truncated, scores[0].num_tokens, remote.model) == (True, 7, "fake")
+
+
+@pytest.mark.parametrize("dialect", ["qwen", "tei", "cohere"])
+def test_relevant_spans_are_those_of_the_scorer_behind_the_service(dialect: str) -> None:
+    documents = ["A red fox. The blue whale sings! Nothing.", "", "鲸鱼很大。blue whale\r\n\U0001f40b whale"]
+    remote = remote_over(LexicalScorer(), dialect)
+    options = SpanOptions(max_spans=None)
+    found = Reranker(scorer=remote).rank("blue whale", documents, spans=options)
+    remote.close()
+    expected = Reranker(scorer=LexicalScorer()).rank("blue whale", documents, spans=options)
+    assert [len(one.spans) for one in expected.results] == [3, 3, 0]
+    for one, wanted in zip(found.results, expected.results, strict=True):
+        places = [[(span.start, span.end) for span in ranked.spans] for ranked in (one, wanted)]
+        assert places[0] == places[1]
+        scores = [span.relevance_score for span in wanted.spans]
+        assert [span.relevance_score for span in one.spans] == pytest.approx(scores, rel=1e-11)
 
 
 @pytest.mark.parametrize("dialect", ["qwen", "vllm", "dashscope"])

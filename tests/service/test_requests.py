@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,6 +59,68 @@ def test_documents_below_the_threshold_are_left_out_in_every_dialect_with_a_rank
 def test_a_threshold_that_is_no_probability_is_refused(service: RunningService, value: Any) -> None:
     for name in ("min_score", "score_threshold"):
         assert name in assert_problem(service.rank(**{name: value}), 422)["message"]
+
+
+TWO = "The sun is warm. The blue whale sings."
+
+
+def test_relevant_spans_come_with_the_documents_of_both_own_dialects(service: RunningService) -> None:
+    spans = {"threshold": 0, "max_spans": 1}
+    one: dict[str, Any] = {"query": "blue whale", "documents": [{"text": TWO}, " "], "relevant_spans": spans}
+    several = {
+        "queries": ["sun", "blue whale"],
+        "documents": [["moon"], [TWO]],
+        "relevant_spans": {**spans, "unit": "passage"},
+    }
+    best, blank = service.rank(**one).json()["results"]
+    (found,) = best["relevant_spans"]
+    assert TWO[found["start"] : found["end"]] == "The blue whale sings."
+    assert found["score"] == pytest.approx(1 / (1 + math.exp(-found["log_odds"])), abs=1e-9)
+    assert blank["relevant_spans"] == []
+    with service.client() as client:
+        answer = client.post("/api/rerank", json=several).json()
+    moon, two = (part["results"][0]["relevant_spans"] for part in answer["results"])
+    assert [(span["start"], span["end"]) for span in (*moon, *two)] == [(0, 4), (0, len(TWO))]
+
+
+@pytest.mark.parametrize("asked", [None, {"mode": "disabled"}, {"mode": "disabled", "max_spans": 3}])
+def test_nothing_is_said_of_spans_that_nobody_asked_for(service: RunningService, asked: Any) -> None:
+    assert "relevant_spans" not in service.rank(documents=[TWO], relevant_spans=asked).text
+
+
+def test_the_threshold_of_spans_is_cohere_s_unless_a_request_says(service: RunningService) -> None:
+    """Without a common word the score is below 0.1."""
+    asked: list[dict[str, Any]] = [{}, {"threshold": None}, {"threshold": 0.1}, {"threshold": 0}]
+    found = [service.rank(query="moon", documents=[TWO], relevant_spans=one).json() for one in asked]
+    assert [len(one["results"][0]["relevant_spans"]) for one in found] == [0, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "place"),
+    [
+        ({"mode": "on"}, "relevant_spans.mode is unknown; pass 'enabled' or 'disabled'"),
+        ({"mode": True}, "relevant_spans.mode has the wrong type: boolean; pass 'enabled' or 'disabled'"),
+        ({"unit": "word"}, "relevant_spans.unit is unknown; pass 'sentence' or 'passage'"),
+        ({"threshold": 1.5}, "relevant_spans.threshold is out of range"),
+        ({"max_spans": -1}, "relevant_spans.max_spans is negative"),
+        (True, "relevant_spans has the wrong type: boolean; pass an object"),
+        ([], "relevant_spans has the wrong type: array; pass an object"),
+    ],
+)
+def test_wrong_fields_of_spans_are_named(service: RunningService, asked: Any, place: str) -> None:
+    assert place in assert_problem(service.rank(relevant_spans=asked), 422)["message"]
+
+
+def test_a_request_with_more_spans_than_pairs_are_allowed_is_refused() -> None:
+    lines = "\n".join(f"- item {number}" for number in range(9))
+    with running_service(max_pairs=10) as small:
+        assert len(small.rank(documents=[lines], relevant_spans={}).json()["results"]) == 1
+        refused = small.rank(documents=[lines, lines], relevant_spans={})
+        assert small.rank(documents=[lines, lines], top_n=1, relevant_spans={}).status_code == 200
+    message = (
+        "too many relevant spans: 18 spans to score, at most 10 are allowed; return fewer documents (`top_n`)"
+    )
+    assert message in assert_problem(refused, 422)["message"]
 
 
 LONG = " ".join(f"word{number}" for number in range(60))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -43,7 +44,8 @@ async def rank(request: Request, route: Route) -> Response:
         with context.stage("read"):
             body = await read_body(request, settings, reserve)
         context.num_bytes = len(body)
-        with state.admission.enter(len(body)) as slot:
+        # The spans of documents are scored after the documents, so their text counts twice.
+        with state.admission.enter(len(body) * (2 if b'"relevant_spans"' in body else 1)) as slot:
             try:
                 answer = await run_until_disconnect(
                     _rank(state, context, route, body, "background" if is_background else "interactive"),
@@ -74,6 +76,7 @@ async def _rank(
         context.dialect, context.num_documents = dialect.name, request.num_pairs
         check_limits(request, state.settings)
         state.check_model(request.model)
+    spans = request.spans and replace(request.spans, max_scored=state.settings.max_pairs)
     with context.stage("score"):
         try:
             results = await state.lifecycle.reranker.arank_many(
@@ -85,6 +88,7 @@ async def _rank(
                 deadline_s=state.settings.request_timeout_s,
                 priority=priority,
                 limits=request.limits,
+                spans=spans,
             )
         except InputError as error:
             raise InputError(_with_field_names(str(error), request.limits)) from error
@@ -104,7 +108,7 @@ async def _rank(
             return_documents=state.settings.return_documents,
             warnings=unique_warnings,
         )
-        size = len(body) + BYTES_PER_PAIR * request.num_pairs
+        size = len(body) + BYTES_PER_PAIR * sum(result.usage.num_pairs for result in results)
         answer = await state.if_large(size, lambda: dump_json(dialect.from_result(outcome)))
     # Not every dialect has a place for warnings.
     headers = {"X-Rerank-Warnings": "; ".join(unique_warnings)} if unique_warnings else None

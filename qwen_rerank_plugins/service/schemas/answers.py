@@ -22,6 +22,7 @@ from qwen_rerank_plugins.types import PairScore, RankedDocument, RerankResult
 __all__ = [
     "MAX_LITERAL_LENGTH",
     "SIGNIFICANT_DIGITS",
+    "AnsweredSpan",
     "Detailed",
     "Details",
     "Index",
@@ -99,8 +100,21 @@ class Ranked(TypedDict, Generic[T]):
     document: NotRequired[T]
 
 
+class AnsweredSpan(TypedDict):
+    """A relevant part of a document, with the score of its text alone."""
+
+    start: Annotated[int, Field(ge=0, description="Its first code point in the ranked text.")]
+    end: Annotated[int, Field(ge=0, description="The position after its last code point.")]
+    score: Annotated[float, Field(description="Probability of relevance.")]
+    log_odds: Annotated[float | None, Field(description="Logit of the probability.")]
+
+
 class Detailed(Details, Ranked[T], Generic[T]):
     """One ranked document, with its details."""
+
+    relevant_spans: NotRequired[
+        Annotated[list[AnsweredSpan], Field(description="Best first; absent if not requested.")]
+    ]
 
 
 class TotalUsage(TypedDict):
@@ -198,15 +212,27 @@ def ranked(result: RerankResult, echo: Callable[[RankedDocument], T] | None) -> 
     return entries
 
 
-def detailed(ranked: RankedDocument, scores: Sequence[float]) -> Detailed[Any]:
+def detailed(ranked: RankedDocument, scores: Sequence[float], *, with_spans: bool) -> Detailed[Any]:
     """Return a ranked document with its details, without an echo.
 
     Args:
         ranked: The document.
         scores: The score of every document, in input order; empty if unscored.
+        with_spans: Whether to add its relevant spans, which may be none.
     """
     score = scores[ranked.index] if scores else None
-    return cast(Detailed[Any], {"index": ranked.index, "relevance_score": score, **details(ranked)})
+    found = cast(Detailed[Any], {"index": ranked.index, "relevance_score": score, **details(ranked)})
+    if with_spans:
+        found["relevant_spans"] = [
+            {
+                "start": span.start,
+                "end": span.end,
+                "score": wire_number(span.relevance_score),
+                "log_odds": None if span.log_odds is None else wire_number(span.log_odds),
+            }
+            for span in ranked.spans
+        ]
+    return found
 
 
 def scores(result: RerankResult, *, raw: bool = False) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, NotRequired
 
 from pydantic import ConfigDict, Field
 
-from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas import answers, dialect, field_types
 from qwen_rerank_plugins.service.schemas.documents import echo, texts_of
 
 __all__ = ["CohereAnswer", "CohereRequest"]
@@ -28,20 +28,20 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-class CohereRequest(dialect.SingleQuery, dialect.RawScores, dialect.TokenLimits):
+class CohereRequest(dialect.SingleQuery, dialect.RawScores, dialect.TokenLimits, dialect.RelevantSpans):
     """Cohere, Jina, vLLM, Infinity, DashScope compatible."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
     name: ClassVar[str] = "cohere"
 
-    return_documents: dialect.Flag = Field(
+    return_documents: field_types.Flag = Field(
         default=None, description="Whether to echo documents; false by default."
     )
-    rank_fields: dialect.Names = None
-    return_pairs: dialect.Flag = Field(
+    rank_fields: field_types.Names = None
+    return_pairs: field_types.Flag = Field(
         default=None, description="Whether to add `pairs` to the answer; false by default."
     )
-    priority: dialect.Ignored = None
+    priority: field_types.Ignored = None
 
     def _texts(self) -> tuple[str, ...]:
         return texts_of(self.documents, "documents", self.rank_fields or ())
@@ -51,7 +51,7 @@ class CohereRequest(dialect.SingleQuery, dialect.RawScores, dialect.TokenLimits)
         (result,) = outcome.results
         scores, usage = answers.scores(result, raw=self.raw), answers.usage([result])
         entries: list[answers.Detailed[dict[str, Any]]] = [
-            answers.detailed(one, scores) for one in result.results
+            answers.detailed(one, scores, with_spans=self.spans is not None) for one in result.results
         ]
         if outcome.echoes(self.return_documents):
             for entry, one in zip(entries, result.results, strict=True):

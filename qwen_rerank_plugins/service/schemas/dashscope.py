@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas import answers, dialect, field_types
 from qwen_rerank_plugins.service.schemas.documents import echo, texts_of
 
 __all__ = ["DashScopeAnswer", "DashScopeRequest"]
@@ -28,15 +28,15 @@ _EXAMPLE: dict[str, Any] = {
 class DashScopeInput(dialect.Fields):
     """What to rank."""
 
-    query: dialect.Query
-    documents: dialect.Documents
+    query: field_types.Query
+    documents: field_types.Documents
 
 
 class DashScopeParameters(dialect.Instructed, dialect.ScoreLimit):
     """How to rank."""
 
-    top_n: dialect.Count = None
-    return_documents: dialect.Flag = Field(
+    top_n: field_types.Count = None
+    return_documents: field_types.Flag = Field(
         default=None, description="Whether to echo documents; false by default."
     )
 
@@ -47,7 +47,7 @@ class DashScopeRequest(dialect.Dialect):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
     name: ClassVar[str] = "dashscope"
 
-    model: dialect.Text = None
+    model: field_types.Text = None
     input: DashScopeInput
     parameters: DashScopeParameters | None = None
 

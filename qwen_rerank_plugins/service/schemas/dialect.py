@@ -1,56 +1,47 @@
-"""What all dialects share: the request to rank, the outcome to answer from, the base model, and the types of fields.
+"""What all dialects share: the request to rank, the outcome to answer from, and the base models.
 
-Fields accept what clients send in practice: null means absent, booleans may be "true" and "false", integers "3" and 2.0.
-A number is never converted to a string. Messages contain the place and type of a value, never the value. Nothing here
-knows HTTP, keys, queues or a particular dialect.
+Nothing here knows HTTP, keys, queues or a particular dialect.
 """
 
 from __future__ import annotations
 
 import enum
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
-    TypeAdapter,
-    WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, json_type, texts_of
-from qwen_rerank_plugins.types import RerankResult, TextLimits
+from qwen_rerank_plugins.service.schemas.documents import texts_of
+from qwen_rerank_plugins.service.schemas.field_types import (
+    TRUNCATE,
+    Count,
+    Documents,
+    Flag,
+    Probability,
+    Query,
+    Text,
+    TokenLimit,
+)
+from qwen_rerank_plugins.types import RerankResult, SpanOptions, TextLimits
 
 __all__ = [
-    "DOCUMENTS",
-    "QUERIES",
-    "QUERY",
-    "TRUNCATE",
-    "Count",
     "Dialect",
-    "Documents",
     "Fields",
-    "Flag",
-    "Ignored",
     "Instructed",
-    "Names",
     "Outcome",
-    "Queries",
-    "Query",
     "RankingRequest",
     "RawScores",
+    "RelevantSpans",
     "Route",
     "ScoreLimit",
     "SingleQuery",
-    "Text",
     "TokenLimits",
 ]
 
@@ -101,6 +92,7 @@ class RankingRequest:
         allow_truncation: Whether documents may be truncated; if False, a truncated document is an error.
         min_score: Lowest probability in the ranked lists; None for no threshold.
         limits: Limits of the texts, or None.
+        spans: Which spans to return with each document; None for none.
     """
 
     queries: tuple[str, ...]
@@ -111,6 +103,7 @@ class RankingRequest:
     allow_truncation: bool = True
     min_score: float | None = None
     limits: TextLimits | None = None
+    spans: SpanOptions | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -118,110 +111,8 @@ class RankingRequest:
         return sum(map(len, self.documents))
 
 
-# Types of fields: how a JSON value is read, and its JSON Schema.
-
-_WORDS: Final = {"true": True, "True": True, "false": False, "False": False}
-_DIGITS: Final = re.compile(r"[0-9]{1,18}")
-_DECIMAL: Final = re.compile(r"0(?:\.[0-9]{1,18})?|1(?:\.0{1,18})?")
-# Contains a character other than those that str.strip() removes; the meaning of \S differs between engines.
-_VISIBLE: Final = r"[^\t-\r\x1c- \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
-
-
-def _invalid(value: object, expected: str) -> PydanticCustomError:
-    return PydanticCustomError("invalid", f"has the wrong type: {json_type(value)}; pass {expected}")
-
-
-def _read_flag(value: Any) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value in _WORDS:
-        return _WORDS[value]
-    raise _invalid(value, "a boolean, 'true', 'false' or null")
-
-
-def _read_count(value: Any, *, expected: str = "an integer; 0 or null returns all") -> int | None:
-    if isinstance(value, str) and _DIGITS.fullmatch(value):
-        value = int(value)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _invalid(value, expected)
-    if value < 0:
-        raise PydanticCustomError("invalid", f"is negative; pass {expected}")
-    if isinstance(value, float) and not value.is_integer():
-        raise PydanticCustomError("invalid", f"is not an integer; pass {expected}")
-    return int(value) or None
-
-
-def _read_score(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and _DECIMAL.fullmatch(value):
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _invalid(value, "a number from 0 to 1, or null")
-    if not 0 <= value <= 1:
-        raise PydanticCustomError("invalid", "is out of range; pass a number from 0 to 1, or null")
-    return float(value)
-
-
-def _read_token_limit(value: Any) -> int | None:
-    return None if value == -1 else _read_count(value, expected="an integer; 0, -1 or null for no limit")
-
-
-TRUNCATE: Final = (
-    "Whether documents may be truncated; if false, a truncated document is an error. True by default."
-)
-
-
-def _number_schema(kind: str, digits: str, **limits: int) -> WithJsonSchema:
-    number = {"type": [kind, "null"], **limits}
-    return WithJsonSchema({"anyOf": [number, {"type": "string", "pattern": f"^(?:{digits})$"}]})
-
-
-def _none_if_blank(value: str | None) -> str | None:
-    return value if value is not None and value.strip() else None
-
-
-Query = Annotated[str, Field(pattern=_VISIBLE, description="The query; not blank.")]
-Queries = Annotated[list[Query], Field(min_length=1, fail_fast=True, description="The queries.")]
-Documents = Annotated[
-    list[Annotated[Any, WithJsonSchema(DOCUMENT_SCHEMA)]],
-    Field(min_length=1, description="The documents to rank; at least one."),
-]
-Text = Annotated[str | None, AfterValidator(_none_if_blank)]
-Names = Annotated[
-    Annotated[list[str], Field(fail_fast=True)] | None,
-    Field(description="Fields of objects to rank, in this order; `a.b` is `b` in `a`."),
-]
-Flag = Annotated[
-    bool | None, PlainValidator(_read_flag), WithJsonSchema({"enum": [True, False, None, *_WORDS]})
-]
-Count = Annotated[
-    int | None,
-    PlainValidator(_read_count),
-    _number_schema("integer", "[0-9]{1,18}", minimum=0),
-    Field(description="Number of results per query; all if absent, null or 0."),
-]
-_ScoreValue = Annotated[
-    float | None,
-    PlainValidator(_read_score),
-    _number_schema("number", _DECIMAL.pattern, minimum=0, maximum=1),
-]
-_TokenLimit = Annotated[
-    int | None,
-    PlainValidator(_read_token_limit),
-    _number_schema("integer", "[0-9]{1,18}", minimum=-1),
-    Field(description="Longer texts are truncated; no limit if null, 0 or -1."),
-]
-Ignored = Annotated[Any, Field(description="Accepted and ignored.")]
-
-QUERY: Final[TypeAdapter[str]] = TypeAdapter(Query)
-QUERIES: Final[TypeAdapter[list[str]]] = TypeAdapter(Queries)
-DOCUMENTS: Final[TypeAdapter[list[Any]]] = TypeAdapter(Documents)
-
-
-# Models.
+SPAN_THRESHOLD: Final = 0.1
+"""Cohere's default for the lowest score of a span."""
 
 
 class Fields(BaseModel):
@@ -272,10 +163,10 @@ class RawScores(Fields):
 class ScoreLimit(Fields):
     """The fields of the threshold, for every dialect with a ranked list."""
 
-    min_score: _ScoreValue = Field(
+    min_score: Probability = Field(
         default=None, description="Lowest probability in the ranked list; null for no threshold."
     )
-    score_threshold: _ScoreValue = Field(
+    score_threshold: Probability = Field(
         default=None, description="Alias of `min_score`, which takes precedence."
     )
 
@@ -285,15 +176,47 @@ class ScoreLimit(Fields):
         return self.score_threshold if self.min_score is None else self.min_score
 
 
+class SpanFields(Fields):
+    """What `relevant_spans` contains: Cohere's fields, and `unit`."""
+
+    mode: Literal["enabled", "disabled"] | None = Field(
+        default=None, description="Whether to return spans; enabled by default."
+    )
+    threshold: Probability = Field(
+        default=None, description=f"Lowest score of a span; {SPAN_THRESHOLD} if absent or null."
+    )
+    max_spans: Annotated[Count, Field(description="Spans per document; all if absent, null or 0.")] = None
+    unit: Literal["sentence", "passage"] | None = Field(
+        default=None, description="What a span is; a sentence by default."
+    )
+
+
+class RelevantSpans(Fields):
+    """The field that requests relevant spans, for the dialects that return details of a document."""
+
+    relevant_spans: SpanFields | None = Field(
+        default=None, description="Return the most relevant parts of each document in the ranked list."
+    )
+
+    @property
+    def spans(self) -> SpanOptions | None:
+        """Which spans are requested, or None."""
+        asked = self.relevant_spans
+        if asked is None or asked.mode == "disabled":
+            return None
+        threshold = SPAN_THRESHOLD if asked.threshold is None else asked.threshold
+        return SpanOptions(unit=asked.unit or "sentence", max_spans=asked.max_spans, threshold=threshold)
+
+
 class TokenLimits(Fields):
     """The limits of Cohere's and vLLM's requests, in addition to the configured ones."""
 
-    max_tokens_per_doc: _TokenLimit = None
-    max_tokens_per_query: _TokenLimit = None
-    truncate_prompt_tokens: _TokenLimit = Field(
+    max_tokens_per_doc: TokenLimit = None
+    max_tokens_per_query: TokenLimit = None
+    truncate_prompt_tokens: TokenLimit = Field(
         default=None, description="Tokens of the whole prompt; only the document is truncated."
     )
-    max_chunks_per_doc: _TokenLimit = Field(
+    max_chunks_per_doc: TokenLimit = Field(
         default=None, description="Chunks of a document, where long documents are read in chunks."
     )
 
@@ -362,6 +285,7 @@ class SingleQuery(Instructed, ScoreLimit, Dialect):
             allow_truncation=self.truncate is not False,
             min_score=self.effective_min_score,
             limits=self.limits if isinstance(self, TokenLimits) else None,
+            spans=self.spans if isinstance(self, RelevantSpans) else None,
         )
 
     def _texts(self) -> tuple[str, ...]:

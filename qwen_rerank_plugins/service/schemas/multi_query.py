@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict
 
 from qwen_rerank_plugins.service.errors import BodyError
-from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas import answers, dialect, field_types
 from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, texts_of
 from qwen_rerank_plugins.service.schemas.validation import validated
 from qwen_rerank_plugins.types import RerankResult
@@ -27,7 +27,7 @@ _EXAMPLE: dict[str, Any] = {
     ],
     "top_n": 1,
 }
-_LISTS: dict[str, Any] = {"properties": {"documents": {"items": dialect.DOCUMENTS.json_schema()}}}
+_LISTS: dict[str, Any] = {"properties": {"documents": {"items": field_types.DOCUMENTS.json_schema()}}}
 _ONE_LIST: dict[str, Any] = {
     "properties": {
         "queries": {"maxItems": 1},
@@ -37,23 +37,28 @@ _ONE_LIST: dict[str, Any] = {
 
 
 class MultiQueryRequest(
-    dialect.Instructed, dialect.ScoreLimit, dialect.RawScores, dialect.TokenLimits, dialect.Dialect
+    dialect.Instructed,
+    dialect.ScoreLimit,
+    dialect.RawScores,
+    dialect.TokenLimits,
+    dialect.RelevantSpans,
+    dialect.Dialect,
 ):
     """Several queries."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE], "anyOf": [_LISTS, _ONE_LIST]})
     name: ClassVar[str] = "multi_query"
 
-    queries: dialect.Queries
+    queries: field_types.Queries
     documents: Annotated[list[Any], Field(min_length=1, description="One list of documents per query.")]
-    model: dialect.Text = None
-    top_n: dialect.Count = None
-    truncate: dialect.Flag = Field(default=None, description=dialect.TRUNCATE)
-    return_documents: dialect.Flag = Field(
+    model: field_types.Text = None
+    top_n: field_types.Count = None
+    truncate: field_types.Flag = Field(default=None, description=field_types.TRUNCATE)
+    return_documents: field_types.Flag = Field(
         default=None, description="Whether to echo documents; true by default."
     )
-    rank_fields: dialect.Names = None
-    return_pairs: dialect.Flag = Field(
+    rank_fields: field_types.Names = None
+    return_pairs: field_types.Flag = Field(
         default=None, description="Whether to add `pairs` to each entry; false by default."
     )
 
@@ -67,7 +72,7 @@ class MultiQueryRequest(
     def to_request(self) -> dialect.RankingRequest:
         """Return what to rank."""
         lists = {
-            place: validated(dialect.DOCUMENTS.validate_python, one, place)
+            place: validated(field_types.DOCUMENTS.validate_python, one, place)
             for place, one in self.lists.items()
         }
         if len(lists) != len(self.queries):
@@ -83,6 +88,7 @@ class MultiQueryRequest(
             allow_truncation=self.truncate is not False,
             min_score=self.effective_min_score,
             limits=self.limits,
+            spans=self.spans,
         )
 
     def from_result(self, outcome: dialect.Outcome) -> MultiQueryAnswer:
@@ -102,7 +108,7 @@ class MultiQueryRequest(
     def _list(self, query: str, documents: list[Any], result: RerankResult) -> QueryAnswer:
         scores = answers.scores(result, raw=self.raw)
         entries: list[QueryResult] = [
-            {"rank": rank, **answers.detailed(one, scores)}
+            {"rank": rank, **answers.detailed(one, scores, with_spans=self.spans is not None)}
             for rank, one in enumerate(result.results, start=1)
         ]
         if self.return_documents is not False:

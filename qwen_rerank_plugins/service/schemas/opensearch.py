@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas import answers, dialect, field_types
 from qwen_rerank_plugins.service.schemas.documents import texts_of
 from qwen_rerank_plugins.service.schemas.validation import validated
 
@@ -27,7 +27,7 @@ _EXAMPLE: dict[str, Any] = {
     ],
     "rank_fields": ["title", "body"],
 }
-_QUERY = dialect.QUERY.json_schema()
+_QUERY = field_types.QUERY.json_schema()
 _EITHER_QUERY: Any = [
     {"properties": {"query_text": _QUERY}, "required": ["query_text"]},
     {"properties": {"query_text": {"type": "null"}, "query": _QUERY}, "required": ["query"]},
@@ -41,7 +41,9 @@ class Search(dialect.Fields):
 
     query_text: Any = None
     query: Any = None
-    instruction: dialect.Text = Field(default=None, description="Definition of relevance for this search.")
+    instruction: field_types.Text = Field(
+        default=None, description="Definition of relevance for this search."
+    )
 
 
 class OpenSearchRequest(dialect.RawScores, dialect.Dialect):
@@ -51,10 +53,10 @@ class OpenSearchRequest(dialect.RawScores, dialect.Dialect):
     name: ClassVar[str] = "opensearch"
 
     search: Search
-    documents: dialect.Documents
-    rank_fields: dialect.Names = None
-    model: dialect.Text = None
-    instruction: dialect.Text = Field(
+    documents: field_types.Documents
+    rank_fields: field_types.Names = None
+    model: field_types.Text = None
+    instruction: field_types.Text = Field(
         default=None,
         description="Definition of relevance if `search` has none; null or blank for the default.",
     )
@@ -64,7 +66,7 @@ class OpenSearchRequest(dialect.RawScores, dialect.Dialect):
         search = self.search
         key = "query" if search.query_text is None and search.query is not None else "query_text"
         return dialect.RankingRequest(
-            queries=(validated(dialect.QUERY.validate_python, getattr(search, key), f"search.{key}"),),
+            queries=(validated(field_types.QUERY.validate_python, getattr(search, key), f"search.{key}"),),
             documents=(texts_of(self.documents, "documents", self.rank_fields or ()),),
             instruction=self.instruction if search.instruction is None else search.instruction,
             model=self.model,

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from qwen_rerank_plugins.service.errors import BodyError
-from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas import answers, dialect, field_types
 from qwen_rerank_plugins.service.schemas.documents import DOCUMENT_SCHEMA, text_of, texts_of
 
 __all__ = ["SPELLINGS", "ScoreAnswer", "ScoreRequest"]
@@ -27,16 +27,16 @@ def _read_left(value: Any) -> list[str]:
         spellings = "text_1 and text_2, data_1 and data_2, or queries and documents or items"
         raise PydanticCustomError("missing_spelling", f"is missing; pass {spellings}")
     if isinstance(value, list):
-        return dialect.QUERIES.validate_python(value)
-    return [dialect.QUERY.validate_python(value)]
+        return field_types.QUERIES.validate_python(value)
+    return [field_types.QUERY.validate_python(value)]
 
 
 def _read_right(value: Any) -> Any:
-    return value if isinstance(value, str | dict) else dialect.DOCUMENTS.validate_python(value)
+    return value if isinstance(value, str | dict) else field_types.DOCUMENTS.validate_python(value)
 
 
-_LEFT = [dialect.QUERY.json_schema(), dialect.QUERIES.json_schema()]
-_RIGHT = [{**DOCUMENT_SCHEMA, "type": ["string", "object"]}, dialect.DOCUMENTS.json_schema()]
+_LEFT = [field_types.QUERY.json_schema(), field_types.QUERIES.json_schema()]
+_RIGHT = [{**DOCUMENT_SCHEMA, "type": ["string", "object"]}, field_types.DOCUMENTS.json_schema()]
 _Left = Annotated[
     list[str],
     PlainValidator(_read_left),
@@ -62,8 +62,8 @@ class ScoreRequest(dialect.Instructed, dialect.RawScores, dialect.TokenLimits, d
 
     left: _Left = Field(alias="text_1")
     right: _Right = Field(alias="text_2")
-    model: dialect.Text = None
-    truncate: dialect.Flag = Field(default=None, description=dialect.TRUNCATE)
+    model: field_types.Text = None
+    truncate: field_types.Flag = Field(default=None, description=field_types.TRUNCATE)
 
     def to_request(self) -> dialect.RankingRequest:
         """Return what to rank."""

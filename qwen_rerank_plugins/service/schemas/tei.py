@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NotRequired
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas import answers, dialect, field_types
 
 __all__ = ["TEIRequest", "TEIResult"]
 
@@ -28,9 +28,11 @@ class TEIRequest(dialect.SingleQuery, dialect.RawScores):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
     name: ClassVar[str] = "tei"
 
-    documents: dialect.Documents = Field(alias="texts")
-    return_text: dialect.Flag = Field(default=None, description="Whether to echo texts; false by default.")
-    truncation_direction: dialect.Ignored = None
+    documents: field_types.Documents = Field(alias="texts")
+    return_text: field_types.Flag = Field(
+        default=None, description="Whether to echo texts; false by default."
+    )
+    truncation_direction: field_types.Ignored = None
 
     def from_result(self, outcome: dialect.Outcome) -> list[TEIResult]:
         """Return the answer, best first."""

@@ -47,6 +47,9 @@ def _body_error(error: ValidationError, place: str) -> BodyError:
     for part in first["loc"]:
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else part
     kind, value = first["type"], first["input"]
+    if kind == "literal_error":
+        wrong = "is unknown" if isinstance(value, str) else f"has the wrong type: {json_type(value)}"
+        return BodyError(f"{place} {wrong}; pass {first['ctx']['expected']}")
     if kind not in _EXPECTED:
         return BodyError(f"{place} {first['msg']}")
     problems = {"string_pattern_mismatch": "is blank", "too_short": "is empty"}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas import answers, dialect, field_types
 
 __all__ = ["VoyageAnswer", "VoyageRequest"]
 
@@ -26,9 +26,9 @@ class VoyageRequest(dialect.SingleQuery):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
     name: ClassVar[str] = "voyage"
 
-    top_n: dialect.Count = Field(default=None, alias="top_k")
-    truncate: dialect.Flag = Field(default=None, alias="truncation", description=dialect.TRUNCATE)
-    return_documents: dialect.Flag = Field(
+    top_n: field_types.Count = Field(default=None, alias="top_k")
+    truncate: field_types.Flag = Field(default=None, alias="truncation", description=field_types.TRUNCATE)
+    return_documents: field_types.Flag = Field(
         default=None, description="Whether to echo documents; false by default."
     )
 

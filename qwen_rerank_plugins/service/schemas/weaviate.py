@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from qwen_rerank_plugins.service.schemas import answers, dialect
+from qwen_rerank_plugins.service.schemas import answers, dialect, field_types
 from qwen_rerank_plugins.service.schemas.documents import texts_of
 
 __all__ = ["WeaviateAnswer", "WeaviateRequest"]
@@ -28,9 +28,9 @@ class WeaviateRequest(dialect.Instructed, dialect.Dialect):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
     name: ClassVar[str] = "weaviate"
 
-    query: dialect.Query
-    documents: dialect.Documents
-    ignored: dialect.Text = Field(default=None, alias="property", description="Any string; ignored.")
+    query: field_types.Query
+    documents: field_types.Documents
+    ignored: field_types.Text = Field(default=None, alias="property", description="Any string; ignored.")
 
     def to_request(self) -> dialect.RankingRequest:
         """Return what to rank."""

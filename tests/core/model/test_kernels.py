@@ -20,7 +20,7 @@ from tests.core.forests import grid
 from tests.core.tiny_checkpoints import Shape, make
 from tests.core.tolerances import assert_close
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]  # the interpreter is slow on a busy machine
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDING = {torch.float32: 1e-6, torch.float16: 2**-10, torch.bfloat16: 2**-7}

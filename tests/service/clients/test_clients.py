@@ -41,8 +41,8 @@ CALLS = {
     ),
     "llama_index": ("llama_index_cohere", "llama_index_jina", "llama_index_tei"),
     "newest": (
-        *("cohere_v1", "cohere_v2", "litellm_cohere", "litellm_jina", "litellm_hosted_vllm"),
-        *("litellm_huggingface", "litellm_voyage"),
+        *("cohere_v1", "cohere_v2", "cohere_v2_relevant_spans", "litellm_cohere", "litellm_jina"),
+        *("litellm_hosted_vllm", "litellm_huggingface", "litellm_voyage"),
     ),
 }
 CUT = {"cohere_v1_objects": 2, "voyageai_client": 3, "litellm_huggingface": 3, "litellm_voyage": 3}

@@ -29,6 +29,27 @@ def cohere_v2(call: Call) -> Answer:
     return [(item.index, item.relevance_score) for item in answer.results]
 
 
+def cohere_v2_relevant_spans(call: Call) -> Answer:
+    import cohere
+    from cohere import RerankRelevantSpans
+
+    client = cohere.ClientV2(api_key="local", base_url=call.base_url)
+    answer = client.rerank(
+        query=call.query,
+        documents=call.documents,
+        model="rerank-v5.0",
+        relevant_spans=RerankRelevantSpans(mode="enabled", threshold=0.0),
+    )
+    for item in answer.results:
+        document, spans = call.documents[item.index], item.relevant_spans
+        assert [span.score for span in spans] == sorted((span.score for span in spans), reverse=True)
+        parts = sorted((span.start, span.end) for span in spans)
+        assert "".join(document[start:end] for start, end in parts) == document
+        if len(spans) == 1:
+            assert abs(spans[0].score - item.relevance_score) < 1e-4
+    return [(item.index, item.relevance_score) for item in answer.results]
+
+
 def _litellm(call: Call, provider: str, base: str, **options: Any) -> Answer:
     import litellm
 
@@ -67,6 +88,7 @@ if __name__ == "__main__":
     run(
         cohere_v1,
         cohere_v2,
+        cohere_v2_relevant_spans,
         litellm_cohere,
         litellm_jina,
         litellm_hosted_vllm,

@@ -38,6 +38,7 @@ def outcome_of(request: RankingRequest, scores: Mapping[str, PairScore] = KNOWN,
         request.documents,
         top_n=request.top_n,
         instruction=request.instruction,
+        spans=request.spans,
     )
     return Outcome(results=results, model="Qwen3-Reranker", request_id="req-1", created_s=1_700_000_000)
 

@@ -65,7 +65,36 @@ def voyage(data: list[dict[str, Any]]) -> dict[str, Any]:
 
 DOCUMENTS: dict[str, Any] = {"model": MODEL, "query": QUERY, "documents": TEXTS}
 
+SPANS: dict[str, list[dict[str, Any]]] = {
+    TEXAS: [{"start": 0, "end": 12, "score": 1.0, "log_odds": 40.0}],
+    PARIS: [{"start": 0, "end": 21, "score": 0.982013790038, "log_odds": 4.0}],
+    FOX: [],
+}
+
 CLIENTS: list[tuple[str, dict[str, Any], str, Any]] = [
+    (
+        "cohere.ClientV2 rerank of 7.3, relevant_spans",
+        {
+            **DOCUMENTS,
+            "relevant_spans": {"mode": "enabled", "threshold": 0.5, "max_spans": 2},
+        },
+        "cohere",
+        {
+            **superset([{**one, "relevant_spans": SPANS[TEXTS[one["index"]]]} for one in BEST]),
+            "meta": {
+                "api_version": {"version": "2", "is_experimental": False},
+                "billed_units": {"search_units": 1},
+                "tokens": {"input_tokens": 84, "output_tokens": 0},
+            },
+            "usage": {"prompt_tokens": 84, "total_tokens": 84},
+        },
+    ),
+    (
+        "cohere.ClientV2 rerank of 7.3, relevant_spans disabled",
+        {**DOCUMENTS, "relevant_spans": {"mode": "disabled"}},
+        "cohere",
+        superset(BEST),
+    ),
     (
         "cohere.Client rerank, strings",
         {**DOCUMENTS, "top_n": 2, "return_documents": True},

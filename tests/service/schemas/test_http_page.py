@@ -33,7 +33,7 @@ def answer_of(route: Route, body: Any) -> Any:
     dialect = read_request(route, body)
     request = dialect.to_request()
     results = Reranker(scorer=LexicalScorer()).rank_many(
-        request.queries, request.documents, top_n=request.top_n
+        request.queries, request.documents, top_n=request.top_n, spans=request.spans
     )
     return dialect.from_result(Outcome(results, "lexical", "d41c2a7e", 1_750_000_000))
 
@@ -45,5 +45,5 @@ def test_a_request_on_the_page_gives_the_answer_below_it(example: dict[str, str]
 
 
 def test_the_page_has_an_example_of_every_dialect() -> None:
-    shown = [read_request(route_of(one["path"]), json.loads(one["body"])).name for one in EXAMPLES]
+    shown = {read_request(route_of(one["path"]), json.loads(one["body"])).name for one in EXAMPLES}
     assert sorted(shown) == list(DIALECTS)
