@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from qwen_rerank_plugins.types import RankedDocument, RerankResult
+from qwen_rerank_plugins.adapters.spans import Excerpt, clipped
+from qwen_rerank_plugins.types import RankedDocument, RerankResult, Span
 
 __all__ = ["reranked_metadata"]
 
@@ -13,10 +15,10 @@ _CALL_KEYS = frozenset(
     f"rerank_{name}"
     for name in (
         *("log_odds", "truncated", "query_truncated", "warnings", "passage", "passage_span"),
-        *("status", "error"),
+        *("spans", "status", "error"),
     )
 )
-"""The keys of one call; `first_stage_score` outlives them."""
+"""The keys of one call. `first_stage_score` and what describes a shortened content outlive them."""
 
 
 def reranked_metadata(
@@ -27,6 +29,7 @@ def reranked_metadata(
     content: str,
     offset: int,
     first_stage_score: float | None,
+    excerpt: Excerpt | None = None,
 ) -> dict[str, Any]:
     """Return a document's metadata with this call's rerank keys, replacing those of an earlier call.
 
@@ -39,6 +42,7 @@ def reranked_metadata(
         offset: Where the content begins in the text that was scored, in characters.
         first_stage_score: The score that the document came with. It is kept under `first_stage_score` unless an
             earlier reranking has written that key.
+        excerpt: The relevant spans of the content, if they were requested.
     """
     updated = {key: value for key, value in metadata.items() if key not in _CALL_KEYS}
     if result.status != "ranked":
@@ -57,11 +61,17 @@ def reranked_metadata(
     if ranked.warnings:
         updated["rerank_warnings"] = list(ranked.warnings)
     if ranked.span is not None:
-        updated |= _passage(content, ranked.span, offset)
+        updated |= _passage(content, clipped(ranked.span, offset))
+    if excerpt is not None:
+        updated["rerank_spans"] = [asdict(span) for span in excerpt.spans]
+        if excerpt.text is not None:
+            kept = [list(part) for part in excerpt.kept]
+            updated |= {"rerank_original_content": content, "rerank_kept_spans": kept}
     return updated
 
 
-def _passage(content: str, span: tuple[int, int], offset: int) -> dict[str, Any]:
-    """Return the part of the best passage that is content; nothing if it ends before the content."""
-    start, end = (max(0, position - offset) for position in span)
-    return {"rerank_passage": content[start:end], "rerank_passage_span": [start, end]} if start < end else {}
+def _passage(content: str, span: Span | None) -> dict[str, Any]:
+    """Return the part of the best passage that is content; nothing if there is none."""
+    if span is None:
+        return {}
+    return {"rerank_passage": content[slice(*span)], "rerank_passage_span": list(span)}

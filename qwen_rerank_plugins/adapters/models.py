@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from qwen_rerank_plugins.adapters.documents import check_metadata_fields
 from qwen_rerank_plugins.adapters.ownership import OwnsReranker, explicit_settings
+from qwen_rerank_plugins.adapters.spans import SpanParameters, configuration_error
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.reranker import Reranker
 
 __all__ = ["OwnsRerankerModel"]
 
 
-class OwnsRerankerModel(OwnsReranker, BaseModel):
+class OwnsRerankerModel(OwnsReranker, SpanParameters):
     """Base class of wrappers that are pydantic models: the fields of the model are the wrapper's own parameters.
 
     Attributes:
         metadata_fields: Metadata keys that are scored with the content, see `render_metadata`; None for what the
             framework scores by default.
+        spans, compress, context: As in `SpanParameters`.
     """
 
     metadata_fields: tuple[str, ...] | None = Field(default=None, frozen=True)
@@ -51,9 +53,7 @@ class OwnsRerankerModel(OwnsReranker, BaseModel):
         try:
             BaseModel.__init__(self, **own)
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            message = f"{detail['loc'][0]} is not valid: {detail['input']!r}. {detail['msg']}."
-            raise ConfigurationError(message) from None
+            raise configuration_error(error) from None
         OwnsReranker.__init__(self, config=config, reranker=reranker, **settings)
 
     @classmethod
@@ -71,6 +71,8 @@ class OwnsRerankerModel(OwnsReranker, BaseModel):
         """Return the keywords that create an equal wrapper, with a mask in place of a key and no excluded field."""
         fields = type(self).model_fields
         own = {name: value for name, value in self.own_settings().items() if not fields[name].exclude}
+        if own.get("spans"):
+            own["spans"] = asdict(own["spans"])
         return explicit_settings(self.config) | own
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:  # noqa: ARG002 (pydantic's)

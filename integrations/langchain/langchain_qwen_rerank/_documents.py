@@ -16,6 +16,7 @@ from qwen_rerank_plugins import InputTypeError, RankedDocument, RerankResult
 from qwen_rerank_plugins.adapters import (
     Candidates,
     OwnsRerankerModel,
+    clipped,
     collect_documents,
     render_metadata,
     reranked_metadata,
@@ -55,7 +56,8 @@ def rank_documents(
         RerankError: Scoring failed, and `on_error` is "raise".
     """
     candidates = _render(documents, wrapper.metadata_fields or ())
-    return _reranked(candidates, wrapper.reranker.rank(query, candidates.texts, **options))
+    result = wrapper.reranker.rank(query, candidates.texts, spans=wrapper.requested_spans, **options)
+    return _reranked(wrapper, candidates, result)
 
 
 async def arank_documents(
@@ -63,7 +65,9 @@ async def arank_documents(
 ) -> Reranked:
     """Rank documents as `rank_documents` does, without blocking the event loop."""
     candidates = _render(documents, wrapper.metadata_fields or ())
-    return _reranked(candidates, await wrapper.reranker.arank(query, candidates.texts, **options))
+    spans = wrapper.requested_spans
+    result = await wrapper.reranker.arank(query, candidates.texts, spans=spans, **options)
+    return _reranked(wrapper, candidates, result)
 
 
 def render_candidates(candidates: Iterable[Candidate], fields: Sequence[str]) -> list[str]:
@@ -97,14 +101,18 @@ def _render(documents: Iterable[Document], fields: Sequence[str]) -> Candidates[
     )
 
 
-def _reranked(candidates: Candidates[Document], result: RerankResult) -> Reranked:
-    documents, offsets = candidates.documents, candidates.offsets
-    return Reranked(
-        [_copy(documents[one.index], one, result, offsets[one.index]) for one in result.results], result
-    )
+def _reranked(wrapper: OwnsRerankerModel, candidates: Candidates[Document], result: RerankResult) -> Reranked:
+    return Reranked([_copy(wrapper, candidates, one, result) for one in result.results], result)
 
 
-def _copy(document: Document, ranked: RankedDocument, result: RerankResult, offset: int) -> Document:
+def _copy(
+    wrapper: OwnsRerankerModel,
+    candidates: Candidates[Document],
+    ranked: RankedDocument,
+    result: RerankResult,
+) -> Document:
+    document, offset = candidates.documents[ranked.index], candidates.offsets[ranked.index]
+    excerpt = wrapper.excerpt(ranked, document.page_content, lambda span: clipped(span, offset))
     metadata = reranked_metadata(
         document.metadata,
         ranked,
@@ -112,7 +120,9 @@ def _copy(document: Document, ranked: RankedDocument, result: RerankResult, offs
         content=document.page_content,
         offset=offset,
         first_stage_score=document.metadata.get(SCORE),
+        excerpt=excerpt,
     )
     if ranked.relevance_score is not None:
         metadata[SCORE] = ranked.relevance_score
-    return document.model_copy(update={"metadata": metadata})
+    shorter = {} if excerpt is None or excerpt.text is None else {"page_content": excerpt.text}
+    return document.model_copy(update={"metadata": metadata, **shorter})

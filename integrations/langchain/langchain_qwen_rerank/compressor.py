@@ -7,7 +7,7 @@ they accept is the base package's matter; nothing here knows models, services or
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -17,8 +17,8 @@ from pydantic import ConfigDict, model_serializer
 from langchain_qwen_rerank._documents import Candidate, arank_documents, rank_documents, render_candidates
 from langchain_qwen_rerank._tracing import RunInfo, atraced, run_options, traced
 from langchain_qwen_rerank.runnable import OPTIONS, configurable_runnable
-from qwen_rerank_plugins import RerankConfig, Reranker, RerankResult
-from qwen_rerank_plugins.adapters import OwnsRerankerModel
+from qwen_rerank_plugins import RerankConfig, Reranker, RerankResult, SpanOptions
+from qwen_rerank_plugins.adapters import OwnsRerankerModel, given_parameters
 
 __all__ = ["QwenRerank"]
 
@@ -45,12 +45,20 @@ class QwenRerank(OwnsRerankerModel, BaseDocumentCompressor):
     - `rerank_warnings`: only if a text was repaired or has a prompt template around it
     - `rerank_passage`, `rerank_passage_span`: the best passage of a document that was read in chunks, and its
       `[start, end]` in `page_content`
+    - `rerank_spans`: with `spans` or `compress`, the relevant spans of `page_content`, best first: `start`, `end`,
+      `relevance_score` and `log_odds`
+    - `rerank_original_content`, `rerank_kept_spans`: if `page_content` was shortened, the whole content, to which all
+      offsets refer, and the `[start, end]` of its parts
     - `rerank_status`, `rerank_error`: only if nothing was scored: "disabled", or "failed" and the reason
 
     Attributes:
         config: The settings.
         metadata_fields: Metadata keys that are scored with the content, one `name: value` line each, before it;
             None for the content alone.
+        spans: Add the relevant spans of each document to its metadata; None for none.
+        compress: "spans" to shorten `page_content` to the relevant spans and their neighbours, with "[…]" in place of
+            the rest.
+        context: Sentences to keep before and after each span.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +69,9 @@ class QwenRerank(OwnsRerankerModel, BaseDocumentCompressor):
         config: RerankConfig | None = None,
         reranker: Reranker | None = None,
         metadata_fields: Sequence[str] | None = None,
+        spans: SpanOptions | Mapping[str, Any] | None = None,
+        compress: Literal["spans"] | None = None,
+        context: int = 1,
         **settings: Any,
     ) -> None:
         """Create a compressor. Nothing is loaded yet, and the environment is not read.
@@ -69,12 +80,16 @@ class QwenRerank(OwnsRerankerModel, BaseDocumentCompressor):
             config: Settings to start from; None for the defaults.
             reranker: A ready reranker in place of settings; the caller closes it.
             metadata_fields: Metadata keys in the order in which they are scored; None for the content alone.
+            spans: Which relevant spans to return, as `SpanOptions` or its fields; None for none.
+            compress: "spans" to shorten the documents; `spans` then has the defaults of `SpanOptions`.
+            context: Sentences to keep before and after each span.
             settings: Fields of `RerankConfig`, which override those of `config`.
 
         Raises:
             ConfigurationError: A setting is unknown or wrong.
         """
-        super().__init__(config=config, reranker=reranker, metadata_fields=metadata_fields, **settings)
+        own = given_parameters(spans=spans, compress=compress, context=context)
+        super().__init__(config=config, reranker=reranker, metadata_fields=metadata_fields, **own, **settings)
 
     def compress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None

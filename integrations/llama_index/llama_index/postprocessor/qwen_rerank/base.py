@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llama_index.core.bridge.pydantic import (
     Field,
@@ -19,8 +19,8 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from llama_index.postprocessor.qwen_rerank._events import Outcome, dispatcher, observed
 from llama_index.postprocessor.qwen_rerank.nodes import render_nodes, reranked_nodes
 
-from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, Reranker
-from qwen_rerank_plugins.adapters import Candidates, OwnsRerankerModel
+from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, Reranker, SpanOptions
+from qwen_rerank_plugins.adapters import Candidates, OwnsRerankerModel, given_parameters
 
 __all__ = ["QwenRerank"]
 
@@ -54,6 +54,10 @@ class QwenRerank(OwnsRerankerModel, BaseNodePostprocessor):
         metadata_mode: Which metadata are scored with a node's content; by default those that are embedded with it.
         metadata_fields: Metadata keys that are scored with the content, one `name: value` line each, before it,
             instead of those that `metadata_mode` chooses; None for `metadata_mode`.
+        spans: Return the relevant spans of each node as `rerank_spans`; None for none.
+        compress: "spans" to shorten the text of copies of the nodes to the relevant spans and their neighbours, with "[…]"
+            in place of the rest.
+        context: Sentences to keep before and after each span.
     """
 
     metadata_mode: MetadataMode = Field(default=MetadataMode.EMBED, frozen=True)
@@ -65,6 +69,9 @@ class QwenRerank(OwnsRerankerModel, BaseNodePostprocessor):
         reranker: Reranker | None = None,
         metadata_mode: MetadataMode | str | None = None,
         metadata_fields: Sequence[str] | None = None,
+        spans: SpanOptions | Mapping[str, Any] | None = None,
+        compress: Literal["spans"] | None = None,
+        context: int = 1,
         callback_manager: CallbackManager | None = None,
         **settings: Any,
     ) -> None:
@@ -75,6 +82,9 @@ class QwenRerank(OwnsRerankerModel, BaseNodePostprocessor):
             reranker: A ready reranker in place of settings; the caller closes it, and it is not serialized.
             metadata_mode: `MetadataMode` or its value; None for "embed".
             metadata_fields: Metadata keys in the order in which they are scored; None for `metadata_mode`.
+            spans: Which relevant spans to return, as `SpanOptions` or its fields; None for none.
+            compress: "spans" to shorten the nodes' texts; `spans` then has the defaults of `SpanOptions`.
+            context: Sentences to keep before and after each span.
             callback_manager: The manager of the older event system; engines set their own.
             settings: Fields of `RerankConfig`, which override those of `config`.
 
@@ -88,6 +98,7 @@ class QwenRerank(OwnsRerankerModel, BaseNodePostprocessor):
             )
         own = {"metadata_mode": metadata_mode, "callback_manager": callback_manager}
         settings |= {name: value for name, value in own.items() if value is not None}
+        settings |= given_parameters(spans=spans, compress=compress, context=context)
         super().__init__(config=config, reranker=reranker, metadata_fields=metadata_fields, **settings)
 
     @classmethod
@@ -173,19 +184,23 @@ class QwenRerank(OwnsRerankerModel, BaseNodePostprocessor):
         candidates = render_nodes(nodes, self.metadata_mode, self.metadata_fields)
         if instruction is None:
             instruction = getattr(query, "instruction", None)
-        options = {"top_n": self.top_n if top_n == OWN_TOP_N else top_n, "instruction": instruction}
+        options = {
+            "top_n": self.top_n if top_n == OWN_TOP_N else top_n,
+            "instruction": instruction,
+            "spans": self.requested_spans,
+        }
         return _Call(candidates, query, options)
 
     def _rank(self, call: _Call) -> list[NodeWithScore]:
         with self._observed(call) as outcome:
             result = self._reranker.rank(call.query.query_str, call.candidates.texts, **call.options)
-            outcome.nodes = reranked_nodes(call.candidates, result)
+            outcome.nodes = reranked_nodes(call.candidates, result, self)
         return outcome.nodes
 
     async def _arank(self, call: _Call) -> list[NodeWithScore]:
         with self._observed(call) as outcome:
             result = await self._reranker.arank(call.query.query_str, call.candidates.texts, **call.options)
-            outcome.nodes = reranked_nodes(call.candidates, result)
+            outcome.nodes = reranked_nodes(call.candidates, result, self)
         return outcome.nodes
 
     def _observed(self, call: _Call) -> AbstractContextManager[Outcome]:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore
 
-from qwen_rerank_plugins import RankedDocument, RerankResult, Span
-from qwen_rerank_plugins.adapters import Candidates, collect_documents, render_metadata
+from qwen_rerank_plugins import RankedDocument, RelevantSpan, RerankResult, Span
+from qwen_rerank_plugins.adapters import Candidates, SpanParameters, collect_documents, render_metadata
 
 __all__ = ["RerankedNode", "render_nodes", "reranked_nodes"]
 
@@ -19,8 +19,8 @@ __all__ = ["RerankedNode", "render_nodes", "reranked_nodes"]
 class RerankedNode(NodeWithScore):
     """A node with its new score, and what the reranker reports about it.
 
-    `node` is the object that was passed in. Its text, metadata and hash stay as they were, so that nothing of this
-    reaches a prompt or an embedding in any `MetadataMode`. `score` is the probability in [0, 1] that the node is
+    `node` is the object that was passed in, or a copy with a shorter text if the postprocessor compresses. The object's text,
+    metadata and hash stay as they were, so that nothing of this reaches a prompt or an embedding in any `MetadataMode`. `score` is the probability in [0, 1] that the node is
     relevant; if nothing was scored (see `rerank_status`), it is the score that the node came with.
 
     Attributes:
@@ -32,6 +32,9 @@ class RerankedNode(NodeWithScore):
         rerank_passage: The best passage of a text that was read in chunks, else None.
         rerank_passage_span: The passage's start and end (exclusive), in characters of the node's own content; None
             if it lies in the metadata.
+        rerank_spans: The relevant spans of the node's own content, best first, if they were requested.
+        rerank_original_text: The node's whole content, if `node` has a shorter one; all offsets refer to it.
+        rerank_kept_spans: The start and end of the parts that the shorter content consists of.
         rerank_status: "ranked", "disabled" (switched off) or "failed" (scoring failed, `on_error="keep_order"`).
         rerank_error: The reason, if scoring failed.
         rerank_model: The model that scored.
@@ -44,6 +47,9 @@ class RerankedNode(NodeWithScore):
     rerank_warnings: tuple[str, ...] = ()
     rerank_passage: str | None = None
     rerank_passage_span: tuple[int, int] | None = None
+    rerank_spans: tuple[RelevantSpan, ...] = ()
+    rerank_original_text: str | None = None
+    rerank_kept_spans: tuple[tuple[int, int], ...] = ()
     rerank_status: Literal["ranked", "disabled", "failed"] = "ranked"
     rerank_error: str | None = None
     rerank_model: str = ""
@@ -74,22 +80,29 @@ def render_nodes(
     )
 
 
-def reranked_nodes(candidates: Candidates[NodeWithScore], result: RerankResult) -> list[NodeWithScore]:
+def reranked_nodes(
+    candidates: Candidates[NodeWithScore], result: RerankResult, parameters: SpanParameters
+) -> list[NodeWithScore]:
     """Return the ranking as new nodes; the nodes that were passed in are not changed.
 
     A node of a class derived from `NodeWithScore` comes back as a copy of that class, with the attributes of a
     `RerankedNode`. Its `to_dict` and its pickles contain those that the class declares as fields.
     """
     nodes, texts = candidates.documents, candidates.texts
-    return [_reranked(nodes[one.index], texts[one.index], one, result) for one in result.results]
+    return [_reranked(nodes[one.index], texts[one.index], one, result, parameters) for one in result.results]
 
 
-def _reranked(came: NodeWithScore, text: str, ranked: RankedDocument, result: RerankResult) -> NodeWithScore:
+def _reranked(
+    came: NodeWithScore, text: str, ranked: RankedDocument, result: RerankResult, parameters: SpanParameters
+) -> NodeWithScore:
     span = ranked.span
+    content = _content(came.node)
+    excerpt = parameters.excerpt(ranked, content, lambda one: _span_in_content(came.node, text, one))
+    is_shorter = excerpt is not None and excerpt.text is not None
     is_plain = type(came) is NodeWithScore
     is_reranked = not is_plain and bool(getattr(came, "rerank_status", None))
     outcome: dict[str, Any] = {
-        "node": came.node,
+        "node": came.node if excerpt is None or excerpt.text is None else _with_text(came.node, excerpt.text),
         "score": came.score if ranked.relevance_score is None else float(ranked.relevance_score),
         "first_stage_score": getattr(came, "first_stage_score", None) if is_reranked else came.score,
         "rerank_log_odds": ranked.log_odds,
@@ -98,6 +111,9 @@ def _reranked(came: NodeWithScore, text: str, ranked: RankedDocument, result: Re
         "rerank_warnings": ranked.warnings,
         "rerank_passage": None if span is None else text[slice(*span)],
         "rerank_passage_span": None if span is None else _span_in_content(came.node, text, span),
+        "rerank_spans": () if excerpt is None else excerpt.spans,
+        "rerank_original_text": content if is_shorter else None,
+        "rerank_kept_spans": () if excerpt is None else excerpt.kept,
         "rerank_status": result.status,
         "rerank_error": result.error,
         "rerank_model": result.model,
@@ -117,6 +133,13 @@ def _span_in_content(node: BaseNode, text: str, span: Span) -> Span | None:
     shift = content.find(body) - position
     start, end = (min(max(place + shift, 0), len(content)) for place in span)
     return (start, end) if start < end else None
+
+
+def _with_text(node: BaseNode, text: str) -> BaseNode:
+    """Return a copy of a node, with its id, another text and metadata of its own."""
+    copied = node.model_copy(update={"metadata": dict(node.metadata)})
+    copied.set_content(text)
+    return copied
 
 
 def _content(node: BaseNode) -> str:

@@ -13,7 +13,13 @@ from typing import Any
 from haystack import Document
 
 from qwen_rerank_plugins import RankedDocument, RerankResult
-from qwen_rerank_plugins.adapters import Candidates, collect_documents, reranked_metadata
+from qwen_rerank_plugins.adapters import (
+    Candidates,
+    SpanParameters,
+    clipped,
+    collect_documents,
+    reranked_metadata,
+)
 
 
 def render_documents(
@@ -40,10 +46,11 @@ def render_values(meta: Mapping[str, Any], fields: Sequence[str], separator: str
     return "".join(f"{value}{separator}" for value in values if value is not None and value != "")
 
 
-def reranked_documents(candidates: Candidates[Document], result: RerankResult) -> list[Document]:
+def reranked_documents(
+    candidates: Candidates[Document], result: RerankResult, parameters: SpanParameters
+) -> list[Document]:
     """Copy the ranked documents, in the order of the ranking, with their outcome in `score` and `meta`."""
-    documents, offsets = candidates.documents, candidates.offsets
-    return [_copy(documents[one.index], one, result, offsets[one.index]) for one in result.results]
+    return [_copy(candidates, one, result, parameters) for one in result.results]
 
 
 def _deduplicate(documents: Iterable[Document]) -> list[Document]:
@@ -60,7 +67,14 @@ def _score(document: Document) -> float:
     return float("-inf") if document.score is None else document.score
 
 
-def _copy(document: Document, ranked: RankedDocument, result: RerankResult, offset: int) -> Document:
+def _copy(
+    candidates: Candidates[Document],
+    ranked: RankedDocument,
+    result: RerankResult,
+    parameters: SpanParameters,
+) -> Document:
+    document, offset = candidates.documents[ranked.index], candidates.offsets[ranked.index]
+    excerpt = parameters.excerpt(ranked, document.content or "", lambda span: clipped(span, offset))
     meta = reranked_metadata(
         document.meta,
         ranked,
@@ -68,6 +82,8 @@ def _copy(document: Document, ranked: RankedDocument, result: RerankResult, offs
         content=document.content or "",
         offset=offset,
         first_stage_score=document.score,
+        excerpt=excerpt,
     )
     score = document.score if ranked.relevance_score is None else ranked.relevance_score
-    return replace(document, score=score, meta=meta)
+    content = document.content if excerpt is None or excerpt.text is None else excerpt.text
+    return replace(document, content=content, score=score, meta=meta)

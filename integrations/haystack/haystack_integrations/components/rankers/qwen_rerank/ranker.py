@@ -8,7 +8,7 @@ they accept is the base package's matter; nothing here knows models, services or
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from haystack import Document, component, default_from_dict, default_to_dict
 from haystack.utils import Secret
@@ -24,8 +24,21 @@ from haystack_integrations.components.rankers.qwen_rerank._parameters import (
     to_settings,
 )
 
-from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, Reranker, RerankError
-from qwen_rerank_plugins.adapters import OwnsReranker, check_metadata_fields, render_metadata
+from qwen_rerank_plugins import (
+    ConfigurationError,
+    InputError,
+    RerankConfig,
+    Reranker,
+    RerankError,
+    SpanOptions,
+)
+from qwen_rerank_plugins.adapters import (
+    OwnsReranker,
+    SpanParameters,
+    check_metadata_fields,
+    check_span_parameters,
+    render_metadata,
+)
 
 __all__ = ["QwenReranker"]
 
@@ -58,6 +71,10 @@ class QwenReranker(OwnsReranker):
     - `rerank_warnings`: only if a text was repaired or has a prompt template around it
     - `rerank_passage`, `rerank_passage_span`: the best passage of a document that was read in chunks, and its
       `[start, end]` in `content`
+    - `rerank_spans`: with `spans` or `compress`, the relevant spans of `content`, best first: `start`, `end`,
+      `relevance_score` and `log_odds`
+    - `rerank_original_content`, `rerank_kept_spans`: if `content` was shortened, the whole content, to which all offsets
+      refer, and the `[start, end]` of its parts
     - `rerank_status`, `rerank_error`: only if nothing was scored: "disabled", or "failed" and the reason
 
     Attributes:
@@ -65,6 +82,7 @@ class QwenReranker(OwnsReranker):
             for `meta_fields_to_embed`.
         meta_fields_to_embed: Meta fields whose values are scored before the content, as in Haystack's rankers.
         embedding_separator: Separator between those values and the content.
+        span_parameters: Which relevant spans are returned, and whether the content is shortened to them.
     """
 
     def __init__(
@@ -75,6 +93,9 @@ class QwenReranker(OwnsReranker):
         metadata_fields: Sequence[str] | None = None,
         meta_fields_to_embed: Sequence[str] | None = None,
         embedding_separator: str = SEPARATOR,
+        spans: SpanOptions | Mapping[str, Any] | None = None,
+        compress: Literal["spans"] | None = None,
+        context: int = 1,
         **settings: Any,
     ) -> None:
         """Create a ranker. Nothing is loaded yet, and settings are not read from the environment.
@@ -85,6 +106,10 @@ class QwenReranker(OwnsReranker):
             metadata_fields: Meta fields in the order in which they are scored; None for `meta_fields_to_embed`.
             meta_fields_to_embed: Meta fields whose values are scored with the content; None for the content alone.
             embedding_separator: Separator between those values and the content.
+            spans: Which relevant spans to return, as `SpanOptions` or its fields; None for none.
+            compress: "spans" to shorten the documents to the relevant spans and their neighbours, with "[…]" in place of
+                the rest; `spans` then has the defaults of `SpanOptions`.
+            context: Sentences to keep before and after each span.
             settings: Fields of `RerankConfig`, which override those of `config`. `api_key` can be a `Secret`, `device`
                 a `ComponentDevice`; `top_k` and `score_threshold` are other names of `top_n` and `min_score`.
 
@@ -100,6 +125,7 @@ class QwenReranker(OwnsReranker):
             raise ConfigurationError(
                 f"embedding_separator is not valid: {embedding_separator!r}. Pass a string."
             )
+        self.span_parameters = check_span_parameters(spans=spans, compress=compress, context=context)
         if metadata_fields is not None and len(names := sorted(self._text_parameters())) > 1:
             raise ConfigurationError(f"parameters exclude each other: {', '.join(names)}. Pass one of them.")
         if isinstance(settings.get("api_key"), Mapping):  # as `to_dict` writes it
@@ -147,9 +173,9 @@ class QwenReranker(OwnsReranker):
             RerankError: Scoring failed, and `on_error` is "raise".
         """
         candidates = render_documents(documents, self._render_prefix)
-        options = _options(top_k, score_threshold, instruction)
+        options = self._options(top_k, score_threshold, instruction)
         result = self._reranker.rank(query, candidates.texts, **options)
-        return {"documents": reranked_documents(candidates, result)}
+        return {"documents": reranked_documents(candidates, result, self.span_parameters)}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -162,9 +188,9 @@ class QwenReranker(OwnsReranker):
     ) -> dict[str, list[Document]]:
         """Rank documents as `run` does, without blocking the event loop."""
         candidates = render_documents(documents, self._render_prefix)
-        options = _options(top_k, score_threshold, instruction)
+        options = self._options(top_k, score_threshold, instruction)
         result = await self._reranker.arank(query, candidates.texts, **options)
-        return {"documents": reranked_documents(candidates, result)}
+        return {"documents": reranked_documents(candidates, result, self.span_parameters)}
 
     async def warm_up_async(self) -> None:
         """Load as `warm_up` does, without blocking the event loop."""
@@ -203,12 +229,12 @@ class QwenReranker(OwnsReranker):
     def own_parameters(cls) -> Collection[str]:
         """The keywords that are not fields of `RerankConfig`, or that accept Haystack's own types."""
         own = {"metadata_fields", "meta_fields_to_embed", "embedding_separator", "api_key", "device"}
-        return own | set(HAYSTACK_NAMES.values())
+        return own | set(SpanParameters.model_fields) | set(HAYSTACK_NAMES.values())
 
     def own_settings(self) -> dict[str, Any]:
         """The component's own parameters that differ from their defaults, and a secret that names variables."""
         secret = {} if self._secret is None else {"api_key": self._secret}
-        return secret | self._text_parameters()
+        return secret | self._text_parameters() | self.span_parameters.model_dump(exclude_defaults=True)
 
     def to_parameters(self) -> dict[str, Any]:
         """Return the keywords that create an equal ranker, as plain JSON types, with secrets by name.
@@ -216,7 +242,8 @@ class QwenReranker(OwnsReranker):
         Raises:
             ValueError: As `to_dict`.
         """
-        return to_parameters(self.config, self._secret) | self._text_parameters()
+        own = self._text_parameters() | self.span_parameters.model_dump(exclude_defaults=True)
+        return to_parameters(self.config, self._secret) | own
 
     # The text that is scored.
 
@@ -230,8 +257,10 @@ class QwenReranker(OwnsReranker):
         changed = {name: value for name, value in held.items() if value != _TEXT_DEFAULTS[name]}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
-
-def _options(top_k: int | None, score_threshold: float | None, instruction: str | None) -> dict[str, Any]:
-    """Return the options of one call, without those that are the ranker's own."""
-    given = {"top_n": top_k, "min_score": score_threshold, "instruction": instruction}
-    return {name: value for name, value in given.items() if value is not None}
+    def _options(
+        self, top_k: int | None, score_threshold: float | None, instruction: str | None
+    ) -> dict[str, Any]:
+        """Return the options of one call, without those that are the ranker's own settings."""
+        given = {"top_n": top_k, "min_score": score_threshold, "instruction": instruction}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return options | {"spans": self.span_parameters.requested_spans}
