@@ -304,6 +304,7 @@ def test_an_upload_that_comes_in_drops_is_given_up(tmp_path: Path) -> None:
         wait_for(lambda: is_empty(tmp_path))
 
 
+@pytest.mark.timeout(600)
 def test_a_result_can_be_read_to_its_end_while_its_job_is_removed(tmp_path: Path) -> None:
     rows = pairs(60_000)
     with serving(tmp_path) as (_, client):

@@ -87,7 +87,7 @@ class Client:
         """Return the state of a job."""
         return str(self.job(job_id)["state"])
 
-    def wait(self, job_id: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+    def wait(self, job_id: str, *, timeout_s: float = 300.0) -> dict[str, Any]:
         """Wait until a job is finished, and return it."""
         wait_for(lambda: self.state(job_id) in FINISHED, timeout_s=timeout_s)
         return self.job(job_id)

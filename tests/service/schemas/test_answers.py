@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from typing import Any, get_type_hints
 
 import jsonschema_rs
@@ -16,7 +17,7 @@ from qwen_rerank_plugins import EngineError, PairScore, Reranker
 from qwen_rerank_plugins.service.errors import BodyError
 from qwen_rerank_plugins.service.schemas import answer_schema, read_request
 from qwen_rerank_plugins.service.schemas.answers import wire_number
-from qwen_rerank_plugins.service.schemas.dialect import Outcome, Route
+from qwen_rerank_plugins.service.schemas.dialect import Dialect, Outcome, Route
 from tests.doubles import FakeScorer
 from tests.service.schemas.answering import QUERY, TEXTS, answer, outcome_of, unhurried
 
@@ -37,12 +38,13 @@ def _bodies(num_documents: int) -> list[tuple[Route, dict[str, Any]]]:
     """One body per dialect, with documents that differ by their number."""
     texts = [str(index) for index in range(num_documents)]
     plain = {"query": QUERY, "documents": texts}
+    several = {"queries": [QUERY, "b"], "documents": [texts, texts]}
     return [
-        (Route.RERANK, {**plain, "return_documents": True, "return_pairs": True}),
+        (Route.RERANK, {**plain, "return_documents": True, "return_pairs": True, "relevant_spans": {}}),
         (Route.RERANK, {"query": QUERY, "texts": texts, "return_text": True}),
         (Route.RERANK, {**plain, "truncation": True, "return_documents": True}),
         (Route.RERANK, {**plain, "property": ""}),
-        (Route.RERANK, {"queries": [QUERY, "b"], "documents": [texts, texts], "return_pairs": True}),
+        (Route.RERANK, {**several, "return_pairs": True, "relevant_spans": {}}),
         (Route.DASHSCOPE, {"input": plain, "parameters": {"return_documents": True}}),
         (Route.SCORE, {"text_1": QUERY, "text_2": texts}),
         (Route.SCORE, {"text_1": [str(n) for n in range(num_documents)], "text_2": texts}),
@@ -140,9 +142,18 @@ def test_scores_are_float_literals_and_positions_are_integers(values: list[PairS
 def test_every_answer_is_as_its_schema_and_its_type_say(values: list[PairScore], raw: bool) -> None:
     bodies = _bodies(len(values))
     for (route, body), (_, response) in zip(bodies, _rendered(values, raw_scores=raw), strict=True):
-        jsonschema_rs.validator_for(answer_schema(route)).validate(json.loads(json.dumps(response)))
-        kind = get_type_hints(read_request(route, body).from_result)["return"]
-        TypeAdapter(kind).validate_python(response, strict=True, extra="forbid")
+        _schema_of(route).validate(json.loads(json.dumps(response)))
+        _type_of(type(read_request(route, body))).validate_python(response, strict=True, extra="forbid")
+
+
+@cache
+def _schema_of(route: Route) -> Any:
+    return jsonschema_rs.validator_for(answer_schema(route))
+
+
+@cache
+def _type_of(dialect: type[Dialect]) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(dialect.from_result)["return"])
 
 
 def test_raw_scores_are_log_odds_in_every_dialect_that_knows_them() -> None:
