@@ -175,9 +175,16 @@ class _Job:
             "family_file": file_digest(Path(config.family)) if Path(config.family).is_file() else None,
             # Where a record ends, and thus the number of each row, may depend on it.
             "max_row_chars": options.max_row_chars,
+            "spans": self._span_fingerprint(),
             "version": __version__,
             **{name: info[name] for name in _FINGERPRINT_FIELDS if name in info},
         }
+
+    def _span_fingerprint(self) -> list[Any] | None:
+        """Return what determines the spans: those of documents that are cut off are not scored."""
+        if (spans := self._options.span_options()) is None:
+            return None
+        return [spans.unit, spans.max_spans, spans.threshold, self._top_n, self._min_score]
 
     @staticmethod
     def _check_fingerprint(journal: Journal, fingerprint: dict[str, Any]) -> None:
@@ -195,22 +202,29 @@ class _Job:
             message = f"the unfinished job differs from this one: {str(journal.path)!r}: {'; '.join(changes)}"
             raise InputError(f"{message}; discard it with --overwrite")
 
+    @property
+    def _top_n(self) -> int | None:
+        return self._reranker.config.top_n if self._options.top_n is None else self._options.top_n
+
+    @property
+    def _min_score(self) -> float | None:
+        return self._reranker.config.min_score if self._options.min_score is None else self._options.min_score
+
     # The two phases.
 
     def _score(self, source: Source, journal: Journal) -> ScoringPass:
         meter = ProgressMeter("scoring", self._on_progress)
-        scoring = ScoringPass(source, journal, self._reranker, self._options, meter=meter, stop=self._stop)
+        # Spans are scored of no document that is cut off later: each call ranks a part of a list.
+        options = self._options.model_copy(update={"top_n": self._top_n, "min_score": self._min_score})
+        scoring = ScoringPass(source, journal, self._reranker, options, meter=meter, stop=self._stop)
         self._num_resumed = scoring.num_resumed_pairs
         scoring.run()
         self._pairs_per_s = meter.pairs_per_s()
         return scoring
 
     def _write(self, source: Source, journal: Journal, output_format: FileFormat) -> OutputSummary:
-        options, config = self._options, self._reranker.config
-        journal.compute_ranks(
-            top_n=config.top_n if options.top_n is None else options.top_n,
-            min_score=config.min_score if options.min_score is None else options.min_score,
-        )
+        options = self._options
+        journal.compute_ranks(top_n=self._top_n, min_score=self._min_score)
         with self._files.drop_parts_on_error(), contextlib.ExitStack() as stack:
             rejected = RejectedWriter(self._files.rejected_part)
             stack.callback(rejected.close)

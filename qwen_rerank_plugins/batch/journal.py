@@ -17,19 +17,19 @@ from qwen_rerank_plugins.errors import InputError, RerankError
 
 __all__ = ["Journal", "RankedPair", "ScoredPair", "remove_journal"]
 
-APPLICATION_ID = 0x51526A31
+APPLICATION_ID = 0x51526A32
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS job (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scores (row INTEGER, position INTEGER, list, relevance_score REAL, log_odds REAL,
-                                   flags INTEGER, warnings TEXT, PRIMARY KEY (row, position)) WITHOUT ROWID;
+                                   flags INTEGER, warnings TEXT, spans TEXT, PRIMARY KEY (row, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rejected (row INTEGER PRIMARY KEY, line INTEGER, reason TEXT);
 """
 # Ranks each list, best first; blank documents are last, and ties keep the order of the file. SQLite sorts in a
 # temporary file.
 _RANKS = """
 CREATE TABLE ranks AS
-SELECT row, position, rank, relevance_score, log_odds, flags, warnings FROM (
+SELECT row, position, rank, relevance_score, log_odds, flags, warnings, spans FROM (
     SELECT *, ROW_NUMBER() OVER (PARTITION BY list ORDER BY flags & 4, {key} DESC, row, position) AS rank FROM scores
     WHERE row NOT IN (SELECT row FROM rejected)
 ) WHERE rank <= :top_n AND relevance_score >= :min_score ORDER BY row, position
@@ -47,6 +47,7 @@ class ScoredPair(NamedTuple):
         log_odds: Logit of the probability, or None.
         flags: Sum of 1 if the document was truncated, 2 if the query was, and 4 if the document was blank and not sent.
         warnings: What was wrong with the texts, as a JSON list; None for nothing.
+        spans: The relevant spans, as a JSON list; None for none.
     """
 
     row: int
@@ -56,6 +57,7 @@ class ScoredPair(NamedTuple):
     log_odds: float | None
     flags: int
     warnings: str | None = None
+    spans: str | None = None
 
 
 class RankedPair(NamedTuple):
@@ -68,6 +70,7 @@ class RankedPair(NamedTuple):
     log_odds: float | None
     flags: int
     warnings: str | None
+    spans: str | None
 
 
 class Journal:
@@ -144,7 +147,7 @@ class Journal:
     def add_scores(self, pairs: Iterable[ScoredPair]) -> None:
         """Store the scores of one call in one transaction."""
         with self._transaction() as db:
-            db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", pairs)
+            db.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?)", pairs)
 
     def clear_rejected(self) -> None:
         """Forget the rejected rows: other settings may accept them."""

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from qwen_rerank_plugins.config import RerankConfig, validators
 from qwen_rerank_plugins.errors import ConfigurationError
-from qwen_rerank_plugins.types import Priority
+from qwen_rerank_plugins.types import Priority, SpanOptions
 
 __all__ = ["BatchOptions", "FileFormat", "Form"]
 
@@ -59,6 +59,7 @@ def _encoding(name: str) -> str:
 
 Text = Annotated[str, AfterValidator(validators.not_blank)]
 Count = Annotated[int, Field(ge=1), BeforeValidator(_not_bool)]
+Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(_not_bool)]
 
 
 class BatchOptions(BaseModel):
@@ -101,12 +102,19 @@ class BatchOptions(BaseModel):
     details: bool = Field(
         default=False, description="Add `log_odds`, `truncated`, `query_truncated`, `blank` and `warnings`."
     )
+    spans: Count | None = Field(
+        default=None, description="Add `spans`: so many relevant spans of each document; None for no spans."
+    )
+    span_unit: Literal["sentence", "passage"] = Field(default="sentence", description="What a span is.")
+    span_threshold: Probability | None = Field(
+        default=None, description="Lowest relevance_score of a span; None for no threshold."
+    )
 
     instruction: str | None = Field(default=None, description="The instruction; None for the reranker's.")
     top_n: Count | None = Field(
         default=None, description="Documents to keep per query; None for the reranker's."
     )
-    min_score: Annotated[float, Field(ge=0, le=1), BeforeValidator(_not_bool)] | None = Field(
+    min_score: Probability | None = Field(
         default=None, description="Lowest relevance_score to keep; None for the reranker's."
     )
 
@@ -171,9 +179,16 @@ class BatchOptions(BaseModel):
         """
         return cls(**{**config.batch, **overrides})
 
+    def span_options(self) -> SpanOptions | None:
+        """Return which spans are scored; None for none."""
+        if self.spans is None:
+            return None
+        return SpanOptions(unit=self.span_unit, max_spans=self.spans, threshold=self.span_threshold)
+
     def details_columns(self) -> tuple[str, ...]:
-        """Return the columns that `details` adds to score and rank."""
-        return ("log_odds", "truncated", "query_truncated", "blank", "warnings") if self.details else ()
+        """Return the columns that `details` and `spans` add to score and rank."""
+        details = ("log_odds", "truncated", "query_truncated", "blank", "warnings") if self.details else ()
+        return details if self.spans is None else (*details, "spans")
 
     def added_columns(self, form: Form) -> tuple[str, ...]:
         """Return the columns that the output adds to the input's."""

@@ -130,4 +130,6 @@ class _AddedColumns:
             scores["query_truncated"] = bool(pair.flags & 2)
             scores["blank"] = bool(pair.flags & 4)
             scores["warnings"] = json.loads(pair.warnings or "[]")
+        if self._options.spans is not None:
+            scores["spans"] = json.loads(pair.spans or "[]")
         return scores

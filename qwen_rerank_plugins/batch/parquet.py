@@ -42,13 +42,14 @@ MAX_PAGE_BYTES = 128 << 20
 
 _MAGIC = b"PAR1"
 _ELEMENT_CHARS = 4  # quotes and a comma: an element takes memory, even if it is empty
-
+_SPAN = {"start": pa.int64(), "end": pa.int64(), "text": pa.string()}
 _ADDED_TYPES = {
     "log_odds": pa.float64(),
     "truncated": pa.bool_(),
     "query_truncated": pa.bool_(),
     "blank": pa.bool_(),
     "warnings": pa.list_(pa.string()),
+    "spans": pa.list_(pa.struct(_SPAN | dict.fromkeys(("relevance_score", "log_odds"), pa.float64()))),
 }
 
 

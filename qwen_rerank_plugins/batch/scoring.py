@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from qwen_rerank_plugins.batch.journal import Journal, ScoredPair
 from qwen_rerank_plugins.batch.options import BatchOptions
@@ -20,7 +20,7 @@ from qwen_rerank_plugins.batch.rows import Chunk, Row
 from qwen_rerank_plugins.errors import InputError, RerankError
 from qwen_rerank_plugins.recipe import REPAIRED_TEXT
 from qwen_rerank_plugins.reranker import Reranker
-from qwen_rerank_plugins.types import PairScore, Priority
+from qwen_rerank_plugins.types import PairScore, Priority, RerankResult
 
 __all__ = ["ScoringPass"]
 
@@ -29,6 +29,8 @@ POLL_S = 0.1
 LOCAL_CONCURRENCY = 2
 
 Pair = tuple[Row, int, str]
+Scored = tuple[PairScore, str | None]
+"""A pair's score, and its document's spans as a JSON list."""
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class ScoringPass:
         source: The input.
         journal: Stores the scores and the rejected rows.
         reranker: Scores the pairs.
-        options: The options of the job.
+        options: The options of the job; with spans, `top_n` and `min_score` say of which documents.
         meter: Reports the progress.
         stop: Called between calls; scoring stops when it returns True.
 
@@ -97,7 +99,8 @@ class ScoringPass:
             reranker.config.max_concurrency if remote else LOCAL_CONCURRENCY
         )
         self._priority: Priority = options.priority or ("background" if remote else "interactive")
-        self._pending: dict[Future[list[PairScore]], _Call] = {}
+        self._spans = options.span_options()
+        self._pending: dict[Future[list[Scored]], _Call] = {}
         self.num_resumed_pairs = journal.num_scored()
         self.num_rows = 0
         self.stopped = False
@@ -198,20 +201,22 @@ class ScoringPass:
 
     # From calls to scores. Only this method runs in other threads.
 
-    def _score(self, call: _Call) -> list[PairScore]:
+    def _score(self, call: _Call) -> list[Scored]:
         instruction = self._options.instruction if call.instruction is None else call.instruction
         results = self._reranker.rank_many(
             [query for query, _ in call.groups],
             [[text for _, _, text in pairs] for _, pairs in call.groups],
-            top_n=1,  # ranks are computed later, over the whole file
-            min_score=None,
+            # Ranks are computed later, over the whole file.
+            top_n=1 if self._spans is None else self._options.top_n,
+            min_score=None if self._spans is None else self._options.min_score,
             instruction=instruction,
             priority=self._priority,
+            spans=self._spans,
         )
         for result in results:
             if result.status != "ranked":
                 raise RerankError(f"scoring returned no scores: status {result.status!r}: {result.error}")
-        return [score for result in results for score in result.scores]
+        return [scored for result in results for scored in _with_spans(result)]
 
     # From scores to the journal.
 
@@ -238,7 +243,7 @@ class ScoringPass:
             if future.exception() is None:
                 self._record(call, future)
 
-    def _record(self, call: _Call, future: Future[list[PairScore]]) -> None:
+    def _record(self, call: _Call, future: Future[list[Scored]]) -> None:
         pairs = [pair for _, group in call.groups for pair in group]
         try:
             scores = future.result()
@@ -253,18 +258,18 @@ class ScoringPass:
             self._meter.num_new_pairs += len(pairs)
         self._advance(call.share * len(pairs), call.rows_share * len(pairs), done_now=call.share * len(pairs))
 
-    def _scored(
-        self, call: _Call, pairs: Sequence[Pair], scores: Sequence[PairScore]
-    ) -> Iterator[ScoredPair]:
+    def _scored(self, call: _Call, pairs: Sequence[Pair], scores: Sequence[Scored]) -> Iterator[ScoredPair]:
         by_query = self._source.layout.form == "pairs"
         keys = {query: _list_key(call.instruction, query) for query, _ in call.groups} if by_query else {}
-        for (row, position, text), score in zip(pairs, scores, strict=True):
+        for (row, position, text), (score, spans) in zip(pairs, scores, strict=True):
             key = keys[row.query] if by_query else row.number
             flags = score.truncated | score.query_truncated << 1 | score.blank << 2
             is_repaired = row.is_repaired and "\ufffd" in f"{row.query}{text}{row.instruction}"
             warnings = [*score.warnings, *([REPAIRED_TEXT] if is_repaired else [])]
             kept = json.dumps(warnings) if warnings else None
-            yield ScoredPair(row.number, position, key, score.relevance_score, score.log_odds, flags, kept)
+            yield ScoredPair(
+                row.number, position, key, score.relevance_score, score.log_odds, flags, kept, spans
+            )
 
     def _advance(self, fraction: float, rows: float, *, done_now: float) -> None:
         self._fraction += fraction
@@ -280,6 +285,19 @@ class ScoringPass:
             num_rejected=self._num_rejected,
             force=force,
         )
+
+
+def _with_spans(result: RerankResult) -> Iterator[Scored]:
+    """Yield the scores of a list in its order, each with the spans of its document, if it has any."""
+    spans = {
+        one.index: json.dumps(
+            [{**asdict(span), "text": str(one.document)[span.start : span.end]} for span in one.spans]
+        )
+        for one in result.results
+        if one.spans
+    }
+    for index, score in enumerate(result.scores):
+        yield score, spans.get(index)
 
 
 def _list_key(instruction: str | None, query: str) -> bytes:

@@ -21,7 +21,7 @@ from tests.ray.lost_devices import LosingDataWorker, LostError
 
 pytestmark = [
     pytest.mark.loopback,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     OF_RAY,
 ]
 

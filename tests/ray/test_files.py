@@ -26,7 +26,7 @@ from tests.ray.lost_devices import LosingWorker
 
 pytestmark = [
     pytest.mark.loopback,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     OF_RAY,
 ]
 

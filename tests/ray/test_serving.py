@@ -17,7 +17,7 @@ from tests.service.servers import running_service
 
 pytestmark = [
     pytest.mark.loopback,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     OF_RAY,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -102,6 +102,12 @@ PARAMETERS: Parameters = {
     "replace_columns": (_BOOLEAN, "Drop columns that the result adds, such as those of an earlier job."),
     "explode": (_BOOLEAN, "Write one row per document of a list."),
     "details": (_BOOLEAN, "Add `log_odds`, `truncated`, `query_truncated`, `blank` and `warnings`."),
+    "spans": (
+        {"type": "integer", "minimum": 1, "maximum": 10**9},
+        "Add `spans`: so many relevant spans of each document.",
+    ),
+    "span_unit": ({"type": "string", "enum": ["sentence", "passage"]}, "What a span is."),
+    "span_threshold": ({"type": "number", "minimum": 0, "maximum": 1}, "Lowest relevance_score of a span."),
     "bom": (_BOOLEAN, "Start CSV with a byte order mark, from which Excel detects UTF-8."),
 }
 
