@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_it_prints_ratios_and_judges_them(
 def test_answers_are_counted_where_the_spans_hold_them(tmp_path: Path) -> None:
     """The lexical scorer finds the sentence with the question's words; of the second question it knows none."""
     text = "The river is wide. The lighthouse was built in 1894. Ships pass at night."
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": "a",
             "question": "when was the lighthouse built",
