@@ -68,8 +68,6 @@ Details = Annotated[
 Spans = Annotated[
     int | None, typer.Option(help="Add spans: so many relevant sentences of each document.", metavar="N")
 ]
-SpanUnit = Annotated[str | None, typer.Option(help="sentence or passage (default: sentence).")]
-SpanThreshold = Annotated[float | None, typer.Option(help="Lowest score of a span, from 0 to 1.")]
 Instruction = Annotated[str | None, typer.Option(help="Instruction: what makes a document relevant.")]
 TopN = Annotated[int | None, typer.Option("--top-n", "-n", help="Documents to keep per query.")]
 MinScore = Annotated[float | None, typer.Option(help="Lowest score to keep, from 0 to 1.")]
@@ -118,8 +116,6 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter per option)
     replace_columns: ReplaceColumns = None,
     details: Details = None,
     spans: Spans = None,
-    span_unit: SpanUnit = None,
-    span_threshold: SpanThreshold = None,
     instruction: Instruction = None,
     top_n: TopN = None,
     min_score: MinScore = None,
@@ -156,8 +152,7 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter per option)
     Examples:
       qwen-rerank batch pairs.csv scored.csv
       qwen-rerank batch pairs.jsonl best.parquet --top-n 10 --on-bad-row reject
-      qwen-rerank batch lists.jsonl ranked.csv --explode --bom
-      qwen-rerank batch lists.jsonl ranked.jsonl --top-n 5 --spans 3
+      qwen-rerank batch lists.jsonl ranked.csv --explode --bom --spans 3
       qwen-rerank batch pairs.csv scored.csv --resume
     """
     given = dict(locals())

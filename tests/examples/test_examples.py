@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,3 +158,12 @@ def test_own_documents_are_ranked(tmp_path: Path) -> None:
     ran = run_script("examples/rank_documents.py", "--query", "whale", "--file", str(path), "--model", "demo")
     assert ran.returncode == 0, ran.stderr
     assert "blue whale" in ran.stdout
+
+
+def test_compression_saves_tokens_and_keeps_the_answers() -> None:
+    ran = run_script("examples/context_compression.py")
+    counts = re.fullmatch(
+        r"(\d+) → (\d+) tokens in all; answers in the prompt: 9 → 9 of 9", ran.stdout.splitlines()[-1]
+    )
+    assert counts is not None, ran.stdout
+    assert int(counts[2]) < 0.5 * int(counts[1])
