@@ -22,8 +22,11 @@ from qwen_rerank_plugins.evaluation import (
     System,
     evaluate,
     platt,
+    summarize,
 )
 from qwen_rerank_plugins.evaluation.platt import cross_validate, fit_platt
+from qwen_rerank_plugins.evaluation.report.page import render_report
+from qwen_rerank_plugins.evaluation.report.plots import draw_plots
 from qwen_rerank_plugins.types import logistic
 from tests.doubles import FakeScorer
 from tests.evaluation.collections import write_beir
@@ -252,6 +255,25 @@ def test_scores_without_log_odds_other_models_and_services_are_refused() -> None
     remote = System("remote", RerankConfig(backend="remote", base_url="http://service.test"))
     with pytest.raises(ConfigurationError, match="files are not here"):
         fitted(judged(), remote)
+
+
+def test_the_report_has_a_reliability_diagram_per_instruction() -> None:
+    """Bins without pairs have no point; markup in an instruction stays text."""
+    saturated = FakeScorer(
+        lambda request: PairScore.from_log_odds(20.0 if "-" in request.document else -20.0)
+    )
+    evaluation = fitted(judged(slope=-0.25), System("one", LEXICAL, "<b>mine</b>"), scorer=saturated)
+    summary = summarize(evaluation)
+    plots = [plot for plot in draw_plots(evaluation, summary) if plot.title.startswith("Reliability")]
+    assert [plot.title for plot in plots] == ["Reliability, <b>mine</b>"]
+    for moment in ("before", "after"):
+        bins = summary["calibration"]["fits"][0]["held_out"][moment]["bins"]
+        points = [one["relevant"] for one in bins if one["num_pairs"]]
+        assert 2 <= len(points) < len(bins)
+        assert json.dumps(points, separators=(",", ":")) in plots[0].html.replace(" ", "")
+    page = render_report(evaluation)
+    assert "Reliability, &lt;b&gt;mine" in page
+    assert "<b>mine" not in page
 
 
 # The command.
