@@ -1,6 +1,6 @@
 """Turn scores into ranked lists, and into the relevant spans of what is returned.
 
-Pure functions, independent of scorers and settings.
+Pure functions, independent of scorers and settings. `checked_scores` is the one place where probabilities are calibrated.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qwen_rerank_plugins.calibration import Calibration
 from qwen_rerank_plugins.errors import EngineError, InputError, NonFiniteScoreError
 from qwen_rerank_plugins.segmentation import segment
 from qwen_rerank_plugins.types import (
@@ -28,7 +29,7 @@ __all__ = [
     "MAX_SCORED_SPANS",
     "SpanInput",
     "add_spans",
-    "check_scores",
+    "checked_scores",
     "rank_lists",
     "ranked_order",
     "span_input",
@@ -53,20 +54,23 @@ class SpanInput:
     requests: list[ScoreRequest]
 
 
-def check_scores(scores: Sequence[PairScore], num_pairs: int) -> None:
-    """Refuse scores that cannot be ranked.
+def checked_scores(
+    requests: Sequence[ScoreRequest], scores: list[PairScore], calibration: Calibration | None
+) -> list[PairScore]:
+    """Return a scorer's scores, calibrated if a calibration is configured, unless they cannot be ranked.
 
     Raises:
         EngineError: The number of scores differs from the number of pairs.
         NonFiniteScoreError: A probability or its logit is NaN or infinite.
     """
-    if len(scores) != num_pairs:
-        raise EngineError(f"the scorer returned {len(scores)} scores for {num_pairs} pairs")
+    if len(scores) != len(requests):
+        raise EngineError(f"the scorer returned {len(scores)} scores for {len(requests)} pairs")
     for index, score in enumerate(scores):
         log_odds = 0.0 if score.log_odds is None else score.log_odds
         if not (math.isfinite(score.relevance_score) and math.isfinite(log_odds)):
             values = f"{score.relevance_score!r}, {score.log_odds!r}"
             raise NonFiniteScoreError(f"the score of pair {index} is not finite: {values}")
+    return scores if calibration is None else calibration.apply(requests, scores)
 
 
 def rank_lists(given: RankInput, scores: Sequence[PairScore], *, model: str) -> list[RerankResult]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Self, Unpack
 
 from qwen_rerank_plugins import ranking, validation
+from qwen_rerank_plugins.calibration import Calibration, load_calibration
 from qwen_rerank_plugins.closing import CloseMixin
 from qwen_rerank_plugins.config import RerankConfig, load_config
 from qwen_rerank_plugins.errors import ClosedError, ConfigurationError, InputError, RerankError
@@ -60,7 +61,7 @@ class Reranker(CloseMixin):
             settings: Fields of `RerankConfig` that replace those of `config`.
 
         Raises:
-            ConfigurationError: A setting is unknown or invalid.
+            ConfigurationError: A setting is unknown or invalid, or, with `scorer`, the calibration file is.
         """
         base = RerankConfig() if config is None else config
         _check_kind("config", base, RerankConfig)
@@ -69,6 +70,7 @@ class Reranker(CloseMixin):
         self._config = base.replace(**settings) if settings else base
         self._scorer = scorer
         self._owns_scorer = scorer is None
+        self._calibration = None if scorer is None else self._load_calibration()
         self._share_engine = False
         self._closed = False
         self._lock = threading.Lock()
@@ -274,7 +276,8 @@ class Reranker(CloseMixin):
 
     def info(self) -> dict[str, Any]:
         """What is loaded, as plain JSON types; builds the scorer if it is not built yet."""
-        return {"backend": self._config.backend, **self._get_scorer().info()}
+        info = {"backend": self._config.backend, **self._get_scorer().info()}
+        return info if self._calibration is None else {**info, "calibration": self._calibration.info()}
 
     def close(self) -> None:
         """Release the model; later calls raise `ClosedError`. A scorer that was passed in stays open."""
@@ -312,8 +315,7 @@ class Reranker(CloseMixin):
         if not requests:
             return []
         scores = self._get_scorer().score(requests, deadline_s=deadline_s, priority=priority)
-        ranking.check_scores(scores, len(requests))
-        return scores
+        return ranking.checked_scores(requests, scores, self._calibration)
 
     async def _ascore(
         self, requests: list[ScoreRequest], deadline_s: float | None, priority: Priority = "interactive"
@@ -325,8 +327,10 @@ class Reranker(CloseMixin):
         if scorer is None:
             scorer = await asyncio.to_thread(self._get_scorer)
         scores = await scorer.ascore(requests, deadline_s=deadline_s, priority=priority)
-        ranking.check_scores(scores, len(requests))
-        return scores
+        return ranking.checked_scores(requests, scores, self._calibration)
+
+    def _load_calibration(self) -> Calibration | None:
+        return None if self._config.calibration is None else load_calibration(self._config.calibration)
 
     def _check_usable(self) -> None:
         self._check_open()
@@ -344,6 +348,7 @@ class Reranker(CloseMixin):
             if self._scorer is None:
                 self._load_backoff.check()
                 try:
+                    self._calibration = self._load_calibration()
                     self._scorer = build_scorer(self._config, shared=self._share_engine)
                 except (ConfigurationError, InputError):
                     raise  # not transient, and fails fast

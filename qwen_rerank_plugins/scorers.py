@@ -6,13 +6,15 @@ import copy
 import logging
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+from qwen_rerank_plugins.calibration import load_calibration
 from qwen_rerank_plugins.config import RerankConfig
-from qwen_rerank_plugins.errors import MissingDependencyError, RerankError
+from qwen_rerank_plugins.errors import ConfigurationError, MissingDependencyError, RerankError
 from qwen_rerank_plugins.types import Scorer
 
-__all__ = ["LoadBackoff", "build_scorer"]
+__all__ = ["LoadBackoff", "build_scorer", "model_fingerprint"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +71,11 @@ def build_scorer(config: RerankConfig, *, shared: bool = False) -> Scorer:
 
     Raises:
         MissingDependencyError: The packages of the local backend are not installed.
-        ConfigurationError: The backend does not support the settings.
+        ConfigurationError: The backend does not support the settings, or the calibration file is of another model.
         CheckpointError: The model cannot be used.
     """
+    if config.calibration is not None:
+        load_calibration(config.calibration, fingerprint=model_fingerprint(config))
     if config.backend == "lexical":
         from qwen_rerank_plugins.lexical import LexicalScorer
 
@@ -80,18 +84,45 @@ def build_scorer(config: RerankConfig, *, shared: bool = False) -> Scorer:
         from qwen_rerank_plugins.remote import RemoteScorer
 
         return RemoteScorer.from_config(config)
-    try:
+    with _local_packages():
         from qwen_rerank_plugins.core.local_scorer import LocalScorer
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in LOCAL_MODULES:
-            raise
-        message = f"the local backend needs {error.name!r}; run pip install 'qwen-rerank-plugins[local]'"
-        raise MissingDependencyError(message) from error
     _warn_of_another_num_threads(config.num_threads)
     scorer = LocalScorer.from_config(config, shared=shared)
     _num_threads[id(scorer)] = config.num_threads
     weakref.finalize(scorer, _num_threads.pop, id(scorer), None)
     return scorer
+
+
+def model_fingerprint(config: RerankConfig) -> str:
+    """Return the digest of a model's files that a calibration file names; the whole weights are read.
+
+    Raises:
+        MissingDependencyError: The packages of the local backend are not installed.
+        ConfigurationError: The backend is remote: the files are at the service.
+        CheckpointError: The model cannot be used.
+    """
+    if config.backend == "lexical":
+        return config.backend
+    if config.backend == "remote":
+        raise ConfigurationError(
+            "the model's files are not here: `backend` is 'remote'; use the local backend"
+        )
+    with _local_packages():
+        from qwen_rerank_plugins.core.checkpoints.checkpoint import content_fingerprint, open_checkpoint
+    return content_fingerprint(
+        open_checkpoint(config.model, config.revision, config.adapter_weights, config.hub)
+    )
+
+
+@contextmanager
+def _local_packages() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in LOCAL_MODULES:
+            raise
+        message = f"the local backend needs {error.name!r}; run pip install 'qwen-rerank-plugins[local]'"
+        raise MissingDependencyError(message) from error
 
 
 def _warn_of_another_num_threads(num_threads: int | None) -> None:

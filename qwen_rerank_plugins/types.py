@@ -1,7 +1,7 @@
 """The types that the package shares: a scorer's input and output, and a reranker's result.
 
 Texts are Python strings, spans are character offsets into the caller's string, and
-scores are Python floats. A probability is `sigmoid(log_odds)`.
+scores are Python floats. A probability is `logistic(log_odds)`, unless a calibration is configured.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ class PairScore:
         blank: The document is blank and was not sent to the service, which might refuse it. It is ranked last.
         warnings: What was wrong with the pair's texts; fixed sentences, without any text of the
             caller.
+        calibrated: Whether the probability is calibrated; None if no calibration is configured.
     """
 
     relevance_score: float
@@ -151,17 +152,23 @@ class PairScore:
     cached: bool = False
     blank: bool = False
     warnings: tuple[str, ...] = ()
+    calibrated: bool | None = None
 
     @classmethod
     def from_log_odds(cls, log_odds: float, **details: Any) -> PairScore:
-        """Return a score whose probability is the logistic function of the log-odds, without overflow.
+        """Return a score whose probability is the logistic function of the log-odds.
 
         Args:
             log_odds: The logit, finite.
             details: The other attributes.
         """
-        power = math.exp(-abs(log_odds))
-        return cls((1.0 if log_odds >= 0 else power) / (1.0 + power), log_odds, **details)
+        return cls(logistic(log_odds), log_odds, **details)
+
+
+def logistic(log_odds: float) -> float:
+    """Return the probability whose logit is `log_odds`, without overflow."""
+    power = math.exp(-abs(log_odds))
+    return (1.0 if log_odds >= 0 else power) / (1.0 + power)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +234,11 @@ class RankedDocument:
         """What was wrong with the query, the instruction or the document's text."""
         return () if self.score is None else self.score.warnings
 
+    @property
+    def calibrated(self) -> bool | None:
+        """Whether the probability is calibrated; None if nothing was scored or no calibration is configured."""
+        return None if self.score is None else self.score.calibrated
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -271,6 +283,12 @@ class RerankResult:
     def warnings(self) -> tuple[str, ...]:
         """The warnings of all scores, each once, in input order."""
         return tuple(dict.fromkeys(warning for score in self.scores for warning in score.warnings))
+
+    @property
+    def calibrated(self) -> bool | None:
+        """Whether all probabilities are calibrated; None if nothing was scored or no calibration is configured."""
+        marks = {score.calibrated for score in self.scores}
+        return None if marks <= {None} else marks == {True}
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ __all__ = ["reranked_metadata"]
 _CALL_KEYS = frozenset(
     f"rerank_{name}"
     for name in (
-        *("log_odds", "truncated", "query_truncated", "warnings", "passage", "passage_span"),
+        *("log_odds", "calibrated", "truncated", "query_truncated", "warnings", "passage", "passage_span"),
         *("spans", "status", "error"),
     )
 )
@@ -54,6 +54,8 @@ def reranked_metadata(
         updated.setdefault("first_stage_score", first_stage_score)
     if ranked.log_odds is not None:
         updated["rerank_log_odds"] = ranked.log_odds
+    if ranked.calibrated is not None:
+        updated["rerank_calibrated"] = ranked.calibrated
     if ranked.truncated:
         updated["rerank_truncated"] = True
     if ranked.query_truncated:

@@ -41,6 +41,7 @@ _FINGERPRINT_FIELDS = (
     "dialect",
     "template",
     "max_chars",
+    "calibration",
 )
 
 

@@ -27,6 +27,8 @@ __all__ = ["ScoringPass"]
 CALL_CHARS = 256_000
 POLL_S = 0.1
 LOCAL_CONCURRENCY = 2
+UNCALIBRATED = "the calibration has no fit for the instruction; relevance_score is not calibrated"
+"""A warning of a row, if a calibration is configured."""
 
 Pair = tuple[Row, int, str]
 Scored = tuple[PairScore, str | None]
@@ -266,6 +268,7 @@ class ScoringPass:
             flags = score.truncated | score.query_truncated << 1 | score.blank << 2
             is_repaired = row.is_repaired and "\ufffd" in f"{row.query}{text}{row.instruction}"
             warnings = [*score.warnings, *([REPAIRED_TEXT] if is_repaired else [])]
+            warnings += [UNCALIBRATED] if score.calibrated is False else []
             kept = json.dumps(warnings) if warnings else None
             yield ScoredPair(
                 row.number, position, key, score.relevance_score, score.log_odds, flags, kept, spans

@@ -141,6 +141,7 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter per option)
     device: shared.Device = None,
     dtype: shared.Dtype = None,
     quantization: shared.Quantization = None,
+    calibration: shared.Calibration = None,
     config: Config = None,
     debug: Debug = False,
 ) -> None:
@@ -157,8 +158,7 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter per option)
     """
     given = dict(locals())
     with shared.report_errors(debug=debug):
-        status = _run(given)
-    raise typer.Exit(status)
+        raise typer.Exit(_run(given))
 
 
 def _run(given: dict[str, Any]) -> int:

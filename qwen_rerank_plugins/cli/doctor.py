@@ -20,6 +20,7 @@ from qwen_rerank_plugins.cli.machine import machine_facts
 from qwen_rerank_plugins.cli.options import (
     Adapters,
     Backend,
+    Calibration,
     Device,
     Dtype,
     Hub,
@@ -49,6 +50,7 @@ def doctor(  # noqa: PLR0913, PLR0917 (one parameter an option)
     adapters: Adapters = None,
     device: Device = None,
     dtype: Dtype = None,
+    calibration: Calibration = None,
     config: Config = None,
     debug: Debug = False,
 ) -> None:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen_rerank_plugins.cli.console import Config, Debug, make_console, show_status
+from qwen_rerank_plugins.cli.evaluation_tables import figures_table, print_calibration, proposals_table
 from qwen_rerank_plugins.cli.options import (
     Adapters,
     Backend,
+    Calibration,
     Device,
     Dtype,
     Family,
@@ -33,8 +35,6 @@ from qwen_rerank_plugins.cli.options import (
 from qwen_rerank_plugins.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from qwen_rerank_plugins.config import RerankConfig
     from qwen_rerank_plugins.evaluation import Dataset, Evaluation, Plan, System
     from qwen_rerank_plugins.evaluation.datasets.dataset import Run
@@ -99,6 +99,15 @@ SaveRun = Annotated[
     Path | None,
     typer.Option(help="Write the reranked lists as TREC runs, one file per system.", metavar=_FILE),
 ]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(help="Fit a calibration on the judged pairs and write it.", metavar=_FILE),
+]
+RelevantGrade = Annotated[int, typer.Option(help="Lowest grade that is relevant for --calibrate.")]
+WithUnjudged = Annotated[
+    bool,
+    typer.Option("--with-unjudged", help="Fit --calibrate on the first stage's unjudged documents, too."),
+]
 ReportFile = Annotated[Path | None, typer.Option(help="Write an HTML report.", metavar=_FILE)]
 Output = Annotated[FigureFormat, typer.Option("--format", help="Output format.")]
 
@@ -120,6 +129,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     resamples: Resamples = 10_000,
     seed: Seed = 0,
     save_run: SaveRun = None,
+    calibrate: Calibrate = None,
+    relevant_grade: RelevantGrade = 1,
+    with_unjudged: WithUnjudged = False,
     report: ReportFile = None,
     output: Output = FigureFormat.TABLE,
     backend: Backend = None,
@@ -131,6 +143,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    calibration: Calibration = None,
     config: Config = None,
     debug: Debug = False,
 ) -> None:
@@ -145,24 +158,37 @@ def evaluate(  # noqa: PLR0913, PLR0917 (one parameter per option)
       qwen-rerank evaluate --dataset scifact --depth 20 --depth 100 --report report.html
       qwen-rerank evaluate --corpus c.jsonl --queries q.jsonl --qrels qrels.tsv --run first.trec
       qwen-rerank evaluate --instruction "Find the recipe" --instruction "Find the reason"
+      qwen-rerank evaluate --dataset mine --calibrate calibration.json
       qwen-rerank evaluate --compare small.yaml --compare large.yaml --target R@5=0.9 --format json
     """
     overrides = model_overrides(locals())
     with report_errors(debug=debug):
-        base = load(config, overrides).config
-        plan = _plan(measure, depth, target, resamples=resamples, seed=seed)
+        base = _load_base(config, overrides, calibrate)
+        to_fit = None if calibrate is None else (relevant_grade, with_unjudged)
+        plan = _plan(measure, depth, target, to_fit, resamples=resamples, seed=seed)
         systems = _systems(base, compare or [], instruction or [])
         with show_status("reading"):
             data, first = _read(dataset, (corpus, queries, qrels), run, split, group_by, encoding)
         evaluation = _run_evaluation(data, first, systems, plan, run.name if run else "BM25")
-        _write(evaluation, save_run, report)
+        _write(evaluation, save_run, calibrate, report)
         _print(evaluation, output)
+
+
+def _load_base(config: str | None, overrides: dict[str, Any], calibrate: Path | None) -> RerankConfig:
+    """Load the configuration of the options; a calibration that is to be fitted is not applied."""
+    base = load(config, overrides).config
+    if calibrate is None:
+        return base
+    if calibrate.is_dir() or not calibrate.absolute().parent.is_dir():
+        raise InputError(f"file cannot be written: {str(calibrate)!r}; name a file in an existing folder")
+    return base.replace(calibration=None)
 
 
 def _plan(
     measures: list[str] | None,
     depths: list[int] | None,
     targets: list[str] | None,
+    to_fit: tuple[int, bool] | None,
     *,
     resamples: int,
     seed: int,
@@ -170,13 +196,21 @@ def _plan(
     from qwen_rerank_plugins.evaluation.extra import require_extra
 
     require_extra()
-    from qwen_rerank_plugins.evaluation import Plan, Resampling, parse_measure, parse_target
+    from qwen_rerank_plugins.evaluation import (
+        CalibrationPlan,
+        Plan,
+        Resampling,
+        parse_measure,
+        parse_target,
+    )
 
     given: dict[str, Any] = {}
     if measures:
         given["measures"] = tuple(dict.fromkeys(map(parse_measure, measures)))
     if depths:
         given["depths"] = tuple(sorted(set(depths)))
+    if to_fit is not None:
+        given["calibration"] = CalibrationPlan(*to_fit)
     chosen = tuple(map(parse_target, targets or ()))
     return Plan(targets=chosen, resampling=Resampling(resamples=resamples, seed=seed), **given)
 
@@ -257,12 +291,16 @@ def _read(
 def _run_evaluation(
     data: Dataset, first: Run, systems: Sequence[System], plan: Plan, first_name: str
 ) -> Evaluation:
+    from qwen_rerank_plugins.evaluation import documents_to_fit
     from qwen_rerank_plugins.evaluation import evaluate as run_evaluation
 
     for system in {id(system.config): system for system in systems}.values():
         announce_demo(system.config)
     deepest = max(plan.depths)
-    pairs = sum(min(deepest, len(doc_ids)) for doc_ids in first.values()) * len(systems)
+    pairs = sum(min(deepest, len(doc_ids)) for doc_ids in first.values())
+    if plan.calibration is not None:
+        pairs += sum(map(len, documents_to_fit(data, first, deepest, plan.calibration).values()))
+    pairs *= len(systems)
     with _progress(pairs) as advance:
         return run_evaluation(data, first, systems, plan, first_name=first_name, on_progress=advance)
 
@@ -281,14 +319,19 @@ def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
         yield lambda done: progress.advance(task, done)
 
 
-def _write(evaluation: Evaluation, save_run: Path | None, report: Path | None) -> None:
-    from qwen_rerank_plugins.evaluation import write_report, write_run
+def _write(
+    evaluation: Evaluation, save_run: Path | None, calibrate: Path | None, report: Path | None
+) -> None:
+    from qwen_rerank_plugins.evaluation import write_calibration, write_report, write_run
 
     if save_run is not None:
         for number, (name, scored) in enumerate(evaluation.scored.items(), start=1):
             path = save_run if len(evaluation.scored) == 1 else _numbered(save_run, number, name)
             write_run(path, scored.complete(max(evaluation.plan.depths)), tag=_slug(name))
             typer.echo(f"written: {path}", err=True)
+    if calibrate is not None and evaluation.calibration is not None:
+        write_calibration(calibrate, evaluation.calibration)
+        typer.echo(f"written: {calibrate}", err=True)
     if report is not None:
         write_report(report, evaluation)
         typer.echo(f"written: {report}", err=True)
@@ -319,56 +362,15 @@ def _print(evaluation: Evaluation, output: FigureFormat) -> None:
     console = make_console()
     facts = summary["dataset"]
     console.print(f"{facts['name']}: {facts['judged_queries']} queries, {facts['documents']} documents\n")
-    console.print(_figures_table(summary["measures"], [summary["before"], *summary["after"]]))
+    console.print(figures_table(summary["measures"], [summary["before"], *summary["after"]]))
     for group in summary["groups"]:
         console.print(f"\n{group['group'] or 'no group'}: {group['queries']} queries")
-        console.print(_figures_table(summary["measures"][:1], group["rows"]))
+        console.print(figures_table(summary["measures"][:1], group["rows"]))
     if summary["proposals"]:
         console.print()
-        console.print(_proposals_table(summary["proposals"]))
+        console.print(proposals_table(summary["proposals"]))
         console.print(
             "fitted to these queries: check them on other queries; prefer those reached by 'interval'"
         )
-
-
-def _figures_table(measures: Sequence[str], rows: Sequence[dict[str, Any]]) -> Table:
-    """List the rows of each measure below one another, so that before and after can be compared."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("measure", no_wrap=True)
-    table.add_column("ranking", overflow="fold")
-    for title in ("depth", "mean", "interval", "change", "interval"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for measure in measures:
-        for row in rows:
-            shown = measure if row is rows[0] else ""
-            depth = "" if row["depth"] is None else str(row["depth"])
-            table.add_row(shown, Text(row["name"]), depth, *_cells(row["figures"][measure]))
-    return table
-
-
-def _cells(figure: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Format the mean and the difference from the first stage, with their intervals."""
-    own = (f"{figure['mean']:.4f}", f"{figure['low']:.3f}..{figure['high']:.3f}")
-    change = figure.get("difference")
-    if change is None:
-        return *own, "", ""
-    return *own, f"{change['mean']:+.4f}", f"{change['low']:+.3f}..{change['high']:+.3f}"
-
-
-def _proposals_table(proposals: Sequence[dict[str, Any]]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("ranking", "target", "setting", "reached by", "value", "mean", "lower bound", "documents"):
-        table.add_column(title)
-    for proposal in proposals:
-        for one in proposal["settings"]:
-            value = "not reached" if one["value"] is None else f"{one['value']:g}"
-            figures = (f"{one['mean']:.3f}", f"{one['low']:.3f}", f"{one['documents']:.1f}")
-            texts = (proposal["system"], proposal["target"], one["name"], one["by"], value, *figures)
-            table.add_row(*map(Text, texts))
-    return table
+    if summary["calibration"] is not None:
+        print_calibration(console, summary["calibration"])

@@ -34,9 +34,13 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N, mps, 
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Quantization = Annotated[str | None, typer.Option(help="none, int8 or auto (int8 where it is faster).")]
 
+Calibration = Annotated[
+    str | None, typer.Option(help="Calibration file that evaluate --calibrate wrote for the model.")
+]
+
 _MODEL_OPTIONS = (
     *("backend", "model", "revision", "hub", "adapters"),
-    *("family", "device", "dtype", "quantization"),
+    *("family", "device", "dtype", "quantization", "calibration"),
 )
 
 

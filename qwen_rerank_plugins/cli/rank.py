@@ -19,6 +19,7 @@ from qwen_rerank_plugins.cli.console import Config, Debug, make_console, show_st
 from qwen_rerank_plugins.cli.options import (
     Adapters,
     Backend,
+    Calibration,
     Device,
     Dtype,
     Family,
@@ -84,6 +85,7 @@ def rank(  # noqa: PLR0913, PLR0917 (one parameter an option)
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    calibration: Calibration = None,
     config: Config = None,
     debug: Debug = False,
 ) -> None:

@@ -15,6 +15,7 @@ from qwen_rerank_plugins.cli.firewall import active_firewall
 from qwen_rerank_plugins.cli.options import (
     Adapters,
     Backend,
+    Calibration,
     Device,
     Dtype,
     Family,
@@ -94,6 +95,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
     device: Device = None,
     dtype: Dtype = None,
     quantization: Quantization = None,
+    calibration: Calibration = None,
     instruction: Instruction = None,
     max_length: MaxLength = None,
     config: Config = None,

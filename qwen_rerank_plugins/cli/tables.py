@@ -30,6 +30,7 @@ def result_object(result: RerankResult, records: Sequence[Any], *, num_blank_lin
         "model": result.model,
         "status": result.status,
         "error": result.error,
+        **({} if result.calibrated is None else {"calibrated": result.calibrated}),
         "num_documents": len(records),
         "num_blank_lines": num_blank_lines,
         "usage": {

@@ -123,6 +123,12 @@ class RerankConfig(BaseModel):
         description="Documents with a lower `relevance_score` are dropped; None for no threshold.",
     )
 
+    calibration: PathText | None = Field(
+        default=None,
+        description="File that `qwen-rerank evaluate --calibrate` wrote for this model: `relevance_score` is then the "
+        "calibrated probability. With the remote backend it is set at the service.",
+    )
+
     max_batch_tokens: Count | None = Field(
         default=None,
         description="Maximum tokens in one forward pass; None for a default that depends on the device.",
@@ -240,6 +246,9 @@ class RerankConfig(BaseModel):
             )
         if self.backend == "remote" and self.base_url is None:
             raise ValueError("`base_url` must be set for the remote backend, got None")
+        if self.backend == "remote" and self.calibration is not None:
+            path = f"`calibration` is {self.calibration!r} while `backend` is 'remote'"
+            raise ValueError(f"{path}; set it at the service, whose answers are then calibrated")
         if self.ca_file is not None and (self.base_url or "https:").lower().startswith("http:"):
             raise ValueError(
                 f"`ca_file` is {self.ca_file!r} while `base_url` is not https; use an https address"

@@ -81,6 +81,7 @@ class Runtime:
             "adapters": [adapter.info for adapter in self.checkpoint.adapters],
             "fingerprint": self.fingerprint,
             "family": self.family.name,
+            "default_instruction": self.family.default_instruction,
             **first.info(),
             "device": ",".join(engine.name for engine in self.engines),
             "quantization": "int8" if first.decoder.is_quantized else "none",

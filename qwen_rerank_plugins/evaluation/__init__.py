@@ -15,6 +15,12 @@ from qwen_rerank_plugins.evaluation.extra import require_extra
 require_extra()
 
 from qwen_rerank_plugins.evaluation.bootstrap import Resampling  # noqa: E402 (after the check)
+from qwen_rerank_plugins.evaluation.calibration import (  # noqa: E402
+    CalibrationPlan,
+    FittedCalibration,
+    documents_to_fit,
+    write_calibration,
+)
 from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Query  # noqa: E402
 from qwen_rerank_plugins.evaluation.datasets.formats import read_run  # noqa: E402
 from qwen_rerank_plugins.evaluation.datasets.loading import (  # noqa: E402
@@ -33,8 +39,10 @@ from qwen_rerank_plugins.evaluation.runs import write_run  # noqa: E402
 from qwen_rerank_plugins.evaluation.scoring import System  # noqa: E402
 
 __all__ = [
+    "CalibrationPlan",
     "Dataset",
     "Evaluation",
+    "FittedCalibration",
     "Measure",
     "Plan",
     "Proposal",
@@ -43,6 +51,7 @@ __all__ = [
     "System",
     "Target",
     "bm25_run",
+    "documents_to_fit",
     "evaluate",
     "load_bundled",
     "load_dataset",
@@ -53,6 +62,7 @@ __all__ = [
     "read_run",
     "run_from_scores",
     "summarize",
+    "write_calibration",
     "write_report",
     "write_run",
 ]

@@ -7,6 +7,13 @@ from dataclasses import dataclass, field
 
 from qwen_rerank_plugins.errors import ConfigurationError
 from qwen_rerank_plugins.evaluation.bootstrap import Intervals, Resampling
+from qwen_rerank_plugins.evaluation.calibration import (
+    CalibrationPlan,
+    FittedCalibration,
+    documents_to_fit,
+    fit_calibration,
+    group_queries,
+)
 from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Run
 from qwen_rerank_plugins.evaluation.measures import (
     DEFAULT_MEASURES,
@@ -24,6 +31,7 @@ from qwen_rerank_plugins.evaluation.scoring import (
     score_run,
 )
 from qwen_rerank_plugins.reranker import Reranker
+from qwen_rerank_plugins.scorers import model_fingerprint
 from qwen_rerank_plugins.types import Scorer
 
 __all__ = ["DEFAULT_DEPTH", "Evaluation", "Outcome", "Plan", "evaluate"]
@@ -40,6 +48,7 @@ class Plan:
         depths: Documents per query to rerank; documents behind the depth keep their positions.
         targets: Targets to propose settings for.
         resampling: The settings of the intervals.
+        calibration: What to fit a calibration on; None for no calibration.
 
     Raises:
         ConfigurationError: There are no measures, or a number is less than 1.
@@ -49,6 +58,7 @@ class Plan:
     depths: tuple[int, ...] = (DEFAULT_DEPTH,)
     targets: tuple[Target, ...] = ()
     resampling: Resampling = field(default_factory=Resampling)
+    calibration: CalibrationPlan | None = None
 
     def __post_init__(self) -> None:
         if not self.measures:
@@ -94,6 +104,7 @@ class Evaluation:
         systems: The systems by name.
         scored: Their scores at the largest depth, by name.
         proposals: The proposed settings for the targets.
+        calibration: The fitted calibration, if the plan has one.
     """
 
     dataset: Dataset
@@ -103,6 +114,7 @@ class Evaluation:
     systems: Mapping[str, System]
     scored: Mapping[str, ScoredRun]
     proposals: tuple[Proposal, ...] = ()
+    calibration: FittedCalibration | None = None
 
     def deepest(self) -> tuple[Outcome, ...]:
         """Return each system's outcome at the largest depth."""
@@ -141,7 +153,18 @@ def evaluate(
     check_systems(systems)
     calculator = MeasureCalculator(dataset.qrels, plan.measures)
     before = _outcome(first_name, None, first, calculator, plan, None)
-    scored = _score_all(dataset, first, systems, max(plan.depths), scorer, on_progress)
+    runs: list[tuple[Run, int | None]] = [(first, max(plan.depths))]
+    if plan.calibration is not None:
+        fingerprint = _fingerprint(systems)
+        to_fit = documents_to_fit(dataset, first, max(plan.depths), plan.calibration)
+        groups = group_queries(dataset, systems, to_fit, plan.calibration)
+        runs.append((to_fit, None))
+    scored, *judged = _score_all(dataset, runs, systems, scorer, on_progress)
+    calibration = None
+    if plan.calibration is not None:
+        calibration = fit_calibration(
+            dataset, groups, judged[0], plan.calibration, fingerprint=fingerprint, seed=plan.resampling.seed
+        )
     outcomes = [
         _outcome(name, depth, _ids(scored_run, depth), calculator, plan, before)
         for name, scored_run in scored.items()
@@ -155,18 +178,27 @@ def evaluate(
         systems={system.name: system for system in systems},
         scored=scored,
         proposals=tuple(_proposals(dataset, scored, plan)),
+        calibration=calibration,
     )
+
+
+def _fingerprint(systems: Sequence[System]) -> str:
+    """Return the fingerprint of the systems' model, of which a calibration is."""
+    config = systems[0].config
+    if any(system.config != config for system in systems):
+        raise ConfigurationError("a calibration is of one model; remove the other configurations")
+    return model_fingerprint(config)
 
 
 def _score_all(
     dataset: Dataset,
-    first: Run,
+    runs: Sequence[tuple[Run, int | None]],
     systems: Sequence[System],
-    depth: int,
     scorer: Scorer | None,
     on_progress: OnProgress | None,
-) -> dict[str, ScoredRun]:
-    scored: dict[str, ScoredRun] = {}
+) -> list[dict[str, ScoredRun]]:
+    """Score the first documents of several runs with each system; returns the systems' scores of each run."""
+    scored: list[dict[str, ScoredRun]] = [{} for _ in runs]
     reranker: Reranker | None = None
     try:
         for system in systems:
@@ -175,9 +207,10 @@ def _score_all(
                 if reranker is not None:  # frees memory for the next model
                     reranker.close()
                 reranker = Reranker(config, scorer=scorer)
-            scored[system.name] = score_run(
-                reranker, dataset, first, depth=depth, instruction=system.instruction, on_progress=on_progress
-            )
+            for own, (run, depth) in zip(scored, runs, strict=True):
+                own[system.name] = score_run(
+                    reranker, system, dataset, run, depth=depth, on_progress=on_progress
+                )
     finally:
         if reranker is not None:
             reranker.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ConfigurationError
-from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Run
+from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Query, Run
 from qwen_rerank_plugins.evaluation.runs import ScoredList, logit
 from qwen_rerank_plugins.reranker import Reranker
 from qwen_rerank_plugins.types import PairScore
@@ -28,12 +28,17 @@ class System:
     Attributes:
         name: The name in tables and files.
         config: The settings; `top_n`, `min_score`, `enabled` and `on_error` are ignored.
-        instruction: The instruction; None for that of the configuration or the family.
+        instruction: The instruction; None for that of the query, the configuration or the family.
     """
 
     name: str
     config: RerankConfig
     instruction: str | None = None
+
+    def instruction_of(self, query: Query) -> str | None:
+        """Return the instruction for a query; None for the family's."""
+        choices = (self.instruction, query.instruction, self.config.instruction)
+        return next((one for one in choices if one is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,13 @@ class ScoredRun:
         first: Query id → all documents, in the order of the first stage.
         scores: Query id → scores of the first documents, as far as they were scored.
         model: The scorer's model name.
+        default_instruction: What the model uses for a request without an instruction, as far as known.
     """
 
     first: Run
     scores: Mapping[str, Sequence[PairScore]]
     model: str = ""
+    default_instruction: str | None = None
 
     def num_pairs(self) -> int:
         """Return the number of scored pairs."""
@@ -89,40 +96,45 @@ def effective_log_odds(score: PairScore) -> float:
 
 def score_run(
     reranker: Reranker,
+    system: System,
     dataset: Dataset,
     first: Run,
     *,
-    depth: int,
-    instruction: str | None = None,
+    depth: int | None,
     on_progress: OnProgress | None = None,
 ) -> ScoredRun:
     """Score the first `depth` documents of every list.
 
     Args:
         reranker: Scores the pairs.
+        system: Chooses each query's instruction.
         dataset: The texts of queries and documents.
         first: The lists.
-        depth: Documents per query to score.
-        instruction: The instruction; None for the reranker's.
+        depth: Documents per query to score; None for all.
         on_progress: Called after each call to the reranker.
 
     Raises:
         RerankError: Scoring failed.
     """
     scores: dict[str, Sequence[PairScore]] = {}
-    for query_ids in _calls(first, depth):
+    instructions = {
+        query_id: system.instruction_of(dataset.queries[query_id])
+        for query_id, doc_ids in first.items()
+        if doc_ids
+    }
+    for query_ids in _calls(first, depth, instructions):
         results = reranker.rank_many(
             [dataset.queries[query_id].text for query_id in query_ids],
             [[dataset.corpus[doc_id] for doc_id in first[query_id][:depth]] for query_id in query_ids],
             top_n=None,
             min_score=None,
-            instruction=instruction,
+            instruction=instructions[query_ids[0]],
         )
         for query_id, result in zip(query_ids, results, strict=True):
             scores[query_id] = result.scores
         if on_progress is not None:
             on_progress(sum(len(result.scores) for result in results))
-    return ScoredRun(first, scores, reranker.model)
+    return ScoredRun(first, scores, reranker.model, reranker.info().get("default_instruction"))
 
 
 def check_systems(systems: Sequence[System]) -> None:
@@ -139,17 +151,12 @@ def check_systems(systems: Sequence[System]) -> None:
         raise ConfigurationError("there are no systems to evaluate; pass at least one")
 
 
-def _calls(first: Run, depth: int) -> Iterator[list[str]]:
-    """Group the queries that have documents into calls of about `CALL_PAIRS` pairs."""
-    group: list[str] = []
-    pairs = 0
-    for query_id, doc_ids in first.items():
-        if not doc_ids:
-            continue
+def _calls(first: Run, depth: int | None, instructions: Mapping[str, str | None]) -> Iterator[list[str]]:
+    """Group the queries that have documents into calls of about `CALL_PAIRS` pairs and one instruction."""
+    groups: dict[str | None, list[str]] = {}
+    for query_id, instruction in instructions.items():
+        group = groups.setdefault(instruction, [])
         group.append(query_id)
-        pairs += min(depth, len(doc_ids))
-        if pairs >= CALL_PAIRS:
-            yield group
-            group, pairs = [], 0
-    if group:
-        yield group
+        if sum(len(first[one][:depth]) for one in group) >= CALL_PAIRS:
+            yield groups.pop(instruction)
+    yield from groups.values()

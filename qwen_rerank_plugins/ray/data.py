@@ -19,9 +19,10 @@ from ray.data.expressions import monotonically_increasing_id
 
 from qwen_rerank_plugins.batch.options import BatchOptions
 from qwen_rerank_plugins.batch.rows import Layout, Row
+from qwen_rerank_plugins.calibration import load_calibration
 from qwen_rerank_plugins.config import RerankConfig
 from qwen_rerank_plugins.errors import ConfigurationError, InputError, RerankError
-from qwen_rerank_plugins.ranking import check_scores, ranked_order
+from qwen_rerank_plugins.ranking import checked_scores, ranked_order
 from qwen_rerank_plugins.ray.actor_pool import CALL_TOKENS, CALLS_PER_WORKER, ActorPoolSettings
 from qwen_rerank_plugins.ray.batching import is_fatal, split_requests
 from qwen_rerank_plugins.ray.scaling import with_reserved_threads
@@ -93,6 +94,7 @@ class _Worker:
         self._config = config
         self._options = options
         self._layout = Layout(options, "pairs")
+        self._calibration = None if config.calibration is None else load_calibration(config.calibration)
         self._scorer = build_scorer(config)
         self._has_scored = False
 
@@ -111,6 +113,8 @@ class _Worker:
             columns["log_odds"] = pa.array([score.log_odds for score in scores], pa.float64())
             columns["truncated"] = pa.array([score.truncated for score in scores], pa.bool_())
             columns["query_truncated"] = pa.array([score.query_truncated for score in scores], pa.bool_())
+            if self._calibration is not None:
+                columns["calibrated"] = pa.array([score.calibrated for score in scores], pa.bool_())
         for name, column in columns.items():
             ordered = ordered.append_column(name, column)
         return ordered.take(pa.array(kept, pa.int64()))
@@ -137,8 +141,7 @@ class _Worker:
                 os._exit(1)
             raise
         self._has_scored = True
-        check_scores(scores, len(requests))
-        return scores
+        return checked_scores(requests, scores, self._calibration)
 
     def _ranks(self, requests: Sequence[ScoreRequest], scores: Sequence[PairScore]) -> list[int]:
         """Return the rank of each pair within its query, from 1; 0 for a pair that is cut."""

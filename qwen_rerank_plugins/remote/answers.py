@@ -50,12 +50,13 @@ def parse_answer(dialect: Dialect, answer: bytes, documents: Sequence[str]) -> P
     items = _items(dialect, value)
     if len(items) != len(documents):
         raise AnswerError(f"holds {len(items)} scores for {len(documents)} documents")
+    calibrated = _calibrated(dialect, value)
     scores: dict[int, PairScore] = {}
     for item in items:
         index = _index(item, len(documents))
         if index in scores:
             raise AnswerError(f"holds index {index} twice")
-        scores[index] = _score(dialect, item, index, documents[index])
+        scores[index] = _score(dialect, item, index, documents[index], calibrated=calibrated)
     model = value.get("model") if isinstance(value, Mapping) else None
     named = isinstance(model, str) and 0 < len(model) <= _MAX_MODEL_CHARS
     return ParsedAnswer(tuple(scores[index] for index in range(len(documents))), model if named else None)
@@ -109,7 +110,16 @@ def _index(item: Any, num_documents: int) -> int:
     return index
 
 
-def _score(dialect: Dialect, item: Mapping[str, Any], index: int, document: str) -> PairScore:
+def _calibrated(dialect: Dialect, value: Any) -> bool | None:
+    found = value.get("calibrated") if dialect.returns_details else None
+    if found is not None and not isinstance(found, bool):
+        raise AnswerError(f"holds a value of calibrated that is {_kind(found)}, not true or false")
+    return found
+
+
+def _score(
+    dialect: Dialect, item: Mapping[str, Any], index: int, document: str, *, calibrated: bool | None
+) -> PairScore:
     number = _number(item, dialect.score_key, index)
     if dialect.returns_log_odds:
         return PairScore.from_log_odds(number)
@@ -127,6 +137,7 @@ def _score(dialect: Dialect, item: Mapping[str, Any], index: int, document: str)
         span=_span(item.get("span"), index, document),
         num_tokens=_count(item, "num_tokens", index),
         warnings=_warnings(item.get("warnings", []), index),
+        calibrated=calibrated,
     )
 
 

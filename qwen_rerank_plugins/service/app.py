@@ -147,6 +147,7 @@ def _middleware(state: AppState) -> list[Middleware]:
                 "Location",
                 "Retry-After",
                 "X-Request-Id",
+                "X-Rerank-Calibrated",
                 "X-Rerank-Warnings",
             ],
         )

@@ -36,11 +36,14 @@ def written(
 
 def test_only_what_applies_is_written() -> None:
     assert written({"page": 3}, RankedDocument(0, "", PairScore(0.5))) == {"page": 3}
-    score = PairScore(0.5, 0.0, truncated=True, query_truncated=True, span=(4, 8), warnings=("a", "b"))
+    score = PairScore(
+        0.5, 0.0, truncated=True, query_truncated=True, span=(4, 8), warnings=("a", "b"), calibrated=False
+    )
     everything = RankedDocument(0, "", score)
     assert written({}, everything, first=0.0) == {
         "first_stage_score": 0.0,
         "rerank_log_odds": 0.0,
+        "rerank_calibrated": False,
         "rerank_truncated": True,
         "rerank_query_truncated": True,
         "rerank_warnings": ["a", "b"],

@@ -17,6 +17,7 @@ from qwen_rerank_plugins.batch import BatchOptions, BatchProgress, run_batch
 from qwen_rerank_plugins.batch.journal import Journal
 from qwen_rerank_plugins.lexical import LexicalScorer
 from tests.batch.files import PAIRS, many_rows, read_csv, run, write_csv
+from tests.calibrations import write_calibration
 from tests.doubles import FakeScorer
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -173,6 +174,7 @@ def test_an_unfinished_job_is_reported_and_discarded_only_on_request(tmp_path: P
         ({"max_row_chars": 1000}, "max_row_chars was 16777216, is 1000"),
         ({"config": {"unwrap": "strip"}}, "unwrap was 'warn', is 'strip'"),
         ({"config": {"chunk_tokens": 99}}, r"chunks was \[512, 64\], is \[99, 64\]"),
+        ({"config": {"calibration": "calibration.json"}}, r"calibration was None, is \{'fits': "),
         ({"config": {"family": "family.yaml"}}, "family_file was None, is '3:"),
     ],
 )
@@ -181,6 +183,7 @@ def test_a_journal_of_another_job_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("family.yaml").write_text("{}\n", encoding="utf-8")
+    write_calibration(tmp_path)
     source = write_csv(tmp_path / "in.csv", PAIRS)
     _stop_at_once(source, tmp_path / "out.csv")
     with pytest.raises(InputError, match=message):

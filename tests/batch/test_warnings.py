@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 
 from qwen_rerank_plugins import PairScore, ScoreRequest
 from qwen_rerank_plugins.batch.rows import parse_json
+from qwen_rerank_plugins.batch.scoring import UNCALIBRATED
 from qwen_rerank_plugins.cli.app import app
 from qwen_rerank_plugins.lexical import LexicalScorer
 from qwen_rerank_plugins.recipe import REPAIRED_TEXT, TEMPLATE_IN_TEXT, repair_json, replace_surrogates
+from qwen_rerank_plugins.types import logistic
 from tests.batch.files import PAIRS, read_csv, read_jsonl, run, write_csv, write_jsonl
+from tests.calibrations import OFFSET, SLOPE, fit, write_calibration
 from tests.doubles import FakeScorer
 
 
@@ -112,6 +115,31 @@ def test_warnings_of_the_scorer_survive_a_stop_and_are_counted_by_rows(tmp_path:
     assert report.num_warned == report.as_dict()["num_warned"] == 1
     results = read_jsonl(tmp_path / "out.jsonl")[0]["results"]
     assert [one["warnings"] for one in results] == [[], [warning], [warning]]
+
+
+def test_a_row_whose_instruction_has_no_fit_is_marked(tmp_path: Path) -> None:
+    rows = [
+        {"query": "blue whale", "document": "blue", "i": instruction} for instruction in ("mine", "other")
+    ]
+    source, target = write_jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    config = {"calibration": write_calibration(tmp_path, fit("mine"))}
+    report = run(source, target, config=config, details=True, instruction_column="i")
+    mine, other = read_jsonl(target)
+    assert (mine["warnings"], other["warnings"], report.num_warned) == ([], [UNCALIBRATED], 1)
+    assert mine["log_odds"] == other["log_odds"] == 1.0
+    assert mine["relevance_score"] == pytest.approx(logistic(SLOPE + OFFSET))
+    assert other["relevance_score"] == pytest.approx(logistic(1.0))
+    run(source, target, details=True, overwrite=True, instruction_column="i")
+    assert [row["warnings"] for row in read_jsonl(target)] == [[], []]
+
+
+def test_min_score_of_a_job_compares_calibrated_probabilities(tmp_path: Path) -> None:
+    """Log-odds 4.5: 0.989 without, 0.777 with the calibration."""
+    source = write_jsonl(tmp_path / "in.jsonl", [{"query": "blue whale", "document": "the blue whale sings"}])
+    config = {"calibration": write_calibration(tmp_path)}
+    for min_score, num_written in ((0.77, 1), (0.78, 0)):
+        report = run(source, tmp_path / "out.jsonl", config=config, min_score=min_score, overwrite=True)
+        assert report.num_written == num_written
 
 
 def test_blank_documents_that_were_not_sent_are_last_and_do_not_change_the_order_of_others(

@@ -22,6 +22,8 @@ import qwen_rerank_plugins.reranker as reranker_module
 from qwen_rerank_plugins import EngineError, PairScore, RerankConfig
 from qwen_rerank_plugins.cli.app import app
 from qwen_rerank_plugins.cli.options import DEMO_NOTICE
+from qwen_rerank_plugins.types import logistic
+from tests.calibrations import OFFSET, SLOPE, fit, write_calibration
 from tests.doubles import FakeScorer
 
 ROOT = Path(qwen_rerank_plugins.__file__).parent.parent
@@ -91,6 +93,16 @@ def test_json_keeps_its_schema_and_is_ascii() -> None:
         "warnings", "document",
     ]  # fmt: skip
     assert (row["rank"], row["index"], row["document"], row["span"]) == (1, 0, "blue 鲸 whale", None)
+
+
+def test_a_calibrated_ranking_says_so_in_json(tmp_path: Path) -> None:
+    path = write_calibration(tmp_path, fit("mine"))
+    for instruction in ("mine", "other"):
+        given = ("--calibration", path, "--instruction", instruction, "--format", "json")
+        answer = json.loads(_lexical(*given, stdin="blue\n").stdout)
+        assert answer["calibrated"] is (instruction == "mine")
+        expected = SLOPE * 1.0 + OFFSET if instruction == "mine" else 1.0
+        assert answer["results"][0]["relevance_score"] == pytest.approx(logistic(expected))
 
 
 def test_jsonl_is_one_result_a_line_with_the_whole_record() -> None:

@@ -14,6 +14,7 @@ from qwen_rerank_plugins import CheckpointNotFoundError, Reranker
 from qwen_rerank_plugins.cli.app import app
 from qwen_rerank_plugins.cli.doctor import collect_facts
 from qwen_rerank_plugins.config import LoadedConfig, load_config_with_sources
+from tests.calibrations import fit, write_calibration
 from tests.doubles import FakeScorer
 
 ROOT = Path(qwen_rerank_plugins.__file__).parent.parent
@@ -120,3 +121,14 @@ def test_an_invalid_section_is_a_problem_before_anything_runs(
     assert printed.exit_code == 1
     (problem,) = json.loads(printed.stdout)["problems"]
     assert problem == "section 'service': unknown setting 'job_folder'; did you mean 'jobs_folder'?"
+
+
+def test_the_loaded_calibration_is_shown_and_one_of_another_model_is_a_problem(tmp_path: Path) -> None:
+    path = write_calibration(tmp_path)
+    facts = collect_facts(_loaded(calibration=path))
+    assert facts["settings"]["calibration"] == {"value": path, "source": "argument"}
+    assert facts["engine"]["calibration"] == {"fits": [fit()]}
+    result = CliRunner().invoke(app, ["doctor", "--backend", "lexical", "--calibration", path])
+    assert (result.exit_code, "calibration.fits" in result.stdout) == (0, True)
+    facts = collect_facts(_loaded(calibration=write_calibration(tmp_path, fingerprint="another")))
+    assert "is of another model" in facts["problems"][0]

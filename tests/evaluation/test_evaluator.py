@@ -139,7 +139,7 @@ def test_the_summary_is_json_and_keeps_its_keys() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == [
         "dataset", "first_stage", "measures", "depths", "resampling", "before", "after", "groups", "systems",
-        "proposals",
+        "proposals", "calibration",
     ]  # fmt: skip
 
 

@@ -4,15 +4,20 @@ import asyncio
 import pickle
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_rerank_plugins import errors
+from qwen_rerank_plugins import RerankConfig, Reranker, errors
+from qwen_rerank_plugins.batch import BatchOptions
 from qwen_rerank_plugins.lexical import LexicalScorer
 from qwen_rerank_plugins.ray.batching import Call, estimate_tokens, score_calls, split_requests
+from qwen_rerank_plugins.ray.data import ROW_COLUMN, _Worker
 from qwen_rerank_plugins.types import PairScore, ScoreRequest
+from tests.calibrations import fit, write_calibration
 
 BAD = "bad"
 
@@ -136,3 +141,18 @@ def test_every_error_crosses_processes_with_what_it_carries(name: str) -> None:
     assert type(copy) is kind
     assert str(copy) == "a message"
     assert {key: getattr(copy, key) for key in extra} == extra
+
+
+def test_a_worker_of_a_dataset_calibrates_and_marks_each_instruction(tmp_path: Path) -> None:
+    """It calls its scorer without a reranker."""
+    config = RerankConfig(backend="lexical", calibration=write_calibration(tmp_path, fit("mine")))
+    rows = [{"query": "blue whale", "document": "blue", "i": one} for one in ("mine", "other")]
+    table = pa.Table.from_pylist([{**row, ROW_COLUMN: number} for number, row in enumerate(rows)])
+    worker = _Worker(config, BatchOptions(details=True, instruction_column="i", form="pairs"))
+    found = {row["i"]: row for row in worker(table).to_pylist()}
+    reranker = Reranker(config)
+    for instruction, row in found.items():
+        (expected,) = reranker.score("blue whale", ["blue"], instruction=instruction)
+        assert row["relevance_score"] == pytest.approx(expected)
+        assert row["calibrated"] is (instruction == "mine")
+    assert found["mine"]["relevance_score"] != found["other"]["relevance_score"]

@@ -63,6 +63,16 @@ def test_details_of_our_own_service_are_read() -> None:
     assert (second.span, third.log_odds) == (None, None)
 
 
+@pytest.mark.parametrize("mark", [True, False])
+def test_the_mark_of_a_calibrated_answer_is_read_from_our_own_service_alone(*, mark: bool) -> None:
+    answer = {"results": [{"index": index, "relevance_score": 0.5} for index in range(3)], "calibrated": mark}
+    assert [one.calibrated for one in read("qwen", answer)] == [mark] * 3
+    assert [one.calibrated for one in read("cohere", answer)] == [None] * 3
+    assert "a value of calibrated that is a string" in refusal(
+        "qwen", json.dumps({**answer, "calibrated": "yes"}).encode()
+    )
+
+
 def test_dashscope_s_results_may_be_in_the_output_or_in_the_answer_itself() -> None:
     results = [{"index": index, "relevance_score": 0.5, "document": {"text": "t"}} for index in (2, 0, 1)]
     assert read("dashscope", {"output": {"results": results}, "usage": {}}) == [PairScore(0.5)] * 3

@@ -41,6 +41,7 @@ class QwenRerank(OwnsRerankerModel, BaseDocumentCompressor):
     - `relevance_score`: probability from 0 to 1
     - `first_stage_score`: the `relevance_score` before the first reranking, if any
     - `rerank_log_odds`: the logit of `relevance_score`, if the service reports it
+    - `rerank_calibrated`: whether `relevance_score` is calibrated, if a calibration is configured
     - `rerank_truncated`, `rerank_query_truncated`: true if a text was cut to fit
     - `rerank_warnings`: only if a text was repaired or has a prompt template around it
     - `rerank_passage`, `rerank_passage_span`: the best passage of a document that was read in chunks, and its

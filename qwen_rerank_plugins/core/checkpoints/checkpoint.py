@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFound
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["Checkpoint", "fingerprint", "open_checkpoint"]
+__all__ = ["Checkpoint", "content_fingerprint", "fingerprint", "open_checkpoint"]
 
 _TIED = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -222,24 +223,35 @@ def _warn_of_other_base(adapter: Adapter, names: list[str]) -> None:
 
 def fingerprint(checkpoint: Checkpoint) -> str:
     """Return a digest of the checkpoint: configuration, tokenizer, headers, sizes, times or revision, and adapters."""
+    return _digest(_fingerprint_parts(checkpoint, _file_parts))
+
+
+def content_fingerprint(checkpoint: Checkpoint) -> str:
+    """Return a digest of the checkpoint's contents, the same wherever its files are. Reads the whole weights."""
+    return _digest(_fingerprint_parts(checkpoint, _content_parts))
+
+
+def _digest(parts: Iterator[bytes]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for part in _fingerprint_parts(checkpoint):
+    for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()
 
 
-def _fingerprint_parts(checkpoint: Checkpoint) -> Iterator[bytes]:
+def _fingerprint_parts(
+    checkpoint: Checkpoint, file_parts: Callable[[Path, str | None], Iterator[bytes]]
+) -> Iterator[bytes]:
     names = ("config.json", "tokenizer.json", "vocab.json", "merges.txt") if checkpoint.gguf is None else ()
     for name in (*names, "rerank_recipe.json"):
         path = checkpoint.folder / name
         yield path.read_bytes() if path.is_file() else b""
     for path in checkpoint.files:
-        yield from _file_parts(path, checkpoint.revision)
+        yield from file_parts(path, checkpoint.revision)
     for adapter in checkpoint.adapters:
         yield f"adapter {adapter.weight!r}".encode()
         yield (adapter.folder / "adapter_config.json").read_bytes()
-        yield from _file_parts(folders.adapter_file(adapter.name, adapter.folder), adapter.revision)
+        yield from file_parts(folders.adapter_file(adapter.name, adapter.folder), adapter.revision)
 
 
 def _file_parts(path: Path, revision: str | None) -> Iterator[bytes]:
@@ -249,3 +261,14 @@ def _file_parts(path: Path, revision: str | None) -> Iterator[bytes]:
         header_size = int.from_bytes(file.read(8), "little")
         yield file.read(min(header_size, 1 << 24))
     yield f"{path.name} {status.st_size} {revision or status.st_mtime_ns}".encode()
+
+
+def _content_parts(path: Path, _: str | None) -> Iterator[bytes]:
+    status = path.stat()
+    yield _content_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _content_digest(path: Path, _size: int, _mtime_ns: int) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

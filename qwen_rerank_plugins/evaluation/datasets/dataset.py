@@ -24,10 +24,12 @@ class Query:
     Attributes:
         text: The text.
         group: The group of the query, for measures by group; empty for none.
+        instruction: What relevance means for this query; None for the system's instruction.
     """
 
     text: str
     group: str = ""
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

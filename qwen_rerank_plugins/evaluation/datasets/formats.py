@@ -11,7 +11,7 @@ from qwen_rerank_plugins.evaluation.datasets.dataset import Query
 from qwen_rerank_plugins.evaluation.datasets.lines import Line, read_lines
 from qwen_rerank_plugins.recipe import replace_surrogates
 
-__all__ = ["read_candidates", "read_corpus", "read_qrels", "read_queries", "read_run"]
+__all__ = ["read_candidates", "read_corpus", "read_instruction", "read_qrels", "read_queries", "read_run"]
 
 _IDS = ("_id", "id", "docid", "doc_id")
 _QUERY_IDS = ("_id", "id", "query-id", "query_id", "qid")
@@ -37,7 +37,7 @@ def read_corpus(path: Path, *, encoding: str | None = None) -> dict[str, str]:
 
 
 def read_queries(path: Path, group_key: str = "group", *, encoding: str | None = None) -> dict[str, Query]:
-    """Read queries: JSONL or TSV with id and text.
+    """Read queries: JSONL or TSV with id and text, in JSONL optionally with a group and an instruction.
 
     Args:
         path: The file.
@@ -54,8 +54,18 @@ def read_queries(path: Path, group_key: str = "group", *, encoding: str | None =
         text = _text(line, record, "text")
         if not text.strip():
             line.fail(f"query {query_id!r} is blank; a query needs a visible character")
-        queries[query_id] = Query(text, _group(record, group_key))
+        queries[query_id] = Query(text, _group(record, group_key), read_instruction(line, record))
     return queries
+
+
+def read_instruction(line: Line, record: dict[str, Any]) -> str | None:
+    """Return the instruction of a query's record; None if it has none, or a blank one.
+
+    Raises:
+        InputError: It is not a string.
+    """
+    text = _text(line, record, "instruction", "")
+    return text if text.strip() else None
 
 
 def read_qrels(path: Path, *, encoding: str | None = None) -> dict[str, dict[str, int]]:

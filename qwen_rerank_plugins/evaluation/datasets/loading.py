@@ -11,6 +11,7 @@ from qwen_rerank_plugins.evaluation.datasets.dataset import Dataset, Qrels, Quer
 from qwen_rerank_plugins.evaluation.datasets.formats import (
     read_candidates,
     read_corpus,
+    read_instruction,
     read_qrels,
     read_queries,
 )
@@ -99,7 +100,7 @@ def load_files(
 def load_rows(path: Path, *, name: str | None = None, encoding: str | None = None) -> Dataset:
     """Load rows with a query, its relevant texts and other texts, as in MTEB's reranking tasks.
 
-    Each query ranks the texts of its own row. Equal texts in several rows are one document.
+    Each query ranks the texts of its own row, by the row's `instruction` if it has one. Equal texts in several rows are one document.
 
     Args:
         path: The file.
@@ -118,7 +119,8 @@ def load_rows(path: Path, *, name: str | None = None, encoding: str | None = Non
         for query_id, text in _row_queries(line, record):
             if query_id in queries:
                 line.fail(f"query {query_id!r} is repeated; ids must be unique")
-            queries[query_id], qrels[query_id] = Query(text), grades
+            queries[query_id] = Query(text, instruction=read_instruction(line, record))
+            qrels[query_id] = grades
     _check_not_empty(path, qrels)
     return Dataset(
         name=name or path.name,

@@ -37,12 +37,14 @@ def library_source() -> str:
 
 
 def draw_plots(evaluation: Evaluation, summary: dict[str, Any]) -> list[Plot]:
-    """Draw the means, the depths if there are several, the groups if there are any, and the changes by query."""
+    """Draw the means, the changes by query, and what there is of depths, groups and calibrations."""
     plots = [_means(summary)]
     if len(summary["depths"]) > 1:
         plots.append(_depths(summary))
     if summary["groups"]:
         plots.append(_groups(summary))
+    if summary["calibration"]:
+        plots += [_reliability(fit, at) for at, fit in enumerate(summary["calibration"]["fits"])]
     return [*plots, *_queries(evaluation)]
 
 
@@ -92,6 +94,28 @@ def _groups(summary: dict[str, Any]) -> Plot:
     return _plot(
         "groups", f"{measure} by group", "The mean of every group of queries, before and after.", figure
     )
+
+
+def _reliability(fit: dict[str, Any], at: int) -> Plot:
+    figure = go.Figure(
+        go.Scatter(x=[0, 1], y=[0, 1], name="calibrated", line={"dash": "dot", "color": "#666666"})
+    )
+    for colour, moment in zip(_COLOURS[1::-1], ("before", "after"), strict=True):
+        bins = [one for one in fit["held_out"][moment]["bins"] if one["num_pairs"]]
+        figure.add_trace(
+            go.Scatter(
+                x=[one["mean"] for one in bins],
+                y=[one["relevant"] for one in bins],
+                text=[f"{one['num_pairs']} pairs" for one in bins],
+                mode="lines+markers",
+                name=moment,
+                line={"color": colour},
+            )
+        )
+    figure.update_layout(xaxis={"title": "mean probability"}, yaxis={"title": "fraction relevant"})
+    name = "the default instruction" if fit["instruction"] is None else _short(fit["instruction"])
+    described = "Each bin's fraction of relevant pairs by its mean probability, on held-out queries."
+    return _plot(f"reliability-{at}", f"Reliability, {name}", described, figure)
 
 
 def _queries(evaluation: Evaluation) -> list[Plot]:
@@ -144,8 +168,11 @@ def _query_text(evaluation: Evaluation, query_id: str) -> str:
 
 def _label(text: str) -> str:
     """Escape a label: plotly interprets labels as HTML, and %{...} as a template."""
-    short = text if len(text) <= _LABEL_CHARS else f"{text[: _LABEL_CHARS - 1]}…"
-    return escape(replace_surrogates(" ".join(short.split()))).replace("%{", "% {")
+    return escape(replace_surrogates(" ".join(_short(text).split()))).replace("%{", "% {")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LABEL_CHARS else f"{text[: _LABEL_CHARS - 1]}…"
 
 
 def _plot(name: str, title: str, description: str, figure: Any) -> Plot:

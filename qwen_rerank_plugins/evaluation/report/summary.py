@@ -17,7 +17,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
     """Return everything except the lists and the values of single queries.
 
     The keys are stable: dataset, first_stage, measures, depths, resampling, before, after, groups, systems,
-    proposals.
+    proposals, calibration.
     """
     plan = evaluation.plan
     return {
@@ -35,6 +35,7 @@ def summarize(evaluation: Evaluation) -> dict[str, Any]:
         "groups": _groups(evaluation),
         "systems": [_system(evaluation, name) for name in evaluation.systems],
         "proposals": [_proposal(proposal) for proposal in evaluation.proposals],
+        "calibration": None if evaluation.calibration is None else evaluation.calibration.summary(),
     }
 
 

@@ -28,6 +28,7 @@ _PUBLIC_KEYS = (
     "self_check",
     "weight_format",
     "long_documents",
+    "calibration",
 )
 
 

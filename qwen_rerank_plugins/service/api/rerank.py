@@ -21,7 +21,7 @@ from qwen_rerank_plugins.service.app_state import AppState, app_state_of
 from qwen_rerank_plugins.service.errors import BodyError, ClientGoneError
 from qwen_rerank_plugins.service.metrics import Metrics
 from qwen_rerank_plugins.service.middleware.request_context import RequestContext, context_of
-from qwen_rerank_plugins.service.schemas import read_request
+from qwen_rerank_plugins.service.schemas import answers, read_request
 from qwen_rerank_plugins.service.schemas.dialect import LIMIT_NAMES, Dialect, Outcome, RankingRequest, Route
 from qwen_rerank_plugins.service.schemas.json_codec import check_headers, dump_json, parse_json
 from qwen_rerank_plugins.types import Priority, RerankResult, TextLimits
@@ -110,8 +110,10 @@ async def _rank(
         )
         size = len(body) + BYTES_PER_PAIR * sum(result.usage.num_pairs for result in results)
         answer = await state.if_large(size, lambda: dump_json(dialect.from_result(outcome)))
-    # Not every dialect has a place for warnings.
-    headers = {"X-Rerank-Warnings": "; ".join(unique_warnings)} if unique_warnings else None
+    # Not every dialect has a place for warnings and for the mark of calibrated answers.
+    headers = {"X-Rerank-Warnings": "; ".join(unique_warnings)} if unique_warnings else {}
+    if (calibrated := answers.status(results).get("calibrated")) is not None:
+        headers["X-Rerank-Calibrated"] = str(calibrated).lower()
     return Response(answer, headers=headers, media_type="application/json")
 
 

@@ -130,12 +130,21 @@ class Usage(TotalUsage):
 
 
 class Status(TypedDict):
-    """The field of an answer without scores."""
+    """What holds for a whole answer."""
 
     status: NotRequired[
         Annotated[
             Literal["disabled", "failed"],
             Field(description="Ranking is disabled, or failed and the input order was kept."),
+        ]
+    ]
+    calibrated: NotRequired[
+        Annotated[
+            bool,
+            Field(
+                description="Whether the probabilities are calibrated; false for an instruction without a fit. Absent if "
+                "the service has no calibration."
+            ),
         ]
     ]
 
@@ -254,10 +263,12 @@ def pairs(result: RerankResult) -> list[Pair]:
 
 
 def status(results: Sequence[RerankResult]) -> Status:
-    """Return the `status` field of an answer without scores, or nothing."""
+    """Return the `status` of an answer without scores, or whether the scores are calibrated, or nothing."""
     for one in results:
         if one.status != "ranked":
             return {"status": one.status}
+        if one.calibrated is not None:
+            return {"calibrated": one.calibrated}
     return {}
 
 

@@ -11,7 +11,7 @@ and OpenSearch reads an answer's chunks one by one. An object is echoed unchange
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, NotRequired
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, cast
 
 from pydantic import ConfigDict, Field
 
@@ -70,12 +70,11 @@ class CohereRequest(dialect.SingleQuery, dialect.RawScores, dialect.TokenLimits,
             },
             "usage": usage,
         }
+        answer.update(cast(CohereAnswer, answers.status([result])))
         if outcome.warnings:
             answer["meta"]["warnings"] = list(outcome.warnings)
         if self.return_pairs:
             answer["pairs"] = answers.pairs(result)
-        if result.status != "ranked":
-            answer["status"] = result.status
         return answer
 
 

@@ -6,7 +6,7 @@ query, `documents` may be the list itself, if no document is a list.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, NotRequired
+from typing import Annotated, Any, ClassVar, NotRequired, cast
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict
@@ -99,8 +99,7 @@ class MultiQueryRequest(
             "results": [self._list(*one) for one in lists],
             "usage": answers.usage(outcome.results),
         }
-        if "status" in (status := answers.status(outcome.results)):
-            answer["status"] = status["status"]
+        answer.update(cast(MultiQueryAnswer, answers.status(outcome.results)))
         if outcome.warnings:
             answer["warnings"] = list(outcome.warnings)
         return answer

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from qwen_rerank_plugins.core.checkpoints.checkpoint import fingerprint, open_checkpoint
+from qwen_rerank_plugins.core.checkpoints.checkpoint import (
+    content_fingerprint,
+    fingerprint,
+    open_checkpoint,
+)
 from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 from qwen_rerank_plugins.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigurationError
 from tests.core.tiny_checkpoints import Shape, changed, make, write_config, write_index, write_sharded
@@ -366,3 +371,22 @@ def test_the_fingerprint_changes_with_what_a_score_depends_on(tmp_path: Path) ->
     os.utime(tmp_path / "model.safetensors", (1, 1))
     seen.append(current())
     assert len(set(seen)) == len(seen)
+
+
+def test_the_fingerprint_of_contents_is_the_same_anywhere_and_changes_with_one_weight(tmp_path: Path) -> None:
+    """A fine-tune of the last layer differs in a few bytes, with the same names, shapes and size."""
+
+    def current(folder: Path) -> str:
+        return content_fingerprint(open_checkpoint(str(folder)))
+
+    first = current(make(tmp_path / "first", SHAPE))
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    weights = tmp_path / "second" / "model.safetensors"
+    os.utime(weights, (1, 1))
+    assert current(tmp_path / "second") == first
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert current(tmp_path / "second") != first
+    write_config(tmp_path / "first", changed(SHAPE.config, rope_theta=5e5))
+    assert current(tmp_path / "first") != first

@@ -166,9 +166,12 @@ def test_every_kind_of_node_is_scored_by_its_text(node: Any, text: str) -> None:
 
 
 def test_cuts_and_log_odds_are_reported() -> None:
-    outcome = PairScore(0.5, 0.25, truncated=True, query_truncated=True, warnings=("a warning",))
+    outcome = PairScore(
+        0.5, 0.25, truncated=True, query_truncated=True, warnings=("a warning",), calibrated=False
+    )
     given = only(faked(FakeScorer(lambda _: outcome)).postprocess_nodes(some_nodes("x"), query_str="q"))
     assert (given.rerank_log_odds, given.rerank_truncated, given.rerank_query_truncated) == (0.25, True, True)
+    assert given.rerank_calibrated is False
     assert given.rerank_warnings == ("a warning",)
     assert (given.rerank_passage, given.rerank_passage_span) == (None, None)
     assert (given.rerank_status, given.rerank_error, given.rerank_model) == ("ranked", None, "fake")

@@ -261,7 +261,9 @@ def test_a_weighted_mean_uses_the_best_inner_hit_of_each_hit() -> None:
 
 def test_a_hit_has_the_models_metadata_of_its_text() -> None:
     scorer = FakeScorer(
-        lambda request: PairScore(0.9, log_odds=2.2, truncated=True, query_truncated=True, span=(3, 7))
+        lambda request: PairScore(
+            0.9, log_odds=2.2, truncated=True, query_truncated=True, span=(3, 7), calibrated=True
+        )
     )
     found = client_side(scorer=scorer, fields=["title", "body"]).rerank(
         response_of([{"_id": "a", "_score": 1.0, "_source": {"title": "T", "body": "whole body"}}]), "q"
@@ -269,6 +271,7 @@ def test_a_hit_has_the_models_metadata_of_its_text() -> None:
     assert found["hits"]["hits"][0]["rerank"] == {
         "relevance_score": 0.9,
         "log_odds": 2.2,
+        "calibrated": True,
         "truncated": True,
         "query_truncated": True,
         "passage": "whol",

@@ -152,7 +152,7 @@ class ClientSideReranker(_ClientSideBase):
 
     The result is the search's response with its hits reordered. A hit's `_score` is its probability from 0 to 1, or the
     fused score; it is null if the hit was not scored: behind the window, or without text. Each hit has `rerank` with
-    `relevance_score`, `log_odds`, `first_stage_score`, `first_stage_rank`, and where they apply `truncated`,
+    `relevance_score`, `log_odds`, `first_stage_score`, `first_stage_rank`, and where they apply `calibrated`, `truncated`,
     `query_truncated`, `inner_hit` (position of the best one), `passage`, `passage_field` and `passage_span`. The response
     has `rerank` with `status` ("ranked"; "skipped" if there was nothing to score; "disabled"; "failed", with `error`),
     `model`, counts, and durations in milliseconds. If scoring failed or is disabled, the hits are unchanged.

@@ -159,6 +159,8 @@ def _details(ranked: RankedDocument, text: HitText) -> dict[str, Any]:
     details: dict[str, Any] = {"relevance_score": ranked.relevance_score}
     if ranked.log_odds is not None:
         details["log_odds"] = ranked.log_odds
+    if ranked.calibrated is not None:
+        details["calibrated"] = ranked.calibrated
     for name, is_set in (("truncated", ranked.truncated), ("query_truncated", ranked.query_truncated)):
         if is_set:
             details[name] = True

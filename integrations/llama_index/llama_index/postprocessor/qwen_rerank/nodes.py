@@ -26,6 +26,7 @@ class RerankedNode(NodeWithScore):
     Attributes:
         first_stage_score: The node's score of the first stage, or None.
         rerank_log_odds: The logit of `score`; None if the service does not report it.
+        rerank_calibrated: Whether `score` is calibrated; None without a calibration.
         rerank_truncated: The text was cut to fit.
         rerank_query_truncated: The query was cut to fit.
         rerank_warnings: Sentences that say if a text was repaired, or has a prompt template around it.
@@ -42,6 +43,7 @@ class RerankedNode(NodeWithScore):
 
     first_stage_score: float | None = None
     rerank_log_odds: float | None = None
+    rerank_calibrated: bool | None = None
     rerank_truncated: bool = False
     rerank_query_truncated: bool = False
     rerank_warnings: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ def _reranked(
         "score": came.score if ranked.relevance_score is None else float(ranked.relevance_score),
         "first_stage_score": getattr(came, "first_stage_score", None) if is_reranked else came.score,
         "rerank_log_odds": ranked.log_odds,
+        "rerank_calibrated": ranked.calibrated,
         "rerank_truncated": ranked.truncated,
         "rerank_query_truncated": ranked.query_truncated,
         "rerank_warnings": ranked.warnings,
