@@ -55,6 +55,12 @@ const status = watchStatus({
 
 setUpKey();
 setUpTheme();
+byId("copy-as").addEventListener("click", async (/** @type {any} */ { target }) => {
+  const { kind } = target.dataset;
+  if (!kind) return;
+  const options = { input: inputs.read(), minScore: results.minScore(), hasKey: loadKey() !== "", limits: status.limits() };
+  await import("./snippets.js").then(({ copyAs }) => copyAs(kind, options), tellOffline);
+});
 byId("language").addEventListener("click", async () => {
   const wanted = language() === "zh" ? "en" : "zh";
   try {

@@ -18,12 +18,12 @@ const EXCERPT_LENGTH = 320;
  * @param {Row[]} rows best first
  * @param {import("./results.js").Around} around
  */
-export function showCards(panel, rows, { kept, onFind }) {
+export function showCards(panel, rows, { cut, onFind }) {
   const list = element("ol", { class: "cards" });
   const scale = clearestScale(rows);
   const value = scale === "logOdds" ? logOddsOf : scoreOf;
   const [low, high] = rangeOf(rows.map(value), scale);
-  const build = (/** @type {Row} */ row) => card(row, { share: (value(row) - low) / (high - low), isBelow: row.rank > kept, onFind });
+  const build = (/** @type {Row} */ row) => card(row, { share: (value(row) - low) / (high - low), isBelow: row.rank > cut.kept, onFind });
   const foot = showPaged({ container: list, items: rows, build, pageSize: PAGE_SIZE });
   const saturated = scale === "logOdds" ? [element("p", { class: "muted saturated" }, t("saturated"))] : [];
   panel.replaceChildren(...saturated, list, foot);

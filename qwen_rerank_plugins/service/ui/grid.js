@@ -29,7 +29,7 @@ const COLUMNS = [
  * @param {Row[]} rows best first
  * @param {import("./results.js").Around} around
  */
-export function showGrid(panel, rows, { kept }) {
+export function showGrid(panel, rows, { cut }) {
   /** @type {Order} */
   let order = { key: "rank", descending: false };
   let inOrder = rows;
@@ -48,7 +48,7 @@ export function showGrid(panel, rows, { kept }) {
     inOrder = sortedRows(rows, order.key, order.descending, language());
     markOrder(head, order);
     body.replaceChildren();
-    foot.replaceChildren(showPaged({ container: body, items: inOrder, build: (row) => tableRow(row, row.rank > kept), pageSize: PAGE_SIZE }));
+    foot.replaceChildren(showPaged({ container: body, items: inOrder, build: (row) => tableRow(row, row.rank > cut.kept), pageSize: PAGE_SIZE }));
   };
 
   head.append(...COLUMNS.map((column) => headerCell(column, sort)));

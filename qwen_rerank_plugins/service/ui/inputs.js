@@ -42,6 +42,7 @@ export function setUpInputs({ onChange }) {
     fields.query.value = input.query;
     fields.instruction.value = input.instruction;
     fields.documents.value = input.documents;
+    byId("instruction-box").open = input.instruction !== "";
     changed();
   };
   const offerUndo = () => {
@@ -81,7 +82,6 @@ export function setUpInputs({ onChange }) {
   const showExamples = () => {
     const load = (/** @type {import("./examples.js").Example} */ example) => {
       const { query, instruction, documents } = example;
-      byId("instruction-box").open = instruction !== "";
       replace({ query, instruction, documents: documents.join("\n") }, t("exampleLoaded"));
     };
     const chip = (/** @type {import("./examples.js").Example} */ example) =>
@@ -97,9 +97,13 @@ export function setUpInputs({ onChange }) {
 
   const saved = loadInput();
   if (saved) write(saved);
-  const linked = takeLinkedInput();
-  if (linked) replace(linked, "");
-  byId("instruction-box").open = fields.instruction.value !== "";
+  const takeLink = () => {
+    const linked = takeLinkedInput();
+    if (linked) replace(linked, "");
+  };
+  takeLink();
+  // A link to the page that is open already loads nothing.
+  addEventListener("hashchange", takeLink);
   return { addDocuments, read, refresh, find: (/** @type {number} */ index) => selectLine(fields.documents, index) };
 }
 

@@ -46,6 +46,13 @@ export const MESSAGES = {
   dropHere: "Drop the file to import it",
   notKept: "This is too much text to keep over a reload.",
 
+  copyAs: "Copy as",
+  copyLink: "Link",
+  snippetCopied: "Copied: {n} characters.",
+  linkCopied: "Copied a link of {n} characters. It holds the input after the #, which no server receives.",
+  linkTooLong: "The link would have {n} characters. Some browsers open at most {most}: copy the input as a program instead.",
+  curlTooLarge: "This is more than one request may hold. Copy it as a program, which sends several requests.",
+
   pasted: "Pasted {n} {n|document|documents}",
   imported: "Imported {n} {n|document|documents} from {name} ({encoding})",
   mergedCells: "line breaks inside cells became spaces in {n}",
@@ -148,7 +155,7 @@ export const MESSAGES = {
   thresholdCount: "{done} of {n} kept",
   thresholdCopy: "Copy",
   thresholdCopied: "Copied",
-  thresholdNotCopied: "The browser does not allow copying.",
+  notCopied: "The browser does not allow copying.",
   below: "below the threshold",
   dropMark: "drop",
   separator: "; ",

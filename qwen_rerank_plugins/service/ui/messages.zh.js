@@ -46,6 +46,13 @@ export const MESSAGES = {
   dropHere: "松开以导入文件",
   notKept: "内容太大，刷新页面后不会保留。",
 
+  copyAs: "复制为",
+  copyLink: "链接",
+  snippetCopied: "已复制 {n} 个字符。",
+  linkCopied: "已复制链接，共 {n} 个字符。输入在 # 之后，不会发送给任何服务器。",
+  linkTooLong: "链接将有 {n} 个字符，而有的浏览器最多打开 {most} 个。请改为复制成程序。",
+  curlTooLarge: "超过单次请求的上限。请复制成程序，它会分多次请求。",
+
   pasted: "已粘贴 {n} 条",
   imported: "已从 {name} 导入 {n} 条（{encoding}）",
   mergedCells: "{n} 条的单元格内换行已改为空格",
@@ -148,7 +155,7 @@ export const MESSAGES = {
   thresholdCount: "保留 {done} / {n} 条",
   thresholdCopy: "复制",
   thresholdCopied: "已复制",
-  thresholdNotCopied: "浏览器不允许复制。",
+  notCopied: "浏览器不允许复制。",
   below: "低于阈值",
   dropMark: "断层",
   separator: "；",

@@ -10,8 +10,12 @@ import { setUpTabs } from "./tabs.js";
 /** @typedef {import("./ranking.js").Row} Row */
 /** @typedef {{rows: Row[], model: string, seconds: number, numTokens: number}} Outcome */
 
-/** @typedef {{kept: number, onCut: (kept: number) => void, onFind: (index: number) => void}} Around how many rows are above the threshold */
+/** @typedef {import("./threshold.js").Cut} Cut */
+/** @typedef {{cut: Cut, onCut: (cut: Cut) => void, onFind: (index: number) => void}} Around */
 /** @typedef {(panel: HTMLElement, rows: Row[], around: Around) => void} View */
+
+/** @type {Cut} */
+const UNCUT = { kept: Infinity, minScore: 0 };
 
 /** @type {Record<string, () => Promise<View>>} by panel */
 const VIEWS = {
@@ -30,11 +34,11 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
   /** @type {Outcome | null} */
   let outcome = null;
   let isStale = false;
-  let kept = Infinity;
+  let cut = UNCUT;
   const outdated = new Set(Object.keys(VIEWS));
 
-  const onCut = (/** @type {number} */ number) => {
-    kept = number;
+  const onCut = (/** @type {Cut} */ wanted) => {
+    cut = wanted;
     outdated.add("panel-cards").add("panel-table");
   };
   const build = async (/** @type {HTMLElement} */ panel) => {
@@ -49,7 +53,7 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
       outdated.add(panel.id);
       onMissing();
     } else if (outcome === wanted) {
-      show(panel, outcome.rows, { kept, onCut, onFind });
+      show(panel, outcome.rows, { cut, onCut, onFind });
     }
   };
   const visiblePanel = setUpTabs(byId("results").querySelector('[role="tablist"]'), build);
@@ -66,11 +70,12 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
   };
   return {
     refresh,
+    minScore: () => cut.minScore,
     /** @param {Outcome} latest */
     show(latest) {
       outcome = latest;
       isStale = false;
-      kept = Infinity;
+      cut = UNCUT;
       if (!(visiblePanel().id in VIEWS)) byId("tab-cards").click();
       refresh();
     },

@@ -75,12 +75,15 @@ export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
  * @param {import("./state.js").Input} input
  * @returns {Task}
  */
-function taskOf({ query, instruction, documents }) {
+export function taskOf({ query, instruction, documents }) {
   return { query: query.trim(), instruction: instruction.trim(), documents: documentsOf(documents).documents };
 }
 
-/** @param {Task} task */
-function missingField(task) {
+/**
+ * The field that has to be filled in before a run, with the message that asks for it.
+ * @param {Task} task
+ */
+export function missingField(task) {
   if (task.query === "") return { id: "query", message: "missingQuery" };
   return task.documents.length ? null : { id: "documents", message: "missingDocuments" };
 }

@@ -3,6 +3,8 @@
  * Storage may be switched off or full; then the page works without it. Knows no elements.
  */
 
+import { oneLine } from "./text.js";
+
 const INPUT = "qwen-rerank.input";
 const PREFERENCES = "qwen-rerank.preferences";
 const KEY = "qwen-rerank.key";
@@ -47,7 +49,7 @@ export function takeLinkedInput() {
   return {
     query: text(fields.get("query")),
     instruction: text(fields.get("instruction")),
-    documents: fields.getAll("document").map((document) => document.replace(/\s+/g, " ")).join("\n"),
+    documents: fields.getAll("document").map(oneLine).join("\n"),
   };
 }
 
