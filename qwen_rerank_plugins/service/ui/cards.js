@@ -53,8 +53,11 @@ function card(row, { share, isBelow, onFind }) {
   );
 }
 
-/** @param {number} moved */
-function movement(moved) {
+/**
+ * How far a document has moved, in words.
+ * @param {number} moved places gained
+ */
+export function movement(moved) {
   if (moved === 0) return element("span", { class: "moved" }, t("movedNot"));
   const key = moved > 0 ? "movedUp" : "movedDown";
   const arrow = element("span", { "aria-hidden": "true" }, moved > 0 ? "↑ " : "↓ ");

@@ -6,7 +6,8 @@
 import { drawCurve, drawStrip, frameOf, HEIGHT } from "./curve.js";
 import { element } from "./dom.js";
 import { difference, number, score, t } from "./i18n.js";
-import { clearestScale, hasLogOdds, logOddsOf, scoreOf, shapeOf } from "./ranking.js";
+import { clearestScale, hasLogOdds, logOddsOf, scoreOf } from "./ranking.js";
+import { shapeOf } from "./shape.js";
 import { shortened } from "./text.js";
 import { thresholdOf } from "./threshold.js";
 
@@ -64,7 +65,7 @@ function keepDrawn(figure, redraw) {
 /**
  * How far the first stands ahead, and where scores fall off.
  * @param {number[]} values best first
- * @param {import("./ranking.js").Shape} shape
+ * @param {import("./shape.js").Shape} shape
  * @param {boolean} tied whether the second is practically equal to the first
  */
 function sentence(values, { lead, drop }, tied) {
@@ -105,7 +106,7 @@ function scaleChoice(scale, onChange) {
 
 /**
  * @param {HTMLElement} figure
- * @param {{rows: Row[], values: number[], scale: Scale, shape: import("./ranking.js").Shape, words: string, width: number, cut: import("./threshold.js").Cut, onCut: (cut: import("./threshold.js").Cut) => void}} plot
+ * @param {{rows: Row[], values: number[], scale: Scale, shape: import("./shape.js").Shape, words: string, width: number, cut: import("./threshold.js").Cut, onCut: (cut: import("./threshold.js").Cut) => void}} plot
  */
 function draw(figure, { rows, values, scale, shape, words, width, cut, onCut }) {
   const frame = frameOf(values, width, scale);

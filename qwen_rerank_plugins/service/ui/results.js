@@ -8,10 +8,18 @@ import { t } from "./i18n.js";
 import { setUpTabs } from "./tabs.js";
 
 /** @typedef {import("./ranking.js").Row} Row */
-/** @typedef {{rows: Row[], model: string, seconds: number, numTokens: number}} Outcome */
+/**
+ * @typedef {object} Outcome
+ * @property {Row[]} rows best first
+ * @property {Row[] | null} second the same documents by the second instruction
+ * @property {string[]} instructions one or two; empty for the default
+ * @property {string} model
+ * @property {number} seconds
+ * @property {number} numTokens
+ */
 
 /** @typedef {import("./threshold.js").Cut} Cut */
-/** @typedef {{cut: Cut, onCut: (cut: Cut) => void, onFind: (index: number) => void}} Around */
+/** @typedef {Outcome & {cut: Cut, onCut: (cut: Cut) => void, onFind: (index: number) => void}} Around */
 /** @typedef {(panel: HTMLElement, rows: Row[], around: Around) => void} View */
 
 /** @type {Cut} */
@@ -22,6 +30,7 @@ const VIEWS = {
   "panel-cards": async () => (await import("./cards.js")).showCards,
   "panel-table": async () => (await import("./grid.js")).showGrid,
   "panel-chart": async () => (await import("./chart.js")).showChart,
+  "panel-compare": async () => (await import("./compare.js")).showComparison,
 };
 
 /**
@@ -53,7 +62,7 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
       outdated.add(panel.id);
       onMissing();
     } else if (outcome === wanted) {
-      show(panel, outcome.rows, { cut, onCut, onFind });
+      show(panel, outcome.rows, { ...outcome, cut, onCut, onFind });
     }
   };
   const visiblePanel = setUpTabs(byId("results").querySelector('[role="tablist"]'), build);
@@ -76,7 +85,12 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
       outcome = latest;
       isStale = false;
       cut = UNCUT;
-      if (!(visiblePanel().id in VIEWS)) byId("tab-cards").click();
+      const { id } = visiblePanel();
+      const compares = byId("tab-compare");
+      const isNew = compares.hidden;
+      compares.hidden = latest.second === null;
+      if (isNew && !compares.hidden) compares.click();
+      else if (!(id in VIEWS) || (compares.hidden && id === "panel-compare")) byId("tab-cards").click();
       refresh();
     },
     /** @param {boolean} stale whether the input has changed since */
@@ -84,11 +98,6 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
       if (stale === isStale) return;
       isStale = stale;
       showSummary();
-    },
-    clear() {
-      outcome = null;
-      isStale = false;
-      refresh();
     },
   };
 }

@@ -94,7 +94,8 @@ const WRITERS = {
   link: ({ task }) => {
     const fields = [
       ["query", task.query],
-      ...(task.instruction ? [["instruction", task.instruction]] : []),
+      ...(task.instruction || task.second !== null ? [["instruction", task.instruction]] : []),
+      ...(task.second === null ? [] : [["instruction", task.second]]),
       ...task.documents.map((text) => ["document", text]),
     ];
     return `${address()}/#${new URLSearchParams(fields)}`;

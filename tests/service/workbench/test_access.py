@@ -114,7 +114,7 @@ def test_everything_can_be_done_without_a_mouse(workbench: Workbench) -> None:
     expect(page.locator("#tab-table")).to_be_focused()
     expect(page.locator("#panel-table")).to_be_visible()
     expect(page.locator("#panel-cards")).to_be_hidden()
-    workbench.press_until("Tab", "th[data-key=index] button")
+    workbench.press_until("Tab", "th[data-key=columnIndex] button")
     keys.press("Enter")
     assert workbench.column(4) == ["a lamp", "red apples", "apples"]
 
@@ -299,7 +299,7 @@ def test_on_a_phone_the_tables_text_has_the_whole_width_and_it_stays_a_table(wor
     expect(table.get_by_role("columnheader")).to_have_count(4)
     expect(table.get_by_role("row")).to_have_count(len(DOCUMENTS) + 1)
     expect(table.get_by_role("row").nth(1).get_by_role("cell")).to_have_count(4)
-    panel.locator("th[data-key=index] button").click()
+    panel.locator("th[data-key=columnIndex] button").click()
     assert workbench.column(3) == [str(number) for number in range(1, len(DOCUMENTS) + 1)]
 
 
