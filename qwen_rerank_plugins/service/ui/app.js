@@ -3,7 +3,7 @@
  */
 
 import { fetchInfo, ServiceProblem } from "./api.js";
-import { byId, debounced } from "./dom.js";
+import { byId, debounced, NARROW } from "./dom.js";
 import { setUpFiles } from "./files.js";
 import { language, onLanguage, preferredLanguage, setLanguage, t } from "./i18n.js";
 import { setUpInputs } from "./inputs.js";
@@ -14,7 +14,6 @@ import { loadKey, loadPreferences, saveKey, savePreferences } from "./state.js";
 import { watchStatus } from "./status.js";
 
 const STALE_PAUSE_MS = 150;
-const NARROW = matchMedia("(max-width: 899px)");
 
 await setLanguage(preferredLanguage(loadPreferences().language));
 

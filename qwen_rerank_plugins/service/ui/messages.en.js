@@ -153,7 +153,7 @@ export const MESSAGES = {
   exported: "Exported {n} {n|row|rows}",
   compareCaption: "Ranks by both instructions, sortable by column",
   compareSame: "Both instructions give the same order.",
-  compareMoved: "{n} of {of} documents moved, the farthest no. {index}: from rank {from} to {to}.",
+  compareMoved: "{n} of {of} documents moved; document {index} moved farthest, from rank {from} to rank {to}.",
 
   scale: "Scale",
   scaleProbability: "Probability",

@@ -73,7 +73,8 @@ export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
   byId("run").addEventListener("click", run);
   byId("cancel").addEventListener("click", cancel);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
+    // The batch tab has another form in this one's place.
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing && byId("run").checkVisibility()) {
       event.preventDefault();
       run();
     }

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.service.servers import wait_for
 from tests.service.workbench.conftest import Watch
-from tests.service.workbench.pages import Workbench, answer_of, hold
+from tests.service.workbench.pages import RERANK, Workbench, answer_of, hold
 
 pytestmark = pytest.mark.loopback
 
@@ -60,6 +60,21 @@ def test_axe_finds_no_serious_fault_in_any_tab(workbench: Workbench, theme: str,
         assert faults(workbench.page) == []
     workbench.page.locator(".threshold").press("PageUp")
     for tab in ("chart", "cards", "table"):
+        workbench.tab(tab)
+        assert faults(workbench.page) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_in_results_that_are_dim(workbench: Workbench, theme: str) -> None:
+    workbench.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    show_everything(workbench)
+    text = workbench.cards.nth(1).locator(".text")
+    colour = text.evaluate("node => getComputedStyle(node).color")
+    workbench.page.unroute(RERANK)
+    workbench.stage(hold([]))
+    workbench.run_button.click()
+    expect(text).not_to_have_css("color", colour)
+    for tab in ("cards", "table", "chart"):
         workbench.tab(tab)
         assert faults(workbench.page) == []
 

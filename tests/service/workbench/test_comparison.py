@@ -207,5 +207,10 @@ def test_axe_finds_no_serious_fault_in_a_comparison_wide_and_on_a_phone(
     expect(panel.get_by_role("table").get_by_role("columnheader")).to_have_count(4)
     assert faults(workbench.page) == []
     workbench.page.locator("#language").click()
-    expect(panel.locator(".words")).to_contain_text("4 of 5 documents moved")
+    expect(panel.locator(".words")).to_contain_text(
+        "4 of 5 documents moved; document 1 moved farthest, from rank 1 to rank 3."
+    )
+    workbench.page.evaluate("document.getElementById('tab-batch').hidden = false")
+    right = "document.getElementById('tab-batch').getBoundingClientRect().right"
+    assert 0 < workbench.page.evaluate(right) <= 360
     assert faults(workbench.page) == []
