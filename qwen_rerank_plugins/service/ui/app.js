@@ -3,7 +3,7 @@
  */
 
 import { fetchInfo, ServiceProblem } from "./api.js";
-import { byId, debounced } from "./dom.js";
+import { byId, debounced, NARROW } from "./dom.js";
 import { setUpFiles } from "./files.js";
 import { language, onLanguage, preferredLanguage, setLanguage, t } from "./i18n.js";
 import { setUpInputs } from "./inputs.js";
@@ -14,7 +14,6 @@ import { loadKey, loadPreferences, saveKey, savePreferences } from "./state.js";
 import { watchStatus } from "./status.js";
 
 const STALE_PAUSE_MS = 150;
-const NARROW = matchMedia("(max-width: 899px)");
 
 await setLanguage(preferredLanguage(loadPreferences().language));
 
@@ -55,6 +54,12 @@ const status = watchStatus({
 
 setUpKey();
 setUpTheme();
+byId("copy-as").addEventListener("click", async (/** @type {any} */ { target }) => {
+  const { kind } = target.dataset;
+  if (!kind) return;
+  const options = { input: inputs.read(), minScore: results.minScore(), hasKey: loadKey() !== "", limits: status.limits() };
+  await import("./snippets.js").then(({ copyAs }) => copyAs(kind, options), tellOffline);
+});
 byId("language").addEventListener("click", async () => {
   const wanted = language() === "zh" ? "en" : "zh";
   try {

@@ -4,7 +4,7 @@
 
 import { saveFile } from "./clipboard.js";
 import { DELIMITERS } from "./delimiters.js";
-import { element } from "./dom.js";
+import { byId, element, NARROW } from "./dom.js";
 import { t } from "./i18n.js";
 import { duration, isOpen, megabytes, setUpJobList, stateName } from "./joblist.js";
 import { fetchFile, fetchJobs, fileAddress, removeJob, uploadFile, uploadType } from "./jobs.js";
@@ -97,15 +97,13 @@ function setUp(panel, { key, about }) {
   });
 
   const heading = element("h2", { class: "jobs-title", tabindex: "-1", "data-text": "batchJobs" }, t("batchJobs"));
-  panel.replaceChildren(
-    element("p", { "data-text": "batchHint" }, t("batchHint")),
-    limits,
-    form.node,
-    note,
-    heading,
-    none,
-    list,
-  );
+  const hint = element("p", { "data-text": "batchHint" }, t("batchHint"));
+  const side = element("div", { class: "batch-side" }, hint, limits, form.node, note);
+  // In one column, the tab would otherwise stand below its form.
+  const place = () => (NARROW.matches ? panel : byId("batch-side")).prepend(side);
+  panel.replaceChildren(heading, none, list);
+  NARROW.addEventListener("change", place);
+  place();
   return {
     refresh() {
       const { max_upload_bytes = 0, retention_s = 0 } = about() ?? {};
@@ -204,9 +202,7 @@ function setUpForm({ key, about, say, onJob }) {
   });
   node.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
     if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
-    // Elsewhere on the page this would rank what stands on the left.
     event.preventDefault();
-    event.stopPropagation();
     upload();
   });
   stop.addEventListener("click", () => sending?.abort());

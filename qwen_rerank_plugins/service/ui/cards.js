@@ -18,12 +18,12 @@ const EXCERPT_LENGTH = 320;
  * @param {Row[]} rows best first
  * @param {import("./results.js").Around} around
  */
-export function showCards(panel, rows, { kept, onFind }) {
+export function showCards(panel, rows, { cut, onFind }) {
   const list = element("ol", { class: "cards" });
   const scale = clearestScale(rows);
   const value = scale === "logOdds" ? logOddsOf : scoreOf;
   const [low, high] = rangeOf(rows.map(value), scale);
-  const build = (/** @type {Row} */ row) => card(row, { share: (value(row) - low) / (high - low), isBelow: row.rank > kept, onFind });
+  const build = (/** @type {Row} */ row) => card(row, { share: (value(row) - low) / (high - low), isBelow: row.rank > cut.kept, onFind });
   const foot = showPaged({ container: list, items: rows, build, pageSize: PAGE_SIZE });
   const saturated = scale === "logOdds" ? [element("p", { class: "muted saturated" }, t("saturated"))] : [];
   panel.replaceChildren(...saturated, list, foot);
@@ -53,8 +53,11 @@ function card(row, { share, isBelow, onFind }) {
   );
 }
 
-/** @param {number} moved */
-function movement(moved) {
+/**
+ * How far a document has moved, in words.
+ * @param {number} moved places gained
+ */
+export function movement(moved) {
   if (moved === 0) return element("span", { class: "moved" }, t("movedNot"));
   const key = moved > 0 ? "movedUp" : "movedDown";
   const arrow = element("span", { "aria-hidden": "true" }, moved > 0 ? "↑ " : "↓ ");

@@ -6,7 +6,8 @@
 import { drawCurve, drawStrip, frameOf, HEIGHT } from "./curve.js";
 import { element } from "./dom.js";
 import { difference, number, score, t } from "./i18n.js";
-import { clearestScale, hasLogOdds, logOddsOf, scoreOf, shapeOf } from "./ranking.js";
+import { clearestScale, hasLogOdds, logOddsOf, scoreOf } from "./ranking.js";
+import { shapeOf } from "./shape.js";
 import { shortened } from "./text.js";
 import { thresholdOf } from "./threshold.js";
 
@@ -24,11 +25,11 @@ let chosenScale = null;
  * @param {Row[]} rows best first
  * @param {import("./results.js").Around} around
  */
-export function showChart(panel, rows, { kept, onCut, onFind }) {
-  let keptNow = kept;
-  const cut = (/** @type {number} */ number) => {
-    keptNow = number;
-    onCut(number);
+export function showChart(panel, rows, around) {
+  let { cut } = around;
+  const onCut = (/** @type {import("./threshold.js").Cut} */ wanted) => {
+    cut = wanted;
+    around.onCut(wanted);
   };
   const hasChoice = hasLogOdds(rows);
   const scale = (hasChoice && chosenScale) || clearestScale(rows);
@@ -38,10 +39,10 @@ export function showChart(panel, rows, { kept, onCut, onFind }) {
   const figure = element("div", { class: "chart" });
   panel.replaceChildren(
     element("p", { class: "words" }, words),
-    ...(hasChoice ? [scaleChoice(scale, () => showChart(panel, rows, { kept: keptNow, onCut, onFind }))] : []),
+    ...(hasChoice ? [scaleChoice(scale, () => showChart(panel, rows, { ...around, cut }))] : []),
     figure,
   );
-  keepDrawn(figure, (width) => draw(figure, { rows, values, scale, shape, words, width, kept: keptNow, onCut: cut }));
+  keepDrawn(figure, (width) => draw(figure, { rows, values, scale, shape, words, width, cut, onCut }));
 }
 
 /**
@@ -64,7 +65,7 @@ function keepDrawn(figure, redraw) {
 /**
  * How far the first stands ahead, and where scores fall off.
  * @param {number[]} values best first
- * @param {import("./ranking.js").Shape} shape
+ * @param {import("./shape.js").Shape} shape
  * @param {boolean} tied whether the second is practically equal to the first
  */
 function sentence(values, { lead, drop }, tied) {
@@ -105,12 +106,12 @@ function scaleChoice(scale, onChange) {
 
 /**
  * @param {HTMLElement} figure
- * @param {{rows: Row[], values: number[], scale: Scale, shape: import("./ranking.js").Shape, words: string, width: number, kept: number, onCut: (kept: number) => void}} plot
+ * @param {{rows: Row[], values: number[], scale: Scale, shape: import("./shape.js").Shape, words: string, width: number, cut: import("./threshold.js").Cut, onCut: (cut: import("./threshold.js").Cut) => void}} plot
  */
-function draw(figure, { rows, values, scale, shape, words, width, kept, onCut }) {
+function draw(figure, { rows, values, scale, shape, words, width, cut, onCut }) {
   const frame = frameOf(values, width, scale);
   const curve = drawCurve({ values, frame, shape, title: t("chartTitle"), description: words });
-  const threshold = thresholdOf({ rows, values, frame, kept, onCut });
+  const threshold = thresholdOf({ rows, values, frame, cut, onCut });
   const strip = drawStrip(rows, values, width);
   const tooltip = element("div", { class: "tooltip", hidden: true });
   const slider = element("div", {

@@ -5,7 +5,8 @@
 
 import { svgElement } from "./dom.js";
 import { difference, number, t } from "./i18n.js";
-import { rangeOf, ticks } from "./ranking.js";
+import { rangeOf } from "./ranking.js";
+import { ticks } from "./shape.js";
 
 export const HEIGHT = 300;
 const MARGIN = { top: 24, right: 20, bottom: 40, left: 52 };
@@ -50,7 +51,7 @@ export function frameOf(values, width, scale) {
  * @param {object} options
  * @param {number[]} options.values best first
  * @param {Frame} options.frame
- * @param {import("./ranking.js").Shape} options.shape
+ * @param {import("./shape.js").Shape} options.shape
  * @param {string} options.title
  * @param {string} options.description
  */

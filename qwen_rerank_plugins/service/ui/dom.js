@@ -3,6 +3,9 @@
  * Knows nothing of rankings or languages.
  */
 
+/** Whether the window has one column. */
+export const NARROW = matchMedia("(max-width: 899px)");
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /**

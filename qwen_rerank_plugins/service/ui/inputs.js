@@ -20,13 +20,15 @@ const MOST_UNDOABLE = { lines: 100, length: 20_000 };
  * @param {{onChange: () => void}} options called after every change of the input
  */
 export function setUpInputs({ onChange }) {
-  const fields = { query: byId("query"), instruction: byId("instruction"), documents: byId("documents") };
+  const fields = { query: byId("query"), instruction: byId("instruction"), second: byId("second"), documents: byId("documents") };
+  const compares = byId("compare");
   /** @type {Input | null} what clearing, an example or a file replaced */
   let replaced = null;
 
   const read = () => ({
     query: fields.query.value,
     instruction: fields.instruction.value,
+    second: compares.checked ? fields.second.value : null,
     documents: fields.documents.value,
   });
   const save = debounced(() => tell(saveInput(read()) ? "" : t("notKept"), { only: "notKept" }), SAVE_PAUSE_MS);
@@ -35,13 +37,17 @@ export function setUpInputs({ onChange }) {
     showLines();
     showCount(fields.documents.value);
     showInstructionState(fields.instruction.value);
+    fields.second.hidden = !compares.checked;
     save();
     onChange();
   };
   const write = (/** @type {Input} */ input) => {
     fields.query.value = input.query;
     fields.instruction.value = input.instruction;
+    fields.second.value = input.second ?? "";
+    compares.checked = input.second !== null;
     fields.documents.value = input.documents;
+    byId("instruction-box").open = input.instruction !== "" || compares.checked;
     changed();
   };
   const offerUndo = () => {
@@ -49,7 +55,7 @@ export function setUpInputs({ onChange }) {
     byId("undo").hidden = false;
   };
   const replace = (/** @type {Input} */ input, /** @type {string} */ message) => {
-    if (Object.values(read()).some((value) => value.trim() !== "")) offerUndo();
+    if (Object.values(read()).some((value) => value?.trim())) offerUndo();
     write(input);
     tell(message);
   };
@@ -60,14 +66,14 @@ export function setUpInputs({ onChange }) {
     changed();
   };
 
-  for (const field of Object.values(fields)) field.addEventListener("input", changed);
+  for (const field of [...Object.values(fields), compares]) field.addEventListener("input", changed);
   // A reload may come before the pause is over.
   addEventListener("pagehide", () => saveInput(read()));
   fields.documents.addEventListener("paste", (/** @type {ClipboardEvent} */ event) =>
     pasteCells(event, { onChange: changed, offerUndo }),
   );
   byId("clear").addEventListener("click", () => {
-    replace({ query: "", instruction: "", documents: "" }, t("cleared"));
+    replace({ query: "", instruction: "", second: null, documents: "" }, t("cleared"));
     clearInput();
     fields.query.focus();
   });
@@ -81,8 +87,7 @@ export function setUpInputs({ onChange }) {
   const showExamples = () => {
     const load = (/** @type {import("./examples.js").Example} */ example) => {
       const { query, instruction, documents } = example;
-      byId("instruction-box").open = instruction !== "";
-      replace({ query, instruction, documents: documents.join("\n") }, t("exampleLoaded"));
+      replace({ query, instruction, second: null, documents: documents.join("\n") }, t("exampleLoaded"));
     };
     const chip = (/** @type {import("./examples.js").Example} */ example) =>
       element("button", { type: "button", class: "chip", click: () => load(example) }, example.name[language()]);
@@ -97,9 +102,13 @@ export function setUpInputs({ onChange }) {
 
   const saved = loadInput();
   if (saved) write(saved);
-  const linked = takeLinkedInput();
-  if (linked) replace(linked, "");
-  byId("instruction-box").open = fields.instruction.value !== "";
+  const takeLink = () => {
+    const linked = takeLinkedInput();
+    if (linked) replace(linked, "");
+  };
+  takeLink();
+  // A link to the page that is open already loads nothing.
+  addEventListener("hashchange", takeLink);
   return { addDocuments, read, refresh, find: (/** @type {number} */ index) => selectLine(fields.documents, index) };
 }
 

@@ -8,16 +8,29 @@ import { t } from "./i18n.js";
 import { setUpTabs } from "./tabs.js";
 
 /** @typedef {import("./ranking.js").Row} Row */
-/** @typedef {{rows: Row[], model: string, seconds: number, numTokens: number}} Outcome */
+/**
+ * @typedef {object} Outcome
+ * @property {Row[]} rows best first
+ * @property {Row[] | null} second the same documents by the second instruction
+ * @property {string[]} instructions one or two; empty for the default
+ * @property {string} model
+ * @property {number} seconds
+ * @property {number} numTokens
+ */
 
-/** @typedef {{kept: number, onCut: (kept: number) => void, onFind: (index: number) => void}} Around how many rows are above the threshold */
+/** @typedef {import("./threshold.js").Cut} Cut */
+/** @typedef {Outcome & {cut: Cut, onCut: (cut: Cut) => void, onFind: (index: number) => void}} Around */
 /** @typedef {(panel: HTMLElement, rows: Row[], around: Around) => void} View */
+
+/** @type {Cut} */
+const UNCUT = { kept: Infinity, minScore: 0 };
 
 /** @type {Record<string, () => Promise<View>>} by panel */
 const VIEWS = {
   "panel-cards": async () => (await import("./cards.js")).showCards,
   "panel-table": async () => (await import("./grid.js")).showGrid,
   "panel-chart": async () => (await import("./chart.js")).showChart,
+  "panel-compare": async () => (await import("./compare.js")).showComparison,
 };
 
 /**
@@ -30,11 +43,11 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
   /** @type {Outcome | null} */
   let outcome = null;
   let isStale = false;
-  let kept = Infinity;
+  let cut = UNCUT;
   const outdated = new Set(Object.keys(VIEWS));
 
-  const onCut = (/** @type {number} */ number) => {
-    kept = number;
+  const onCut = (/** @type {Cut} */ wanted) => {
+    cut = wanted;
     outdated.add("panel-cards").add("panel-table");
   };
   const build = async (/** @type {HTMLElement} */ panel) => {
@@ -49,7 +62,7 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
       outdated.add(panel.id);
       onMissing();
     } else if (outcome === wanted) {
-      show(panel, outcome.rows, { kept, onCut, onFind });
+      show(panel, outcome.rows, { ...outcome, cut, onCut, onFind });
     }
   };
   const visiblePanel = setUpTabs(byId("results").querySelector('[role="tablist"]'), build);
@@ -66,12 +79,18 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
   };
   return {
     refresh,
+    minScore: () => cut.minScore,
     /** @param {Outcome} latest */
     show(latest) {
       outcome = latest;
       isStale = false;
-      kept = Infinity;
-      if (!(visiblePanel().id in VIEWS)) byId("tab-cards").click();
+      cut = UNCUT;
+      const { id } = visiblePanel();
+      const compares = byId("tab-compare");
+      const isNew = compares.hidden;
+      compares.hidden = latest.second === null;
+      if (isNew && !compares.hidden) compares.click();
+      else if (!(id in VIEWS) || (compares.hidden && id === "panel-compare")) byId("tab-cards").click();
       refresh();
     },
     /** @param {boolean} stale whether the input has changed since */
@@ -79,11 +98,6 @@ export function setUpResults({ onFind, onMissing, onBatch }) {
       if (stale === isStale) return;
       isStale = stale;
       showSummary();
-    },
-    clear() {
-      outcome = null;
-      isStale = false;
-      refresh();
     },
   };
 }

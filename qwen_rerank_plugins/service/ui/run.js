@@ -10,7 +10,7 @@ import { documentsOf } from "./text.js";
 
 const CLOCK_MS = 100;
 
-/** @typedef {{query: string, instruction: string, documents: string[]}} Task */
+/** @typedef {{query: string, instruction: string, second: string | null, documents: string[]}} Task `second`: an instruction to rank by as well */
 
 /**
  * @param {object} options
@@ -34,16 +34,27 @@ export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
     if (missing) return ask(missing);
     running = new AbortController();
     const startedMs = performance.now();
-    const clock = showProgress(task.documents.length, startedMs);
+    const { instruction, second, documents } = task;
+    const instructions = [instruction, ...(second === null ? [] : [second])];
+    const clock = showProgress(documents.length * instructions.length, startedMs);
     onStart();
     try {
-      const { signal } = running;
-      const options = { key: key(), limits: limits(), signal, onProgress: clock.done };
-      const { scored, ...rest } = await scoreAll(task, options);
+      const options = { key: key(), limits: limits(), signal: running.signal };
+      const rankings = [];
+      let numTokens = 0;
+      let model = "";
+      for (const one of instructions) {
+        const numBefore = rankings.length * documents.length;
+        const onProgress = (/** @type {number} */ numDone) => clock.done(numBefore + numDone);
+        const answer = await scoreAll({ ...task, instruction: one }, { ...options, onProgress });
+        rankings.push(ranked(answer.scored, documents));
+        numTokens += answer.numTokens;
+        ({ model } = answer);
+      }
       const seconds = elapsed(startedMs);
       answered = task;
-      onOutcome({ rows: ranked(scored, task.documents), seconds, ...rest });
-      say(t("finished", { n: scored.length, seconds: seconds.toFixed(2) }));
+      onOutcome({ rows: rankings[0], second: rankings[1] ?? null, instructions, seconds, model, numTokens });
+      say(t("finished", { n: documents.length, seconds: seconds.toFixed(2) }));
     } catch (error) {
       tellFailure(error, startedMs);
     } finally {
@@ -62,7 +73,8 @@ export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
   byId("run").addEventListener("click", run);
   byId("cancel").addEventListener("click", cancel);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
+    // The batch tab has another form in this one's place.
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing && byId("run").checkVisibility()) {
       event.preventDefault();
       run();
     }
@@ -75,19 +87,29 @@ export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
  * @param {import("./state.js").Input} input
  * @returns {Task}
  */
-function taskOf({ query, instruction, documents }) {
-  return { query: query.trim(), instruction: instruction.trim(), documents: documentsOf(documents).documents };
+export function taskOf({ query, instruction, second, documents }) {
+  return {
+    query: query.trim(),
+    instruction: instruction.trim(),
+    second: second === null ? null : second.trim(),
+    documents: documentsOf(documents).documents,
+  };
 }
 
-/** @param {Task} task */
-function missingField(task) {
+/**
+ * The field that has to be filled in before a run, with the message that asks for it.
+ * @param {Task} task
+ */
+export function missingField(task) {
   if (task.query === "") return { id: "query", message: "missingQuery" };
-  return task.documents.length ? null : { id: "documents", message: "missingDocuments" };
+  if (task.documents.length === 0) return { id: "documents", message: "missingDocuments" };
+  return task.second === task.instruction ? { id: "second", message: "missingSecond" } : null;
 }
 
 /** @param {{id: string, message: string}} missing */
 function ask({ id, message }) {
   say(t(message));
+  byId("instruction-box").open ||= id === "second";
   byId(id).focus();
 }
 

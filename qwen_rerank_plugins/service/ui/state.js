@@ -3,19 +3,22 @@
  * Storage may be switched off or full; then the page works without it. Knows no elements.
  */
 
+import { oneLine } from "./text.js";
+
 const INPUT = "qwen-rerank.input";
 const PREFERENCES = "qwen-rerank.preferences";
 const KEY = "qwen-rerank.key";
 const DEMO_CLOSED = "qwen-rerank.demo-closed";
 
-/** @typedef {{query: string, instruction: string, documents: string}} Input */
+/** @typedef {{query: string, instruction: string, second: string | null, documents: string}} Input `second`: the instruction to compare with, if any */
 /** @typedef {{language?: "zh" | "en", theme?: "light" | "dark"}} Preferences */
 
 /** @returns {Input | null} */
 export function loadInput() {
   const saved = read(INPUT);
   if (saved === null) return null;
-  return { query: text(saved.query), instruction: text(saved.instruction), documents: text(saved.documents) };
+  const second = typeof saved.second === "string" ? saved.second : null;
+  return { query: text(saved.query), instruction: text(saved.instruction), second, documents: text(saved.documents) };
 }
 
 /**
@@ -37,17 +40,19 @@ export function clearInput() {
 
 /**
  * Take the input that a link holds, and remove it from the address. It is in the fragment, which is never sent to a server:
- * `#query=…&document=…&document=…&instruction=…`.
+ * `#query=…&document=…&document=…&instruction=…`; a second `instruction` is to be compared with.
  * @returns {Input | null}
  */
 export function takeLinkedInput() {
   const fields = new URLSearchParams(location.hash.slice(1));
   if (!fields.has("query")) return null;
   history.replaceState(null, "", location.pathname + location.search);
+  const [instruction = "", second = null] = fields.getAll("instruction");
   return {
     query: text(fields.get("query")),
-    instruction: text(fields.get("instruction")),
-    documents: fields.getAll("document").map((document) => document.replace(/\s+/g, " ")).join("\n"),
+    instruction,
+    second,
+    documents: fields.getAll("document").map(oneLine).join("\n"),
   };
 }
 

@@ -2,6 +2,8 @@
  * Documents out of rows of cells, and rows out of pasted cells. Knows no files and no elements.
  */
 
+import { oneLine } from "./text.js";
+
 /**
  * Rows of a spreadsheet's cells: separated by tabs, and quoted only where a cell needs it. A quoted cell starts with `"`
  * right after a tab, holds doubled quotes, and ends with `"` right before a tab; whatever does not fit that is plain
@@ -70,11 +72,6 @@ export function documentsFromRows(rows, column = null) {
     if (cells.length) documents.push(cells.map(oneLine).join(" | "));
   }
   return { documents, numBlank: rows.length - documents.length, numMultiline };
-}
-
-/** @param {string} cell */
-function oneLine(cell) {
-  return cell.replace(/[^\S\r\n]*[\r\n]+\s*/g, " ");
 }
 
 /**

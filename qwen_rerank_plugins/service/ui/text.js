@@ -15,6 +15,14 @@ export function documentsOf(value) {
 }
 
 /**
+ * A text with spaces in place of its line breaks.
+ * @param {string} text
+ */
+export function oneLine(text) {
+  return text.split(/[\r\n]+/).map((line) => line.trim()).filter(Boolean).join(" ");
+}
+
+/**
  * Where the document with an index stands in a text field's value.
  * @param {string} value
  * @param {number} index

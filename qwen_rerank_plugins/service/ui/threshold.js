@@ -45,17 +45,17 @@ function between(low, high) {
  * @param {Row[]} options.rows best first
  * @param {number[]} options.values of the rows, as they are drawn
  * @param {import("./curve.js").Frame} options.frame
- * @param {number} options.kept at first
- * @param {(kept: number) => void} options.onCut called with the number of rows that are kept
+ * @param {Cut} options.cut at first
+ * @param {(cut: Cut) => void} options.onCut
  * @returns {{line: HTMLElement, words: HTMLElement}} the line, to lie over the drawing, and what it means
  */
-export function thresholdOf({ rows, values, frame, kept, onCut }) {
+export function thresholdOf({ rows, values, frame, cut, onCut }) {
   const cuts = cutsOf(rows);
   const line = element("div", { class: "threshold", role: "slider", tabindex: "0", "aria-orientation": "vertical" });
   const code = element("code", {});
   const note = element("span", { class: "muted", role: "status" });
   const count = element("span", { class: "muted" });
-  let at = Math.max(0, cuts.findIndex((cut) => cut.kept === kept));
+  let at = Math.max(0, cuts.findIndex(({ kept }) => kept === cut.kept));
   const placeOf = ({ kept: number }) =>
     number === rows.length ? frame.y(frame.low) : (frame.y(values[number - 1]) + frame.y(values[number])) / 2;
 
@@ -76,7 +76,7 @@ export function thresholdOf({ rows, values, frame, kept, onCut }) {
     at = inside;
     note.textContent = "";
     show();
-    onCut(cuts[at].kept);
+    onCut(cuts[at]);
   };
   listen(line, {
     at: () => at,
@@ -85,7 +85,7 @@ export function thresholdOf({ rows, values, frame, kept, onCut }) {
     nearest: (y) => cuts.reduce((best, cut, index) => (Math.abs(placeOf(cut) - y) < Math.abs(placeOf(cuts[best]) - y) ? index : best), 0),
   });
   const copyIt = async () => {
-    note.textContent = t((await copy({ "text/plain": code.textContent })) ? "thresholdCopied" : "thresholdNotCopied");
+    note.textContent = t((await copy({ "text/plain": code.textContent })) ? "thresholdCopied" : "notCopied");
   };
   const button = element("button", { type: "button", class: "small", click: copyIt }, t("thresholdCopy"));
   show();

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.service.servers import wait_for
 from tests.service.workbench.conftest import Watch
-from tests.service.workbench.pages import Workbench, answer_of, hold
+from tests.service.workbench.pages import RERANK, Workbench, answer_of, hold
 
 pytestmark = pytest.mark.loopback
 
@@ -65,6 +65,21 @@ def test_axe_finds_no_serious_fault_in_any_tab(workbench: Workbench, theme: str,
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_in_results_that_are_dim(workbench: Workbench, theme: str) -> None:
+    workbench.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    show_everything(workbench)
+    text = workbench.cards.nth(1).locator(".text")
+    colour = text.evaluate("node => getComputedStyle(node).color")
+    workbench.page.unroute(RERANK)
+    workbench.stage(hold([]))
+    workbench.run_button.click()
+    expect(text).not_to_have_css("color", colour)
+    for tab in ("cards", "table", "chart"):
+        workbench.tab(tab)
+        assert faults(workbench.page) == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_no_serious_fault_where_something_is_asked_or_wrong(
     workbench: Workbench, theme: str
 ) -> None:
@@ -114,7 +129,7 @@ def test_everything_can_be_done_without_a_mouse(workbench: Workbench) -> None:
     expect(page.locator("#tab-table")).to_be_focused()
     expect(page.locator("#panel-table")).to_be_visible()
     expect(page.locator("#panel-cards")).to_be_hidden()
-    workbench.press_until("Tab", "th[data-key=index] button")
+    workbench.press_until("Tab", "th[data-key=columnIndex] button")
     keys.press("Enter")
     assert workbench.column(4) == ["a lamp", "red apples", "apples"]
 
@@ -299,7 +314,7 @@ def test_on_a_phone_the_tables_text_has_the_whole_width_and_it_stays_a_table(wor
     expect(table.get_by_role("columnheader")).to_have_count(4)
     expect(table.get_by_role("row")).to_have_count(len(DOCUMENTS) + 1)
     expect(table.get_by_role("row").nth(1).get_by_role("cell")).to_have_count(4)
-    panel.locator("th[data-key=index] button").click()
+    panel.locator("th[data-key=columnIndex] button").click()
     assert workbench.column(3) == [str(number) for number in range(1, len(DOCUMENTS) + 1)]
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import BrowserContext, Download, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Download, Locator, Page, Route, expect
 
 from tests.service.doubles import SteeredScorer
 from tests.service.jobs.uploads import Client, csv_file, entries, pairs, rows_of
 from tests.service.servers import RunningService, running_service, wait_for
 from tests.service.workbench.conftest import Watch
-from tests.service.workbench.pages import Workbench
+from tests.service.workbench.pages import Workbench, hold
 
 pytestmark = pytest.mark.loopback
 
@@ -281,7 +281,49 @@ def test_axe_finds_no_fault_and_the_other_language_loses_nothing(
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-def test_a_ranking_that_is_run_meanwhile_is_shown(bench: Workbench) -> None:
-    bench.rank("red apples", ["a lamp", "red apples"])
+@pytest.mark.parametrize("width", [1360, 390])
+def test_the_batch_form_stands_in_the_place_of_the_rankings(bench: Workbench, width: int) -> None:
+    """In a narrow window it stands below its tab instead."""
+    page = bench.page
+    page.set_viewport_size({"width": width, "height": 900})
+    columns = {1360: ".inputs form.batch", 390: "#panel-batch form.batch"}
+    expect(page.locator(columns[width])).to_be_visible()
+    expect(page.locator("#panel-batch .jobs-title")).to_be_in_viewport()
+    for part in (bench.query, bench.documents, bench.run_button):
+        expect(part).to_be_hidden()
+    page.locator("#batch-query").fill("kept")
+    bench.tab("cards")
+    expect(page.locator("form.batch")).to_be_hidden()
+    for part in (bench.query, bench.documents, bench.run_button):
+        expect(part).to_be_visible()
+    bench.tab("batch")
+    other = 1360 + 390 - width
+    page.set_viewport_size({"width": other, "height": 900})
+    expect(page.locator(columns[other])).to_be_visible()
+    expect(page.locator("#batch-query")).to_have_value("kept")
+    assert faults(page) == []
+
+
+def test_the_shortcut_ranks_nothing_while_the_batch_form_stands_there(bench: Workbench) -> None:
+    bench.tab("cards")
+    bench.fill("q", ["a"])
+    bench.tab("batch")
+    asked: list[Route] = []
+    bench.stage(hold(asked))
+    bench.page.locator("#tab-batch").press("Control+Enter")
+    bench.page.wait_for_timeout(200)
+    assert asked == []
+
+
+def test_a_ranking_that_was_started_before_is_shown(bench: Workbench) -> None:
+    bench.tab("cards")
+    held: list[Route] = []
+    bench.stage(hold(held))
+    bench.fill("red apples", ["a lamp", "red apples"])
+    bench.run_button.click()
+    expect(bench.cancel_button).to_be_visible()
+    bench.tab("batch")
+    held.pop().continue_()
     expect(bench.page.locator("#panel-cards")).to_be_visible()
+    expect(bench.cards).to_have_count(2)
     assert bench.card_texts() == ["red apples", "a lamp"]

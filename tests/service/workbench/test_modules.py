@@ -193,7 +193,7 @@ def test_without_log_odds_for_every_document_probabilities_decide(workbench: Wor
 def test_the_lead_and_the_largest_drop_are_found(
     workbench: Workbench, values: list[float], lead: float, after: int, notable: bool
 ) -> None:
-    shape = workbench.module("ranking.js", "m.shapeOf(value)", values)
+    shape = workbench.module("shape.js", "m.shapeOf(value)", values)
     assert shape["lead"] == pytest.approx(lead)
     assert (shape["drop"]["afterRank"], shape["drop"]["notable"]) == (after, notable)
     assert shape["drop"]["size"] == pytest.approx(max(a - b for a, b in itertools.pairwise(values)))
@@ -201,17 +201,17 @@ def test_the_lead_and_the_largest_drop_are_found(
 
 def test_a_drop_among_a_thousand_small_steps_is_found(workbench: Workbench) -> None:
     values = [0.95 - 0.0001 * rank for rank in range(400)] + [0.3 - 0.0001 * rank for rank in range(600)]
-    drop = workbench.module("ranking.js", "m.shapeOf(value)", values)["drop"]
+    drop = workbench.module("shape.js", "m.shapeOf(value)", values)["drop"]
     assert (drop["afterRank"], drop["notable"]) == (400, True)
 
 
 def test_one_document_has_no_lead_and_no_drop(workbench: Workbench) -> None:
-    assert workbench.module("ranking.js", "m.shapeOf([0.5])") == {"lead": None, "drop": None}
+    assert workbench.module("shape.js", "m.shapeOf([0.5])") == {"lead": None, "drop": None}
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 7.7), (0.001, 0.0042), (1, 5000), (5, 5)])
 def test_ticks_are_few_round_and_inside(workbench: Workbench, low: float, high: float) -> None:
-    marks = workbench.module("ranking.js", "m.ticks(value[0], value[1])", [low, high])
+    marks = workbench.module("shape.js", "m.ticks(value[0], value[1])", [low, high])
     assert len(marks) <= 7
     assert marks == sorted(set(marks))
     assert all(low - 1e-9 <= mark <= high + 1e-9 for mark in marks)
