@@ -151,7 +151,6 @@ def batch(  # noqa: PLR0913, PLR0917 (one parameter per option)
 
     \b
     Examples:
-      qwen-rerank batch pairs.csv scored.csv
       qwen-rerank batch pairs.jsonl best.parquet --top-n 10 --on-bad-row reject
       qwen-rerank batch lists.jsonl ranked.csv --explode --bom --spans 3
       qwen-rerank batch pairs.csv scored.csv --resume
