@@ -128,7 +128,7 @@ def test_spans_of_the_page_are_scored_in_one_call_with_what_is_left_of_the_deadl
     assert found["rerank"]["took_ms"] >= 100.0
 
 
-def test_a_call_s_deadline_and_instruction_hold_for_the_spans() -> None:
+def test_a_calls_deadline_and_instruction_hold_for_the_spans() -> None:
     scorer = words_scorer(cat=0.9)
     scorer._delay_s = 0.02
     client_side(scorer=scorer, highlight=SpanOptions()).rerank(

@@ -121,11 +121,11 @@ def _highlighted(
     highlight = {name: own for name, own in (hit.get("highlight") or {}).items() if name not in scored}
     spans: list[dict[str, Any]] = []
     for fragment, ranked in best:
-        span: dict[str, Any] = {"start": fragment.start, "end": fragment.end}
+        span: dict[str, Any] = {}
         if fragment.field is not None:
-            highlight.setdefault(fragment.field, []).append(fragment.text.join(tags))
+            highlight.setdefault(fragment.field, []).append(f"{tags[0]}{fragment.text}{tags[1]}")
             span["field"] = fragment.field
-        span["relevance_score"] = ranked.relevance_score
+        span |= {"start": fragment.start, "end": fragment.end, "relevance_score": ranked.relevance_score}
         spans.append(span if ranked.log_odds is None else {**span, "log_odds": ranked.log_odds})
     marked = {name: value for name, value in hit.items() if name != "highlight"}
     marked[RERANK_KEY] = {**hit[RERANK_KEY], "spans": spans}
