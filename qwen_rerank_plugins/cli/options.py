@@ -35,7 +35,7 @@ Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or floa
 Quantization = Annotated[str | None, typer.Option(help="none, int8 or auto (int8 where it is faster).")]
 
 Calibration = Annotated[
-    str | None, typer.Option(help="Calibration file that evaluate --calibrate wrote for the model.")
+    str | None, typer.Option(help="Calibration file that the command evaluate wrote for the model.")
 ]
 
 _MODEL_OPTIONS = (

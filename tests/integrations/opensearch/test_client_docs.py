@@ -16,7 +16,7 @@ from opensearch_qwen_rerank.cluster_version import RECIPE_MIN_VERSIONS, ClusterV
 from opensearch_qwen_rerank.request_bodies import connector_body, pipeline_body
 from typer.main import get_command
 
-from qwen_rerank_plugins import PairScore
+from qwen_rerank_plugins import PairScore, SpanOptions
 from tests.doubles import FakeScorer
 from tests.integrations.opensearch.client_doubles import FakeClient, client_side, hits_with_scores
 
@@ -101,14 +101,18 @@ def test_all_keys_of_a_response_are_documented() -> None:
         )
 
     page = PAGES["opensearch-search.md"]
-    reranker: ClientSideReranker = client_side(FakeClient(hits_with_scores([0.1, 0.2])), FakeScorer(score))
+    reranker: ClientSideReranker = client_side(
+        FakeClient(hits_with_scores([0.1, 0.2])), FakeScorer(score), highlight=SpanOptions()
+    )
     response = reranker.search({}, query="q")
     keys = {
         *response["rerank"],
         *response["hits"]["hits"][0]["rerank"],
+        *response["hits"]["hits"][0]["rerank"]["spans"][0],
         "inner_hit",
         "error",
+        "highlight_error",
         "next_search_after",
     }
-    assert len(keys) > 15
+    assert len(keys) > 20
     assert [name for name in keys if not re.search(rf"[`.\"]{name}\b", page)] == []

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from opensearch_qwen_rerank.client import responses
 from opensearch_qwen_rerank.client.hit_text import HitText, HitTextReader
+from opensearch_qwen_rerank.client.page import Page
 from opensearch_qwen_rerank.client.responses import Candidate
 from opensearch_qwen_rerank.client.search_request import SearchRequest
 from opensearch_qwen_rerank.client.settings import ClientSettings
@@ -62,32 +63,23 @@ class RerankWindow:
         """The texts to score, hit by hit."""
         return [text.text for one in self.scored for text in one.texts]
 
-    def to_response(
-        self,
-        result: RerankResult,
-        *,
-        top_n: int | None,
-        min_score: float | None,
-        timings: Mapping[str, float],
-    ) -> dict[str, Any]:
-        """Return the response in its new order, with its metadata.
+    def to_page(self, result: RerankResult, *, top_n: int | None, min_score: float | None) -> Page:
+        """Return the page in its new order, with its metadata.
 
         Args:
             result: The ranking of `texts`, without those below the threshold.
             top_n: Maximum number of hits on all pages together, or None.
             min_score: The threshold that the ranking used, or None.
-            timings: Durations for the metadata.
         """
         if result.status != "ranked":
-            metadata = {**self._metadata(result, result.status, 0), **timings}
-            return self._cut(responses.get_hits(self.response), top_n, metadata)
+            metadata = self._metadata(result, result.status, 0)
+            return self._cut(responses.get_hits(self.response), (), top_n, metadata)
         best = responses.rerank_hits(self.scored, result, self.settings.fusion)
         metadata = self._metadata(
             result, "ranked" if self.scored else "skipped", len(self.scored) - len(best)
         )
-        return self._cut(
-            best + responses.unscored_hits(self._rest(min_score)), top_n, {**metadata, **timings}
-        )
+        hits = [hit for hit, _ in best] + responses.unscored_hits(self._rest(min_score))
+        return self._cut(hits, [text for _, text in best], top_n, metadata)
 
     def _rest(self, min_score: float | None) -> Sequence[Candidate]:
         """Return the hits behind the scored ones; none if there is a threshold, which an unscored hit cannot pass."""
@@ -96,10 +88,17 @@ class RerankWindow:
         return self.past_window if self.settings.missing == "drop" else self.without_text + self.past_window
 
     def _cut(
-        self, hits: Sequence[Mapping[str, Any]], top_n: int | None, metadata: Mapping[str, Any]
-    ) -> dict[str, Any]:
+        self,
+        hits: Sequence[Mapping[str, Any]],
+        texts: Sequence[HitText],
+        top_n: int | None,
+        metadata: Mapping[str, Any],
+    ) -> Page:
+        """Return the page of all hits; `texts` are those of the first ones."""
         kept = hits if top_n is None else hits[: max(0, top_n - self.search.offset)]
-        return responses.build_response(self.response, kept, metadata, self.search)
+        response = responses.build_response(self.response, kept, metadata, self.search)
+        end = self.search.start + len(response["hits"]["hits"])
+        return Page(response, texts[self.search.start : end], self.settings)
 
     def _metadata(self, result: RerankResult, status: str, num_below: int) -> dict[str, Any]:
         metadata: dict[str, Any] = {

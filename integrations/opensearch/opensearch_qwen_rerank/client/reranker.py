@@ -5,11 +5,13 @@ The base package's `Reranker` scores the texts, with its own settings for models
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, Protocol, TypedDict, Unpack
 
+from opensearch_qwen_rerank.client.page import Fragment, Page
 from opensearch_qwen_rerank.client.rerank_window import RerankWindow
 from opensearch_qwen_rerank.client.search_request import (
     SearchRequest,
@@ -21,6 +23,7 @@ from opensearch_qwen_rerank.client.search_request import (
 from opensearch_qwen_rerank.client.settings import ClientSettings, add_section
 from qwen_rerank_plugins import ConfigurationError, RerankConfig, Reranker, RerankResult
 from qwen_rerank_plugins.adapters import OwnsReranker
+from qwen_rerank_plugins.reranker import RankOptions
 
 __all__ = [
     "AsyncClientSideReranker",
@@ -29,6 +32,8 @@ __all__ = [
     "ClientSideReranker",
     "SearchClient",
 ]
+
+_MIN_DEADLINE_S = 0.001  # a call refuses a deadline of zero
 
 
 class SearchClient(Protocol):
@@ -127,11 +132,24 @@ class _ClientSideBase(OwnsReranker):
     def _window(self, response: Any, search: SearchRequest) -> RerankWindow:
         return RerankWindow.from_response(response, search, self._settings, self._reader)
 
-    def _to_response(
-        self, window: RerankWindow, result: RerankResult, options: CallOptions, timings: Mapping[str, float]
-    ) -> dict[str, Any]:
+    def _to_page(
+        self, window: RerankWindow, result: RerankResult, options: CallOptions
+    ) -> tuple[Page, list[Fragment]]:
+        """Return the page, and the fragments of its hits that the second call ranks."""
         min_score = options.get("min_score", self.config.min_score)
-        return window.to_response(result, top_n=self.config.top_n, min_score=min_score, timings=timings)
+        page = window.to_page(result, top_n=self.config.top_n, min_score=min_score)
+        return page, page.fragments()
+
+    def _fragment_options(self, options: CallOptions, started_s: float) -> RankOptions:
+        """Return the options of the second call, whose deadline is that of the whole call."""
+        deadline_s = options.get("deadline_s")
+        if deadline_s is None:
+            deadline_s = self.config.deadline_s
+        if deadline_s is not None:
+            deadline_s = max(_MIN_DEADLINE_S, deadline_s - (time.perf_counter() - started_s))
+        threshold = None if self._settings.highlight is None else self._settings.highlight.threshold
+        instruction = options.get("instruction")
+        return {"top_n": None, "min_score": threshold, "instruction": instruction, "deadline_s": deadline_s}
 
 
 class ClientSideReranker(_ClientSideBase):
@@ -156,6 +174,10 @@ class ClientSideReranker(_ClientSideBase):
     `query_truncated`, `inner_hit` (position of the best one), `passage`, `passage_field` and `passage_span`. The response
     has `rerank` with `status` ("ranked"; "skipped" if there was nothing to score; "disabled"; "failed", with `error`),
     `model`, counts, and durations in milliseconds. If scoring failed or is disabled, the hits are unchanged.
+
+    With `highlight`, the scored hits of the page also have `highlight` as the cluster's own highlighters write it, and
+    `rerank` has `spans` with `field`, `start`, `end`, `relevance_score` and `log_odds`. If only these could not be scored
+    and `on_error` is "keep_order", the response's `rerank` has `highlight_error`.
     """
 
     _client: SearchClient | None
@@ -235,7 +257,12 @@ class ClientSideReranker(_ClientSideBase):
         started_s = time.perf_counter()
         window = self._window(response, search)
         result = self._reranker.rank(query, window.texts, top_n=None, **options)
-        return self._to_response(window, result, options, {"took_ms": _ms_since(started_s), **timings})
+        page, fragments = self._to_page(window, result, options)
+        ranked = None
+        if fragments:
+            texts = [one.text for one in fragments]
+            ranked = self._reranker.rank(query, texts, **self._fragment_options(options, started_s))
+        return page.to_response(fragments, ranked, {"took_ms": _ms_since(started_s), **timings})
 
 
 class AsyncClientSideReranker(_ClientSideBase):
@@ -290,7 +317,12 @@ class AsyncClientSideReranker(_ClientSideBase):
         started_s = time.perf_counter()
         window = self._window(response, search)
         result = await self._reranker.arank(query, window.texts, top_n=None, **options)
-        return self._to_response(window, result, options, {"took_ms": _ms_since(started_s), **timings})
+        page, fragments = await asyncio.to_thread(self._to_page, window, result, options)
+        ranked = None
+        if fragments:
+            texts = [one.text for one in fragments]
+            ranked = await self._reranker.arank(query, texts, **self._fragment_options(options, started_s))
+        return page.to_response(fragments, ranked, {"took_ms": _ms_since(started_s), **timings})
 
 
 def _wrong_client(client: object, remedy: str) -> ConfigurationError:

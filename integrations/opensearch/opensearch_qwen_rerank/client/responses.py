@@ -95,8 +95,8 @@ def check_fusable(candidates: Sequence[Candidate], fusion: Fusion | None) -> Non
 
 def rerank_hits(
     candidates: Sequence[Candidate], result: RerankResult, fusion: Fusion | None
-) -> list[dict[str, Any]]:
-    """Return copies of the hits in a ranking, best first, with their scores.
+) -> list[tuple[dict[str, Any], HitText]]:
+    """Return copies of the hits in a ranking with their scores, best first, each with its best text.
 
     Args:
         candidates: The scored hits; `result` ranks all their texts in this order.
@@ -110,7 +110,10 @@ def rerank_hits(
         best.setdefault(owner, (ranked, text))
     scores = _scores(candidates, result, list(best), fusion)
     order = list(best) if fusion is None else sorted(sorted(best), key=lambda owner: -scores[owner])
-    return [candidates[owner].with_score(scores[owner], _details(*best[owner])) for owner in order]
+    return [
+        (candidates[owner].with_score(scores[owner], _details(*best[owner])), best[owner][1])
+        for owner in order
+    ]
 
 
 def unscored_hits(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:

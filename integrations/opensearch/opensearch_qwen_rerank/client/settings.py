@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +19,8 @@ from pydantic import (
 from opensearch_qwen_rerank.client.fusion import Fusion
 from opensearch_qwen_rerank.client.hit_text import HitTextReader
 from opensearch_qwen_rerank.settings import OpenSearchSettings, format_requirement
-from qwen_rerank_plugins import ConfigurationError, RerankConfig
+from qwen_rerank_plugins import ConfigurationError, InputError, RerankConfig, SpanOptions
+from qwen_rerank_plugins.config.names import suggestion
 
 __all__ = ["ClientSettings", "add_section"]
 
@@ -27,6 +29,19 @@ Missing = Literal["last", "score", "drop", "raise"]
 
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _to_span_options(value: object) -> object:
+    """Create options from a mapping of their fields; pydantic checks other values."""
+    if not isinstance(value, Mapping):
+        return value
+    known = [one.name for one in dataclasses.fields(SpanOptions)]
+    if unknown := [name for name in value if name not in known]:
+        raise ValueError(f"a mapping without {unknown[0]!r}; {suggestion(str(unknown[0]), known)}")
+    try:
+        return SpanOptions(**value)
+    except InputError as error:
+        raise ValueError(f"a mapping for SpanOptions: {error}") from None
 
 
 def _check_path(text: str) -> str:
@@ -54,6 +69,9 @@ class ClientSettings(BaseModel):
             empty text, "drop" removes it, "raise" raises an InputError.
         fusion: How the first stage's score is combined with the model's; None uses the model's alone.
         query_path: Path of the query's text in the search body, for calls without a query.
+        highlight: Which sentences or passages of the page's hits are highlighted, as options or a mapping of their fields;
+            they are scored by a second call. None for no highlights.
+        highlight_tags: What is written before and after each of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -65,6 +83,8 @@ class ClientSettings(BaseModel):
     missing: Missing = "last"
     fusion: Fusion | None = None
     query_path: Path | None = None
+    highlight: Annotated[SpanOptions | None, BeforeValidator(_to_span_options)] = None
+    highlight_tags: Annotated[tuple[str, str], BeforeValidator(_as_tuple)] = ("<em>", "</em>")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
