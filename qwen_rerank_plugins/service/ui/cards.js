@@ -6,9 +6,11 @@ import { element } from "./dom.js";
 import { score, t } from "./i18n.js";
 import { showPaged } from "./paging.js";
 import { clearestScale, logOddsOf, rangeOf, scoreOf } from "./ranking.js";
+import { relevantParts } from "./spans.js";
 import { excerptRange, utf16Offset } from "./text.js";
 
 /** @typedef {import("./ranking.js").Row} Row */
+/** @typedef {{start: number, end: number, score?: number}} Part of a text that is marked, in UTF-16 units; `score`: by itself */
 
 const PAGE_SIZE = 50;
 const EXCERPT_LENGTH = 320;
@@ -18,15 +20,24 @@ const EXCERPT_LENGTH = 320;
  * @param {Row[]} rows best first
  * @param {import("./results.js").Around} around
  */
-export function showCards(panel, rows, { cut, onFind }) {
+export function showCards(panel, rows, { cut, onFind, query, instructions }) {
   const list = element("ol", { class: "cards" });
   const scale = clearestScale(rows);
   const value = scale === "logOdds" ? logOddsOf : scoreOf;
   const [low, high] = rangeOf(rows.map(value), scale);
-  const build = (/** @type {Row} */ row) => card(row, { share: (value(row) - low) / (high - low), isBelow: row.rank > cut.kept, onFind });
+  /** @type {Map<number, (parts: Part[]) => void>} */
+  const painters = new Map();
+  const build = (/** @type {Row} */ row) => {
+    const text = documentText(row);
+    painters.set(row.index, text.paint);
+    return card(row, { share: (value(row) - low) / (high - low), isBelow: row.rank > cut.kept, onFind, text: text.nodes });
+  };
   const foot = showPaged({ container: list, items: rows, build, pageSize: PAGE_SIZE });
   const saturated = scale === "logOdds" ? [element("p", { class: "muted saturated" }, t("saturated"))] : [];
   panel.replaceChildren(...saturated, list, foot);
+  relevantParts(rows, { query, instructions }).then((found) => {
+    for (const [index, parts] of found) if (parts.length) painters.get(index)?.(parts);
+  });
 }
 
 /**
@@ -35,8 +46,9 @@ export function showCards(panel, rows, { cut, onFind }) {
  * @param {number} options.share of the bar that is filled
  * @param {boolean} options.isBelow whether it is below the threshold
  * @param {(index: number) => void} options.onFind
+ * @param {HTMLElement[]} options.text
  */
-function card(row, { share, isBelow, onFind }) {
+function card(row, { share, isBelow, onFind, text }) {
   const find = element(
     "button",
     { type: "button", class: "link", title: t("showInInput", { n: row.index + 1 }), click: () => onFind(row.index) },
@@ -48,7 +60,7 @@ function card(row, { share, isBelow, onFind }) {
     "li",
     { class: `card${row.rank === 1 ? " first" : ""}${isBelow ? " below" : ""}` },
     element("span", { class: "rank" }, t("rank", { n: row.rank })),
-    element("div", { class: "card-body" }, ...documentText(row), facts),
+    element("div", { class: "card-body" }, ...text, facts),
     element("div", { class: "card-score" }, element("span", { class: "score" }, score(row.score)), scoreBar(share)),
   );
 }
@@ -84,55 +96,57 @@ function scoreBar(share) {
 }
 
 /**
- * The text, folded when it is long, with the best passage marked.
+ * The text, folded when it is long, with the best passage or the relevant sentences marked.
  * @param {Row} row
  */
 function documentText(row) {
-  const passage = passageOf(row);
-  const folded = excerptRange(row.text, EXCERPT_LENGTH, passage);
+  let parts = passageOf(row);
+  let isOpen = false;
   const paragraph = element("p", { class: "text", dir: "auto" });
-  const show = (/** @type {{start: number, end: number}} */ range) =>
-    paragraph.replaceChildren(...pieces(row.text, range, passage));
-  show(folded);
-  if (folded.end - folded.start === row.text.length) return [paragraph];
-
-  const button = element("button", { type: "button", class: "link fold", "aria-expanded": "false" });
-  const label = (/** @type {boolean} */ open) => {
-    button.textContent = open ? t("collapse") : t("expand", { n: row.text.length });
-    button.setAttribute("aria-expanded", String(open));
+  const button = element("button", { type: "button", class: "link fold" });
+  const show = () => {
+    const best = [...parts].sort((a, b) => (b.score ?? 0) - (a.score ?? 0))[0];
+    const range = isOpen ? { start: 0, end: row.text.length } : excerptRange(row.text, EXCERPT_LENGTH, best ? [best.start, best.end] : null);
+    paragraph.replaceChildren(...pieces(row.text, range, parts));
+    button.textContent = isOpen ? t("collapse") : t("expand", { n: row.text.length });
+    button.setAttribute("aria-expanded", String(isOpen));
+  };
+  const paint = (/** @type {Part[]} */ found) => {
+    parts = found;
+    show();
   };
   button.addEventListener("click", () => {
-    const open = button.getAttribute("aria-expanded") !== "true";
-    show(open ? { start: 0, end: row.text.length } : folded);
-    label(open);
+    isOpen = !isOpen;
+    show();
   });
-  label(false);
-  return [paragraph, button];
+  show();
+  return { nodes: row.text.length > EXCERPT_LENGTH ? [paragraph, button] : [paragraph], paint };
 }
 
 /**
  * @param {Row} row
- * @returns {[number, number] | null} in UTF-16 units
+ * @returns {Part[]}
  */
 function passageOf({ span, text }) {
-  if (!span || span[1] <= span[0]) return null;
-  return [utf16Offset(text, span[0]), utf16Offset(text, span[1])];
+  if (!span || span[1] <= span[0]) return [];
+  return [{ start: utf16Offset(text, span[0]), end: utf16Offset(text, span[1]) }];
 }
 
 /**
- * The part of a text in a range, cut at the borders of the passage.
+ * What a text has in a range, cut at the borders of the marked parts.
  * @param {string} text
  * @param {{start: number, end: number}} range
- * @param {[number, number] | null} passage
+ * @param {Part[]} parts in the order of the text
  */
-function pieces(text, { start, end }, passage) {
-  const from = Math.min(end, Math.max(start, passage?.[0] ?? end));
-  const to = Math.min(end, Math.max(from, passage?.[1] ?? end));
-  return [
-    ...(start > 0 ? ["…"] : []),
-    text.slice(start, from),
-    ...(to > from ? [element("mark", {}, text.slice(from, to))] : []),
-    text.slice(to, end),
-    ...(end < text.length ? ["…"] : []),
-  ];
+function pieces(text, { start, end }, parts) {
+  const shown = start > 0 ? ["…"] : [];
+  let at = start;
+  for (const part of parts) {
+    const from = Math.min(end, Math.max(at, part.start));
+    const to = Math.min(end, Math.max(from, part.end));
+    const tip = part.score === undefined ? {} : { title: t("partTip", { score: score(part.score) }) };
+    shown.push(text.slice(at, from), ...(to > from ? [element("mark", tip, text.slice(from, to))] : []));
+    at = to;
+  }
+  return [...shown, text.slice(at, end), ...(end < text.length ? ["…"] : [])];
 }

@@ -129,6 +129,7 @@ export const MESSAGES = {
   queryTruncatedTip: "The query is longer than the model reads: only its beginning counted",
   passage: "best passage",
   passageTip: "Scored in chunks; the marked one scored highest",
+  partTip: "Scores {score} by itself",
   expand: "Show all ({n} characters)",
   collapse: "Show less",
   showMore: "Show {n} more",

@@ -129,6 +129,7 @@ export const MESSAGES = {
   queryTruncatedTip: "查询超过模型长度，只读了开头部分",
   passage: "最佳片段",
   passageTip: "长文分段评分，标出的是得分最高的片段",
+  partTip: "单独得分 {score}",
   expand: "展开全文（{n} 字）",
   collapse: "收起",
   showMore: "再显示 {n} 条",

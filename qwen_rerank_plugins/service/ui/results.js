@@ -10,6 +10,7 @@ import { setUpTabs } from "./tabs.js";
 /** @typedef {import("./ranking.js").Row} Row */
 /**
  * @typedef {object} Outcome
+ * @property {string} query
  * @property {Row[]} rows best first
  * @property {Row[] | null} second the same documents by the second instruction
  * @property {string[]} instructions one or two; empty for the default

@@ -53,7 +53,7 @@ export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
       }
       const seconds = elapsed(startedMs);
       answered = task;
-      onOutcome({ rows: rankings[0], second: rankings[1] ?? null, instructions, seconds, model, numTokens });
+      onOutcome({ query: task.query, rows: rankings[0], second: rankings[1] ?? null, instructions, seconds, model, numTokens });
       say(t("finished", { n: documents.length, seconds: seconds.toFixed(2) }));
     } catch (error) {
       tellFailure(error, startedMs);
