@@ -23,7 +23,7 @@ from qwen_rerank_plugins.service.server.server import Server, bind, make_server
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ def wait_ready(base_url: str, *, timeout_s: float = PATIENCE_S) -> None:
     wait_for(lambda: _status(base_url) == httpx.codes.OK, timeout_s=timeout_s)
 
 
-def wait_for(condition: Any, *, timeout_s: float = 20.0) -> None:
+def wait_for(condition: Any, *, timeout_s: float = 60.0) -> None:
     """Wait until something holds, and fail when it does not."""
     end = time.monotonic() + timeout_s
     while not condition():

@@ -13,7 +13,7 @@ __all__ = ["RERANK", "Answer", "Workbench", "answer_of", "hold", "request_body"]
 
 RERANK = "**/api/rerank"
 TYPED_LINES = 50
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 
 Answer = Callable[[str, str], dict[str, Any]]
 """From a query and a document to an entry's fields beside `index`."""
