@@ -11,7 +11,7 @@ import pytest
 
 from qwen_rerank_plugins.service.errors import STATUSES, BodyError, ProblemError
 from qwen_rerank_plugins.service.schemas.json_codec import MAX_DEPTH, check_headers, dump_json, parse_json
-from tests.service.servers import RunningService, running_service
+from tests.service.servers import RunningService, running_service, wait_for
 
 SECRET = "Sesame-4711"
 
@@ -210,7 +210,7 @@ def test_50_megabytes_are_too_large_whether_declared_or_not(service: RunningServ
     assert "bytes" in assert_problem(post(service, body), 413)["message"]
     chunks = (body[at : at + 65536] for at in range(0, len(body), 65536))
     assert "bytes" in assert_problem(post(service, chunks), 413)["message"]
-    assert service.service.admission.pending_bytes == 0
+    wait_for(lambda: service.service.admission.pending_bytes == 0)
 
 
 @pytest.mark.loopback

@@ -108,7 +108,7 @@ def test_a_body_that_does_not_come_is_answered_408(service: RunningService) -> N
         assert TIMEOUT_S / 2 < time.monotonic() - start < 5
     assert status_of(answer) == 408
     assert "body" in problem_in(answer)["message"]
-    assert service.service.admission.pending_bytes == 0
+    wait_for(lambda: service.service.admission.pending_bytes == 0)
 
 
 def test_a_body_that_comes_slowly_but_in_time_is_taken(service: RunningService) -> None:
@@ -211,7 +211,7 @@ def test_an_endless_framing_of_a_body_is_cut_off(
                 client.sendall(endless)
                 sent += len(endless)
         assert sent < 8_000_000
-    assert service.service.admission.pending_bytes == 0
+    wait_for(lambda: service.service.admission.pending_bytes == 0)
 
 
 def test_a_body_in_the_smallest_chunks_with_a_trailer_is_ranked() -> None:
