@@ -158,7 +158,7 @@ export function slicesOf(documents, { max_documents = Infinity, max_body_bytes =
  * @param {{query: string, instruction: string}} task
  * @param {{documents: string[]}} slice
  */
-function requestBody(task, slice) {
+export function requestBody(task, slice) {
   const body = { queries: [wellFormed(task.query)], documents: [slice.documents.map(wellFormed)], return_documents: false };
   return task.instruction ? { ...body, instruction: wellFormed(task.instruction) } : body;
 }

@@ -2,9 +2,9 @@
  * The relevant sentences of the best documents, asked of the service after the ranking. Knows no elements.
  */
 
-import { request } from "./api.js";
+import { request, requestBody } from "./api.js";
 import { loadKey } from "./state.js";
-import { utf16Offset, wellFormed } from "./text.js";
+import { utf16Offset } from "./text.js";
 
 /** @typedef {import("./ranking.js").Row} Row */
 /** @typedef {{start: number, end: number, score: number}} Part of a text, in UTF-16 units */
@@ -48,14 +48,8 @@ function chosen(rows) {
  */
 async function ask(rows, query, instruction) {
   if (rows.length === 0) return new Map();
-  const texts = rows.map(({ text }) => wellFormed(text));
-  const body = {
-    queries: [wellFormed(query)],
-    documents: [texts],
-    return_documents: false,
-    relevant_spans: OPTIONS,
-    ...(instruction ? { instruction: wellFormed(instruction) } : {}),
-  };
+  const texts = rows.map(({ text }) => text);
+  const body = { ...requestBody({ query, instruction }, { documents: texts }), relevant_spans: OPTIONS };
   const answer = await request("api/rerank", { method: "POST", key: loadKey(), timeoutMs: TIMEOUT_MS, body });
   return new Map(answer.results[0].results.map((/** @type {any} */ entry) => [rows[entry.index].index, partsOf(texts[entry.index], entry.relevant_spans)]));
 }

@@ -40,7 +40,7 @@ PLAIN: list[dict[str, Any]] = [
 ]
 
 
-def superset(results: list[dict[str, Any]]) -> dict[str, Any]:
+def superset(results: list[dict[str, Any]], *, num_tokens: int = 42) -> dict[str, Any]:
     """The superset answer around its results; everything else is the same for every client."""
     return {
         "id": "req-1",
@@ -52,9 +52,9 @@ def superset(results: list[dict[str, Any]]) -> dict[str, Any]:
         "meta": {
             "api_version": {"version": "2", "is_experimental": False},
             "billed_units": {"search_units": 1},
-            "tokens": {"input_tokens": 42, "output_tokens": 0},
+            "tokens": {"input_tokens": num_tokens, "output_tokens": 0},
         },
-        "usage": {"prompt_tokens": 42, "total_tokens": 42},
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens},
     }
 
 
@@ -79,15 +79,7 @@ CLIENTS: list[tuple[str, dict[str, Any], str, Any]] = [
             "relevant_spans": {"mode": "enabled", "threshold": 0.5, "max_spans": 2},
         },
         "cohere",
-        {
-            **superset([{**one, "relevant_spans": SPANS[TEXTS[one["index"]]]} for one in BEST]),
-            "meta": {
-                "api_version": {"version": "2", "is_experimental": False},
-                "billed_units": {"search_units": 1},
-                "tokens": {"input_tokens": 84, "output_tokens": 0},
-            },
-            "usage": {"prompt_tokens": 84, "total_tokens": 84},
-        },
+        superset([{**one, "relevant_spans": SPANS[TEXTS[one["index"]]]} for one in BEST], num_tokens=84),
     ),
     (
         "cohere.ClientV2 rerank of 7.3, relevant_spans disabled",
@@ -120,15 +112,10 @@ CLIENTS: list[tuple[str, dict[str, Any], str, Any]] = [
                 [
                     {**BEST[0], "document": {"id": "z", "title": TEXAS, "text": "t2"}},
                     {**BEST[1], "document": {"title": PARIS, "text": "t1"}},
-                ]
+                ],
+                num_tokens=32,
             ),
             "scores": [0.0, 0.982013790038, 1.0],
-            "meta": {
-                "api_version": {"version": "2", "is_experimental": False},
-                "billed_units": {"search_units": 1},
-                "tokens": {"input_tokens": 32, "output_tokens": 0},
-            },
-            "usage": {"prompt_tokens": 32, "total_tokens": 32},
         },
     ),
     (

@@ -74,13 +74,13 @@ def test_short_documents_are_not_asked_about(workbench: Workbench) -> None:
 @pytest.mark.parametrize("answer", ["failure", "nothing", "nonsense"])
 def test_a_ranking_is_complete_without_them(workbench: Workbench, answer: str) -> None:
     """The service refuses the request, does not know the field, or answers with something else."""
-    told: list[str] = []
+    answered: list[str] = []
 
     def handle(route: Route) -> None:
         if "relevant_spans" not in request_body(route):
             route.fulfill(json=answer_of(route, lambda _, text: {"relevance_score": 0.5}))
             return
-        told.append(answer)
+        answered.append(answer)
         if answer == "failure":
             route.fulfill(status=429, json={"message": "busy"})
         elif answer == "nothing":
@@ -92,7 +92,7 @@ def test_a_ranking_is_complete_without_them(workbench: Workbench, answer: str) -
     workbench.stage(handle)
     workbench.rank("blue whale sings", [WHALE, FOX])
     workbench.wait_until("document.querySelectorAll('.card').length === 2")
-    while not told:
+    while not answered:
         workbench.page.wait_for_timeout(20)
     workbench.page.wait_for_timeout(100)
     expect(workbench.page.locator(".card mark")).to_have_count(0)
