@@ -99,7 +99,12 @@ class _Job:
         self._path = path
         self._files = JobFiles.for_target(target)
         self._reranker = reranker
-        self._options = options
+        config = reranker.config
+        limits = {
+            "top_n": config.top_n if options.top_n is None else options.top_n,
+            "min_score": config.min_score if options.min_score is None else options.min_score,
+        }
+        self._options = options.model_copy(update=limits)
         self._on_progress = on_progress
         self._stop = stop
         self._pairs_per_s: float | None = None
@@ -185,7 +190,7 @@ class _Job:
         """Return what determines the spans: those of documents that are cut off are not scored."""
         if (spans := self._options.span_options()) is None:
             return None
-        return [spans.unit, spans.max_spans, spans.threshold, self._top_n, self._min_score]
+        return [spans.unit, spans.max_spans, spans.threshold, self._options.top_n, self._options.min_score]
 
     @staticmethod
     def _check_fingerprint(journal: Journal, fingerprint: dict[str, Any]) -> None:
@@ -203,21 +208,11 @@ class _Job:
             message = f"the unfinished job differs from this one: {str(journal.path)!r}: {'; '.join(changes)}"
             raise InputError(f"{message}; discard it with --overwrite")
 
-    @property
-    def _top_n(self) -> int | None:
-        return self._reranker.config.top_n if self._options.top_n is None else self._options.top_n
-
-    @property
-    def _min_score(self) -> float | None:
-        return self._reranker.config.min_score if self._options.min_score is None else self._options.min_score
-
     # The two phases.
 
     def _score(self, source: Source, journal: Journal) -> ScoringPass:
         meter = ProgressMeter("scoring", self._on_progress)
-        # Spans are scored of no document that is cut off later: each call ranks a part of a list.
-        options = self._options.model_copy(update={"top_n": self._top_n, "min_score": self._min_score})
-        scoring = ScoringPass(source, journal, self._reranker, options, meter=meter, stop=self._stop)
+        scoring = ScoringPass(source, journal, self._reranker, self._options, meter=meter, stop=self._stop)
         self._num_resumed = scoring.num_resumed_pairs
         scoring.run()
         self._pairs_per_s = meter.pairs_per_s()
@@ -225,7 +220,7 @@ class _Job:
 
     def _write(self, source: Source, journal: Journal, output_format: FileFormat) -> OutputSummary:
         options = self._options
-        journal.compute_ranks(top_n=self._top_n, min_score=self._min_score)
+        journal.compute_ranks(top_n=options.top_n, min_score=options.min_score)
         with self._files.drop_parts_on_error(), contextlib.ExitStack() as stack:
             rejected = RejectedWriter(self._files.rejected_part)
             stack.callback(rejected.close)

@@ -208,7 +208,8 @@ class ScoringPass:
         results = self._reranker.rank_many(
             [query for query, _ in call.groups],
             [[text for _, _, text in pairs] for _, pairs in call.groups],
-            # Ranks are computed later, over the whole file.
+            # Ranks are computed later, over the whole file. A call ranks a part of a list, so that spans are scored of every
+            # document that is kept, and of few others.
             top_n=1 if self._spans is None else self._options.top_n,
             min_score=None if self._spans is None else self._options.min_score,
             instruction=instruction,
