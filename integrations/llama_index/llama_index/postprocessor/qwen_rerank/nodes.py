@@ -100,11 +100,11 @@ def _reranked(
     span = ranked.span
     content = _content(came.node)
     excerpt = parameters.excerpt(ranked, content, lambda one: _span_in_content(came.node, text, one))
-    is_shorter = excerpt is not None and excerpt.text is not None
+    shorter = None if excerpt is None else excerpt.text
     is_plain = type(came) is NodeWithScore
     is_reranked = not is_plain and bool(getattr(came, "rerank_status", None))
     outcome: dict[str, Any] = {
-        "node": came.node if excerpt is None or excerpt.text is None else _with_text(came.node, excerpt.text),
+        "node": came.node if shorter is None else _with_text(came.node, shorter),
         "score": came.score if ranked.relevance_score is None else float(ranked.relevance_score),
         "first_stage_score": getattr(came, "first_stage_score", None) if is_reranked else came.score,
         "rerank_log_odds": ranked.log_odds,
@@ -115,7 +115,7 @@ def _reranked(
         "rerank_passage": None if span is None else text[slice(*span)],
         "rerank_passage_span": None if span is None else _span_in_content(came.node, text, span),
         "rerank_spans": () if excerpt is None else excerpt.spans,
-        "rerank_original_text": content if is_shorter else None,
+        "rerank_original_text": None if shorter is None else content,
         "rerank_kept_spans": () if excerpt is None else excerpt.kept,
         "rerank_status": result.status,
         "rerank_error": result.error,
