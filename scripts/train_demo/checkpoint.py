@@ -14,9 +14,18 @@ from transformers import Qwen3ForCausalLM
 
 from scripts.train_demo.tokenizer import recipe_record, write_tokenizer
 
+LOG_ODDS_SCALE = 0.25
+"""Factor of the written model's log-odds: training leaves them so large that most probabilities round to 0 or 1.
+
+A power of two: the order of any two scores stays, to the last bit.
+"""
+
 
 def export(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the checkpoint to ``folder``; each file appears once it is complete."""
+    """Write the checkpoint to ``folder``; each file appears once it is complete.
+
+    The final norm is scaled by `LOG_ODDS_SCALE`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         new = Path(name)
@@ -30,6 +39,7 @@ def export(model: Qwen3ForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:
             for key, value in model.state_dict().items()
             if key != "lm_head.weight"  # tied to the embeddings
         }
+        weights["model.norm.weight"] = weights["model.norm.weight"] * LOG_ODDS_SCALE
         save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
         write_tokenizer(tokenizer, new)
         record = json.dumps(recipe_record(tokenizer), indent=2) + "\n"

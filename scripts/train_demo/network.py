@@ -1,4 +1,4 @@
-"""The demo's network: a small Qwen3, initialised so that it learns is_high_frequencyly to match equal words."""
+"""The demo's network: a small Qwen3, initialised so that it learns quickly to match equal words."""
 
 from __future__ import annotations
 
