@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = [sys.executable, "-m", "qwen_rerank_plugins", "serve", *given]
     hubs = hubs_to_ask(given)
     if hubs:
+        begin = time.perf_counter()
         command += choose_model(hubs)
+        say(f"the model was chosen in {time.perf_counter() - begin:.1f} s")
+    say("starting the service; it says when it is ready")
     sys.stdout.flush()
     os.execv(command[0], command)
 

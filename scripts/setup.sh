@@ -14,6 +14,12 @@ PYTHON=$VENV/bin/python
 
 say() { printf '==> %s\n' "$*" >&2; }
 
+# Prints the seconds since an earlier $EPOCHREALTIME, with one decimal.
+seconds_since() {
+  local tenths=$(((${EPOCHREALTIME/[.,]/} - ${1/[.,]/}) / 100000))
+  printf '%d.%d s' $((tenths / 10)) $((tenths % 10))
+}
+
 fail() {
   printf 'error: %s\n' "$*" >&2
   exit 1
@@ -89,10 +95,11 @@ fingerprint() {
 }
 
 setup_environment() {
-  local stamp=$VENV/.setup-$1 wanted uv
+  local stamp=$VENV/.setup-$1 begin=$EPOCHREALTIME wanted uv
   shift
   if [ ! -x "$PYTHON" ] || ! is_usable_python "$PYTHON"; then
     make_environment
+    say "$VENV was made in $(seconds_since "$begin")"
   fi
   if command -v flock >/dev/null; then # two runs at once take turns
     exec 9>"$VENV/.setup-lock"
@@ -101,11 +108,19 @@ setup_environment() {
   wanted=$(fingerprint "$@")
   if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     uv=$(find_uv)
+    begin=$EPOCHREALTIME
     say "installing $*"
-    compgen -G "$VENV/lib/python*/site-packages/torch" >/dev/null ||
-      say "this downloads PyTorch, about 3 GB with its CUDA libraries: minutes, this one time"
+    case "$*" in
+      *local* | *all*)
+        compgen -G "$VENV/lib/python*/site-packages/torch" >/dev/null ||
+          say "this downloads PyTorch, about 3 GB with its CUDA libraries: minutes, this one time"
+        ;;
+    esac
     "$uv" pip install --python "$PYTHON" --constraint constraints.txt --build-constraint constraints.txt "$@"
     printf '%s\n' "$wanted" >"$stamp"
+    say "the packages were installed in $(seconds_since "$begin")"
+  else
+    say "the packages in $VENV are complete ($(seconds_since "$begin"))"
   fi
   exec 9>&-
 }
