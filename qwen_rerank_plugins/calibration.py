@@ -124,7 +124,7 @@ def load_calibration(path: str | os.PathLike[str], *, fingerprint: str | None = 
         fingerprint: That of the model to calibrate; None for any.
 
     Raises:
-        ConfigurationError: The file cannot be read, is damaged, is no calibration file, or is of another model.
+        ConfigurationError: The file cannot be read, is damaged, is not a calibration file, or is of another model.
     """
     name = os.fspath(path)
     try:

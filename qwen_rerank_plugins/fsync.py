@@ -1,4 +1,4 @@
-"""What was written survives a crash of the machine."""
+"""Write files so that they survive a crash of the machine."""
 
 from __future__ import annotations
 

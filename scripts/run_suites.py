@@ -63,7 +63,7 @@ SUITES = (
     Suite(
         "opensearch",
         paths=("tests/integrations/opensearch",),
-        # The download is no test's time.
+        # The download must not count as a test's time.
         checks=((sys.executable, "scripts/opensearch_node.py", "prepare"),),
     ),
     Suite("laws", paths=("tests/laws",)),

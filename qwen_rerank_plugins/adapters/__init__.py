@@ -1,9 +1,10 @@
-"""What the wrappers for LangChain, LlamaIndex and Haystack share, for a wrapper of another framework too.
+"""What the wrappers for LangChain, LlamaIndex and Haystack share; a wrapper for another framework can use it too.
 
 A wrapper derives from `OwnsReranker`, or from `OwnsRerankerModel` if its framework's classes are pydantic models. It
 checks its documents with `collect_documents`, renders them as `Candidates`, and writes the outcome into the metadata of
-copies with `reranked_metadata`; `SpanParameters` has its relevant spans and shortens its text. `render_metadata` is the one format of metadata in a scored text, so that a document has
-the same score in every framework. Nothing here knows a framework.
+copies with `reranked_metadata`; `SpanParameters` returns a document's relevant spans and shortens its text.
+`render_metadata` is the one format of metadata in a scored text, so that a document has the same score in every
+framework. Nothing here knows a framework.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The wrappers' parameters for relevant spans and context compression, and what a document becomes by them.
+"""The wrappers' parameters for relevant spans and context compression, and the excerpt of a document.
 
 Knows no framework. Offsets are those of a document's own content, without the metadata that are scored before it.
 """

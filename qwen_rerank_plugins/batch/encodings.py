@@ -61,7 +61,7 @@ def detect_encoding(path: Path) -> tuple[str, bool]:
     The first 64 KiB decide. If they are ASCII, the first 64 KiB that are not decide, wherever they are in the file.
 
     Raises:
-        NotTextError: The file is no text.
+        NotTextError: The file is not text.
         EncodingError: No encoding is plausible enough, or several are.
         InputError: The file cannot be read.
     """

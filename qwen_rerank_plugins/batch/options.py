@@ -103,7 +103,8 @@ class BatchOptions(BaseModel):
         default=False, description="Add `log_odds`, `truncated`, `query_truncated`, `blank` and `warnings`."
     )
     spans: Count | None = Field(
-        default=None, description="Add `spans`: so many relevant spans of each document; None for no spans."
+        default=None,
+        description="Add the column `spans`: up to this many relevant spans of each document; None for no spans.",
     )
     span_unit: Literal["sentence", "passage"] = Field(default="sentence", description="What a span is.")
     span_threshold: Probability | None = Field(

@@ -66,7 +66,8 @@ Details = Annotated[
     typer.Option("--details", help="Add log_odds, truncated, query_truncated, blank and warnings."),
 ]
 Spans = Annotated[
-    int | None, typer.Option(help="Add spans: so many relevant sentences of each document.", metavar="N")
+    int | None,
+    typer.Option(help="Add the column spans: up to N relevant sentences of each document.", metavar="N"),
 ]
 Instruction = Annotated[str | None, typer.Option(help="Instruction: what makes a document relevant.")]
 TopN = Annotated[int | None, typer.Option("--top-n", "-n", help="Documents to keep per query.")]

@@ -203,8 +203,8 @@ def _resolve_family(name: str, checkpoint: Checkpoint, tokenizer: PromptTokenize
         names = [Path(checkpoint.name).name, *checkpoint.known_names]
         if not recipe and name == "qwen3" and any("zerank" in one.casefold() for one in names):
             raise FamilyMismatchError(
-                f"{checkpoint.name!r} seems to be zerank, but its model type is {checkpoint.model_type}, which does not tell; set "
-                f"family to 'zerank', or to 'qwen3' if it is none"
+                f"{checkpoint.name!r} seems to be zerank, but its model type is {checkpoint.model_type}, which does not decide it; set "
+                f"family to 'zerank', or to 'qwen3' if it is not"
             )
     family = get_family(name)
     if checkpoint.model_type not in family.architectures:

@@ -144,7 +144,7 @@ def verify(
     watch: Annotated[
         float | None,
         typer.Option(
-            min=1.0, help="Repeat every so many seconds, one line each, until Ctrl-C.", metavar="SECONDS"
+            min=1.0, help="Repeat at this interval, one line each, until Ctrl-C.", metavar="SECONDS"
         ),
     ] = None,
     output: Format = OutputFormat.TEXT,

@@ -286,7 +286,7 @@ def create_model_group(context: ExecutionContext, body: Mapping[str, Any]) -> st
 
 
 def delete_resource(kind: str, one: Resource, *, drain: bool = False) -> Callable[[ExecutionContext], None]:
-    """Return a function that deletes a resource, a model after undeploying it; a missing one is no error.
+    """Return a function that deletes a resource, a model after undeploying it; a missing one is not an error.
 
     Args:
         kind: Kind of the resource.

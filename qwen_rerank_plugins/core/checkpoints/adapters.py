@@ -156,7 +156,7 @@ def _reject_unsupported(name: str, config: Mapping[str, Any]) -> None:
     kind = str(config.get("peft_type"))
     if kind != "LORA":
         raise CheckpointFormatError(
-            f"adapter {name!r} is of the type {kind!r}; only LORA is supported. Merge it with PEFT, and give the result"
+            f"adapter {name!r} is of the type {kind!r}; only LORA is supported. Merge it with PEFT, and use the result"
         )
     start = str(config.get("init_lora_weights")).lower()
     if start.startswith(_BASE_CHANGING):
@@ -167,7 +167,7 @@ def _reject_unsupported(name: str, config: Mapping[str, Any]) -> None:
     unknown = sorted(key for key, value in config.items() if value and key not in _READ | _OF_TRAINING)
     if unknown:
         raise CheckpointFormatError(
-            f"adapter {name!r} sets {', '.join(unknown)}, which is not supported; merge it with PEFT, and give the result"
+            f"adapter {name!r} sets {', '.join(unknown)}, which is not supported; merge it with PEFT, and use the result"
         )
 
 

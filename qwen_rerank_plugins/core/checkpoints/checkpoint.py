@@ -129,7 +129,7 @@ def open_checkpoint(
             colon. For an adapter, its base is opened too.
         revision: Branch, tag or commit on the hub.
         adapters: Folder or hub id → weight, of the adapters that are merged into the model, in their order.
-        hub: Where models and adapters that are no folders come from.
+        hub: Where models and adapters that are not folders come from.
 
     Raises:
         CheckpointNotFoundError: The folder does not exist, or the download failed.

@@ -78,7 +78,7 @@ def other_weights(folder: Path) -> str | None:
 
 
 def reject_other_models(model: str, folder: Path, config: Mapping[str, Any]) -> None:
-    """Reject what looks like a reranker's checkpoint and is none.
+    """Reject folders that look like a reranker's checkpoint but are not.
 
     Args:
         model: Name of the checkpoint, for messages.

@@ -247,7 +247,7 @@ def _relative_time(dtype: torch.dtype, shape: tuple[int, int], activations: Acti
 def linear_converter(
     kind: str, device: torch.device, dtype: torch.dtype, shapes: Sequence[tuple[int, int]]
 ) -> Callable[[Linear], Linear] | None:
-    """Return the function that makes the linear layers of the computation of those that are read; None: as they are.
+    """Return the function that converts loaded linear layers to those of the computation; None to keep them.
 
     Args:
         kind: "none", "int8", or "auto": int8 on a CPU where it is exact and faster.

@@ -104,7 +104,7 @@ PARAMETERS: Parameters = {
     "details": (_BOOLEAN, "Add `log_odds`, `truncated`, `query_truncated`, `blank` and `warnings`."),
     "spans": (
         {"type": "integer", "minimum": 1, "maximum": 10**9},
-        "Add `spans`: so many relevant spans of each document.",
+        "Add the column `spans`: up to this many relevant spans of each document.",
     ),
     "span_unit": ({"type": "string", "enum": ["sentence", "passage"]}, "What a span is."),
     "span_threshold": ({"type": "number", "minimum": 0, "maximum": 1}, "Lowest relevance_score of a span."),

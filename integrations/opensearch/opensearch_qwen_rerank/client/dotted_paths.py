@@ -15,7 +15,7 @@ def text_at_path(node: object, path: str) -> str:
     """Return the text at a path, one line per value; empty if there is none.
 
     The path passes through lists, and a key may contain dots: `{"a": [{"b": 1}]}` and `{"a.b": 1}` both have `a.b`.
-    Numbers and booleans have their JSON form, null is no value, and an object has the values of all its keys.
+    Numbers and booleans have their JSON form, null is not a value, and an object has the values of all its keys.
     """
     texts = [_to_text(value) for value in _leaves(node, path.split("."))]
     return "\n".join(text for text in texts if text.strip())
