@@ -9,6 +9,7 @@
 import { wellFormed } from "./text.js";
 
 /** @typedef {import("./ranking.js").Scored} Scored */
+/** @typedef {{model: string, scored: Scored[], numTokens: number, calibrated: boolean | null}} Answer */
 
 /**
  * @typedef {"unauthorized" | "tooLarge" | "invalid" | "busy" | "loading" | "timeout" | "offline" | "notJson"
@@ -96,7 +97,7 @@ export async function fetchInfo(key) {
  * @param {(numDone: number) => void} [options.onProgress]
  * @param {Limits} [options.limits] what the service takes
  * @param {number} [options.timeoutMs] for each slice
- * @returns {Promise<{model: string, scored: Scored[], numTokens: number}>} scores in no particular order
+ * @returns {Promise<Answer>} scores in no particular order
  * @throws {ServiceProblem | Cancelled}
  */
 export async function scoreAll(
@@ -105,7 +106,7 @@ export async function scoreAll(
 ) {
   const stop = new AbortController();
   const slices = slicesOf(task.documents, limits);
-  const gathered = { model: "", scored: /** @type {Scored[]} */ ([]), numTokens: 0 };
+  const gathered = /** @type {Answer} */ ({ model: "", scored: [], numTokens: 0, calibrated: null });
   const takeSlices = async () => {
     for (let slice = slices.shift(); slice; slice = slices.shift()) {
       const body = requestBody(task, slice);
@@ -115,6 +116,7 @@ export async function scoreAll(
       gathered.scored.push(...read.scored);
       gathered.model = read.model;
       gathered.numTokens += read.numTokens;
+      gathered.calibrated = read.calibrated;
       onProgress(gathered.scored.length);
     }
   };
@@ -166,7 +168,7 @@ export function requestBody(task, slice) {
 /**
  * @param {any} answer
  * @param {{start: number, documents: string[]}} slice
- * @returns {{model: string, scored: Scored[], numTokens: number}}
+ * @returns {Answer}
  */
 function readAnswer(answer, slice) {
   const entries = answer?.results?.[0]?.results;
@@ -184,6 +186,7 @@ function readAnswer(answer, slice) {
     model: typeof answer.model === "string" ? answer.model : "",
     scored: entries.map((entry) => readEntry(entry, slice.start)),
     numTokens: Number(answer.usage?.total_tokens ?? 0) || 0,
+    calibrated: typeof answer.calibrated === "boolean" ? answer.calibrated : null,
   };
 }
 

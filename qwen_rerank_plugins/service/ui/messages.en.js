@@ -104,6 +104,8 @@ export const MESSAGES = {
   resultsLabel: "Results",
   summary: "{n} {n|document|documents} · {seconds} s",
   summaryTokens: "{n} tokens",
+  calibrated: "Calibrated probabilities",
+  uncalibrated: "Not calibrated: no fit for this instruction",
   stale: "The input has changed; these results belong to the last run",
   tabsLabel: "Result views",
   tabCards: "Ranking",

@@ -104,6 +104,8 @@ export const MESSAGES = {
   resultsLabel: "结果",
   summary: "{n} 条 · {seconds} 秒",
   summaryTokens: "{n} tokens",
+  calibrated: "概率已校准",
+  uncalibrated: "未校准：没有针对该指令的拟合",
   stale: "输入已改变，结果属于上一次运行",
   tabsLabel: "结果视图",
   tabCards: "排名",

@@ -17,6 +17,7 @@ import { setUpTabs } from "./tabs.js";
  * @property {string} model
  * @property {number} seconds
  * @property {number} numTokens
+ * @property {boolean | null} calibrated whether all probabilities are; null if the service has no calibration
  */
 
 /** @typedef {import("./threshold.js").Cut} Cut */
@@ -116,11 +117,12 @@ function emptyNote() {
  * @param {Outcome} outcome
  * @param {boolean} isStale
  */
-function summaryParts({ rows, model, seconds, numTokens }, isStale) {
+function summaryParts({ rows, model, seconds, numTokens, calibrated }, isStale) {
   return [
     ...(model ? [element("strong", {}, model)] : []),
     element("span", {}, t("summary", { n: rows.length, seconds: seconds.toFixed(2) })),
     ...(numTokens ? [element("span", {}, t("summaryTokens", { n: numTokens }))] : []),
+    ...(calibrated === null ? [] : [element("span", { class: "tag" }, t(calibrated ? "calibrated" : "uncalibrated"))]),
     ...(isStale ? [element("span", { class: "tag stale" }, t("stale"))] : []),
   ];
 }

@@ -43,6 +43,7 @@ export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
       const rankings = [];
       let numTokens = 0;
       let model = "";
+      let calibrated = /** @type {boolean | null} */ (null);
       for (const one of instructions) {
         const numBefore = rankings.length * documents.length;
         const onProgress = (/** @type {number} */ numDone) => clock.done(numBefore + numDone);
@@ -50,10 +51,12 @@ export function setUpRun({ read, key, limits, onOutcome, onProblem, onStart }) {
         rankings.push(ranked(answer.scored, documents));
         numTokens += answer.numTokens;
         ({ model } = answer);
+        calibrated = calibrated === false ? false : answer.calibrated;
       }
       const seconds = elapsed(startedMs);
       answered = task;
-      onOutcome({ query: task.query, rows: rankings[0], second: rankings[1] ?? null, instructions, seconds, model, numTokens });
+      const [rows, second = null] = rankings;
+      onOutcome({ query: task.query, rows, second, instructions, seconds, model, numTokens, calibrated });
       say(t("finished", { n: documents.length, seconds: seconds.toFixed(2) }));
     } catch (error) {
       tellFailure(error, startedMs);

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from qwen_rerank_plugins import LexicalScorer, RerankConfig, ScoreRequest
+from tests.calibrations import fit, write_calibration
 from tests.service.doubles import SteeredScorer
 from tests.service.servers import running_service, wait_for
 from tests.service.workbench.conftest import Watch
@@ -371,6 +372,22 @@ def test_changed_input_marks_the_result_as_the_last_runs(workbench: Workbench) -
     expect(summary).to_contain_text("输入已改变")
     workbench.query.fill(QUERY)
     expect(summary).not_to_contain_text("输入已改变")
+
+
+def test_the_summary_says_whether_probabilities_are_calibrated(
+    page: Page, watch: Watch, tmp_path: Path
+) -> None:
+    path = write_calibration(tmp_path, fit("find trains"))
+    with running_service(RerankConfig(backend="lexical", calibration=path)) as served:
+        workbench = Workbench(page, served.base_url, watch.allowed_failures)
+        workbench.open()
+        summary = workbench.page.locator("#summary")
+        workbench.rank(QUERY, DOCUMENTS)
+        expect(summary).to_contain_text("未校准")
+        page.locator("#instruction-box summary").click()
+        workbench.instruction.fill("find trains")
+        workbench.run_button.click()
+        expect(summary).to_contain_text("概率已校准")
 
 
 @pytest.mark.parametrize(
