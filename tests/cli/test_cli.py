@@ -5,10 +5,8 @@ import logging
 import os
 import pty
 import re
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from tests.doubles import FakeScorer
 
 ROOT = Path(qwen_rerank_plugins.__file__).parent.parent
 
+MAX_HELP_MODULES = 340
 DOCUMENTS = "a red fox\n\nthe blue whale sings\nblue sky\n"
 
 
@@ -385,21 +384,13 @@ def test_help_has_examples_and_loads_nothing_heavy(command: list[str]) -> None:
     assert heavy.isdisjoint(loaded.split())
 
 
-def test_help_is_fast(tmp_path: Path) -> None:
-    """With bytecode, as it is installed: 0.2 s of processor time on a 2-core virtual machine of 2025."""
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "COVERAGE", "COV_"))
-    }
-    env["PYTHONPYCACHEPREFIX"] = str(tmp_path)
-    seconds = []
-    for _ in range(4):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        start = time.perf_counter()
-        assert _process("rank", "--help", env=env).returncode == 0
-        wall_s = time.perf_counter() - start
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(min(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall_s))
-    print(f"help: {min(seconds):.3f} s")
-    assert min(seconds) < 0.4
+def test_help_imports_few_modules() -> None:
+    """278 on Python 3.11; they are what --help takes its time for: 0.2 s of processor time on a quiet machine."""
+    program = (
+        "import sys\nfrom qwen_rerank_plugins.cli.app import app\n"
+        "try:\n    app(['rank', '--help'])\nfinally:\n    print('MODULES', len(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True, timeout=60
+    )
+    assert int(done.stdout.decode().rpartition("MODULES")[2]) < MAX_HELP_MODULES
