@@ -31,6 +31,7 @@ def rank(page: Page) -> None:
     page.locator("#examples button").nth(EXAMPLE).click()
     page.locator("#run").click()
     page.locator("#summary").wait_for(state="visible")
+    page.evaluate("document.querySelectorAll('*').forEach((node) => { node.scrollTop = 0; })")
 
 
 def compare(page: Page) -> None:
