@@ -1,3 +1,3 @@
 """The version, the same for all distributions of the project."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
