@@ -90,6 +90,7 @@ def test_standard_input_is_read_when_its_format_is_named(tmp_path: Path) -> None
         assert message in result.stderr
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_the_job_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, status: int
