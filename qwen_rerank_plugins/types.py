@@ -7,9 +7,9 @@ scores are Python floats. A probability is `logistic(log_odds)`, unless a calibr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 from qwen_rerank_plugins.errors import InputError, InputTypeError
 
@@ -205,6 +205,11 @@ class RankedDocument:
     spans: tuple[RelevantSpan, ...] = ()
 
     @property
+    def text(self) -> str:
+        """The document's text: the document itself, or its `text` if it is a mapping."""
+        return self.document if isinstance(self.document, str) else str(self.document["text"])
+
+    @property
     def relevance_score(self) -> float | None:
         """Probability in [0, 1] that the document is relevant; None if nothing was scored."""
         return None if self.score is None else self.score.relevance_score
@@ -257,7 +262,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
-    """A ranked list.
+    """A ranked list: iteration, `len` and an index read `results`.
 
     Attributes:
         query: The query that was passed in.
@@ -278,6 +283,21 @@ class RerankResult:
     usage: Usage = field(default_factory=Usage)
     status: Literal["ranked", "disabled", "failed"] = "ranked"
     error: str | None = None
+
+    def __iter__(self) -> Iterator[RankedDocument]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    @overload
+    def __getitem__(self, position: int) -> RankedDocument: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> tuple[RankedDocument, ...]: ...
+
+    def __getitem__(self, position: int | slice) -> RankedDocument | tuple[RankedDocument, ...]:
+        return self.results[position]
 
     @property
     def warnings(self) -> tuple[str, ...]:

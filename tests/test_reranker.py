@@ -140,6 +140,16 @@ def test_mappings_are_scored_by_their_text_and_returned_unchanged() -> None:
     assert documents == before
 
 
+def test_a_result_is_read_as_the_sequence_of_its_ranked_documents() -> None:
+    """`for ranked in result` and `result[0]` are what one tries first."""
+    result = Reranker(scorer=FakeScorer()).rank("query", ["0.1", {"text": "0.9"}, "0.5"])
+    assert tuple(result) == result.results == result[:]
+    assert (len(result), result[0], result[-1]) == (3, result.results[0], result.results[2])
+    assert [ranked.text for ranked in result] == ["0.9", "0.5", "0.1"]
+    with pytest.raises(IndexError):
+        result[3]
+
+
 def test_documents_may_come_from_a_generator() -> None:
     assert _indices(Reranker(scorer=FakeScorer()), (str(n / 10) for n in range(3))) == [2, 1, 0]  # type: ignore[arg-type]
 

@@ -24,6 +24,7 @@ SUFFIXES: dict[str, FileFormat] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+SPREADSHEETS = {".xlsx", ".xlsm", ".xls", ".ods"}
 MAX_INT64 = (1 << 63) - 1
 
 
@@ -39,8 +40,13 @@ def detect_format(path: Path, chosen: FileFormat | None, option: str) -> FileFor
         InputError: The suffix is unknown.
     """
     suffixes = _suffixes(path)
-    found = chosen or SUFFIXES.get(suffixes[-1] if suffixes else "")
+    suffix = suffixes[-1] if suffixes else ""
+    found = chosen or SUFFIXES.get(suffix)
     if found is None:
+        if suffix in SPREADSHEETS:
+            raise InputError(
+                f"spreadsheet files are not supported: {str(path)!r}; use CSV, which spreadsheet programs read and save"
+            )
         known = ", ".join(SUFFIXES)
         raise InputError(
             f"unknown file format: {str(path)!r}; use one of the suffixes {known}, or pass {option}"

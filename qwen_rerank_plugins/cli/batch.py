@@ -308,7 +308,8 @@ def _conclude(report: BatchReport, caught: list[int], *, as_json: bool, can_resu
         return EXIT_SIGNAL + caught[0]
     resumed = f", {report.num_resumed_pairs} pairs from an earlier run" if report.num_resumed_pairs else ""
     speed = "" if report.pairs_per_s is None else f", {report.pairs_per_s:.0f} pairs/s"
-    typer.echo(f"{report.num_rows} rows read, {report.num_written} written{resumed}{speed}", err=True)
+    rows = "1 row" if report.num_rows == 1 else f"{report.num_rows} rows"
+    typer.echo(f"{rows} read, {report.num_written} written{resumed}{speed}", err=True)
     if report.num_blank_lines:
         typer.echo(f"blank lines skipped: {report.num_blank_lines}", err=True)
     if report.num_warned:

@@ -61,11 +61,12 @@ def print_calibration(console: Console, summary: dict[str, Any]) -> None:
     for fit in summary["fits"]:
         held_out = fit["held_out"]
         before, after = held_out["before"], held_out["after"]
+        sign = "-" if fit["offset"] < 0 else "+"
         name = "default instruction" if fit["instruction"] is None else repr(fit["instruction"][:60])
         console.print(
             f"\ncalibration, {name}: {fit['num_pairs']} pairs, {fit['num_relevant']} of them relevant (grade "
             f"{summary['relevant_grade']} or higher), {fit['num_queries']} queries\n"
-            f"probability = 1 / (1 + exp(-({fit['slope']:.4f} * log_odds {fit['offset']:+.4f})))\n",
+            f"probability = 1 / (1 + exp(-({fit['slope']:.4f} * log_odds {sign} {abs(fit['offset']):.4f})))\n",
             markup=False,
         )
         rows: list[Sequence[str]] = [

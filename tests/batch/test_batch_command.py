@@ -36,6 +36,8 @@ def test_a_file_is_scored_and_the_report_is_printed(tmp_path: Path) -> None:
     assert report["target"] == str(tmp_path / "out.csv")
     assert "5 rows read, 2 written" in result.stderr
     assert [row["id"] for row in read_csv(tmp_path / "out.csv")] == ["1", "4"]
+    single = batch(write_csv(tmp_path / "single.csv", PAIRS[:1]), tmp_path / "scored.csv")
+    assert "1 row read, 1 written" in single.stderr
 
 
 def test_rejected_rows_show_in_the_exit_code(tmp_path: Path) -> None:

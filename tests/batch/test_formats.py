@@ -193,6 +193,7 @@ def test_a_file_without_rows_gives_a_file_without_rows(tmp_path: Path, suffix: s
         ("in.csv", 'query,"document\n', "line 1: not valid CSV"),
         ("in.jsonl", '{"text": 1}\n', "no column 'document' or 'documents', only 'text'"),
         ("in.txt", "", "unknown file format"),
+        ("in.xlsx", b"PK", "spreadsheet files are not supported: .*; use CSV"),
         ("in.csv.gz", b"\x1f\x8b\x08\x00broken", "not a complete gzip file"),
         ("in.parquet", "no parquet", "file cannot be read"),
         ("in.csv", b"\xff\xfea\x00b", "is not valid UTF-16"),

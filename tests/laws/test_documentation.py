@@ -1,6 +1,7 @@
 """The documentation runs: tagged blocks are executed, every Python block compiles, every link leads somewhere.
 
-A block whose fence says ```` ```python run ```` or ```` ```bash run ```` is run from an empty folder, one block a process.
+A block whose fence says ```` ```python run ```` or ```` ```bash run ```` is run from an empty folder, one block a process. The blocks of
+a tutorial run in order in one folder: see `test_tutorials.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.tutorials import is_tutorial
 from tests.laws.sources import ROOT, package_modules, plain_environment, tracked_files
 
 FENCE = re.compile(r"^```(?P<tag>[^\n`]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -56,7 +58,11 @@ def broken_links(page: str, text: str) -> list[str]:
     return [target for target in local if not ((ROOT / page).parent / target).exists()]
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.tag.endswith(" run")], ids=str)
+@pytest.mark.parametrize(
+    "block",
+    [block for block in BLOCKS if block.tag.endswith(" run") and not is_tutorial(block.page)],
+    ids=str,
+)
 def test_a_tagged_block_runs(block: Block, tmp_path: Path) -> None:
     command = {
         "python run": [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", block.code],

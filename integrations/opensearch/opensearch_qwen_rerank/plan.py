@@ -268,8 +268,8 @@ class _Planner:
         self._record_id(context, "model", model_id)
 
     def _verify(self, context: ExecutionContext) -> None:
-        recipe, fields = self.settings.recipe, self.settings.fields
-        path, body = smoke_test.predict_request(recipe, context.ids["model"], fields)
+        recipe = self.settings.recipe
+        path, body = smoke_test.predict_request(recipe, context.ids["model"], self.settings.fields[0])
         try:
             smoke_test.read_scores(recipe, context.cluster.request("POST", path, body))
         except OpenSearchError as error:

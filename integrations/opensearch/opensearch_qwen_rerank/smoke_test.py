@@ -20,6 +20,7 @@ __all__ = [
     "processor_stages",
     "read_scores",
     "sample_documents",
+    "sample_field",
     "search_body",
     "smoke_test_index",
 ]
@@ -52,23 +53,29 @@ class Stage:
     detail: str
 
 
-def sample_documents(fields: Sequence[str]) -> list[dict[str, Any]]:
-    """Return both texts as documents with the first field only."""
+def sample_field(fields: Sequence[str], query_path: str | None) -> str:
+    """Return the ranked field that has the texts: the one in which a search with this query path searches, or the first."""
+    path = f".{query_path}."
+    return next((field for field in fields if f".{field}." in path), fields[0])
+
+
+def sample_documents(field: str) -> list[dict[str, Any]]:
+    """Return both texts as documents with this field only."""
     sources = []
     for text in TEXTS:
         source: Any = text
-        for part in reversed(fields[0].split(".")):
+        for part in reversed(field.split(".")):
             source = {part: source}
         sources.append(source)
     return sources
 
 
-def predict_request(recipe: str, model_id: str, fields: Sequence[str]) -> tuple[str, dict[str, Any]]:
+def predict_request(recipe: str, model_id: str, field: str) -> tuple[str, dict[str, Any]]:
     """Return path and body of the request that a pipeline of this recipe sends to its model."""
     if recipe == "simple":
         body: dict[str, Any] = {"query_text": QUESTION, "text_docs": list(TEXTS)}
         return f"/_plugins/_ml/_predict/text_similarity/{model_id}", body
-    parameters = {"search": {"query_text": QUESTION}, "documents": sample_documents(fields)}
+    parameters = {"search": {"query_text": QUESTION}, "documents": sample_documents(field)}
     return f"/_plugins/_ml/models/{model_id}/_predict", {"parameters": parameters}
 
 

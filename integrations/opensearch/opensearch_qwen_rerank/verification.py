@@ -95,13 +95,15 @@ class _Verification:
         self._on_stage = on_stage
         self.current = read_current_state(cluster, settings.pipeline, resource_name(settings))
         self.model_id, self.search_settings = _applied(self.current, settings.pipeline)
+        query_path = self.search_settings["query_path"]
+        self._field = smoke_test.sample_field(self.search_settings["fields"], query_path)
 
     def check_model(self) -> list[float] | None:
         """Rank both texts with the model, and return their scores; None with the recipe native, which has no model."""
-        recipe, fields = self.search_settings["recipe"], self.search_settings["fields"]
+        recipe = self.search_settings["recipe"]
         if recipe == "native":
             return None
-        path, body = smoke_test.predict_request(recipe, self.model_id, fields)
+        path, body = smoke_test.predict_request(recipe, self.model_id, self._field)
         response, took_ms = self._timed("POST", path, body)
         scores = smoke_test.read_scores(recipe, response)
         self._add(Stage("model", took_ms, f"scores {scores[0]:.6g} and {scores[1]:.6g}"))
@@ -114,13 +116,18 @@ class _Verification:
         marker = {"mappings": {"_meta": {"made_by": _MADE_BY}}}
         try:
             self.cluster.request("PUT", f"/{name}", {**_SMALL, **marker})
-            for place, source in enumerate(smoke_test.sample_documents(self.search_settings["fields"])):
+            for place, source in enumerate(smoke_test.sample_documents(self._field)):
                 self.cluster.request("PUT", f"/{name}/_doc/{place}", source, {"refresh": "true"})
             body = smoke_test.search_body(*(self.search_settings[key] for key in _SEARCH_KEYS))
             response = self._search(name, body)
         finally:
             self._remove_index(name)
         found = {hit["_id"]: hit["_score"] for hit in response["hits"]["hits"]}
+        if not found:
+            raise VerificationError(
+                f"the search found no text of the field {self._field!r}: {body['query']!r}. Use a query path of a search in "
+                "a ranked field."
+            )
         if scores is None:
             outcome = response.get("ext", {}).get("qwen_rerank", {})
             if outcome.get("status") != "reranked" or len(found) != len(smoke_test.TEXTS):

@@ -24,6 +24,7 @@ from opensearch_qwen_rerank.request_bodies import (
     PRIVATE_IP_SETTING,
     TRUSTED_SETTING,
 )
+from opensearch_qwen_rerank.verification import verify
 
 from qwen_rerank_plugins import ConfigurationError
 from tests.integrations.opensearch.fake_cluster import REFUSED, FakeCluster, Killed
@@ -61,6 +62,26 @@ CHANGES: list[dict[str, Any]] = [
     {"default_for": ()},
     {"default_for": ("books", "papers")},
 ]
+
+
+class FindsNothing(FakeCluster):
+    """A cluster whose searches have no hits."""
+
+    def _index(self, method: str, parts: list[str], body: Any) -> Any:
+        if parts[-1] == "_search":
+            return {"hits": {"hits": []}}
+        written = parts[0].startswith("qwen-rerank-verify") and method == "PUT"
+        return {} if written else super()._index(method, parts, body)
+
+
+def test_verify_names_a_query_path_that_searches_in_a_field_that_is_not_ranked() -> None:
+    cluster = FindsNothing()
+    chosen = settings(query_path="query.match.summary.query")
+    apply(cluster, chosen)
+    with pytest.raises(
+        VerificationError, match=r"found no text of the field 'title': .*'summary'.*Use a query path"
+    ):
+        verify(cluster, chosen)
 
 
 @pytest.mark.parametrize("version", ["2.19.1", "3.6.0", "3.8.0"])

@@ -220,6 +220,22 @@ def test_too_few_scores_are_an_error(response: dict[str, Any]) -> None:
         smoke_test.read_scores("rich", response)
 
 
+@pytest.mark.parametrize(
+    ("query_path", "field"),
+    [
+        ("query.match.body.query", "body"),
+        ("query.match.title.query", "title"),
+        ("query.bool.must[0].match.page.body.query", "page.body"),
+        ("query.multi_match.query", "title"),
+        ("query.match.bodywork.query", "title"),
+        (None, "title"),
+    ],
+)
+def test_the_smoke_tests_texts_are_in_the_field_that_is_searched(query_path: str | None, field: str) -> None:
+    """With `--fields title,body --query-path query.match.body.query` the texts were in `title`, and `verify` failed."""
+    assert smoke_test.sample_field(["title", "page.body", "body"], query_path) == field
+
+
 def test_the_smoke_tests_search_is_built_from_the_query_path() -> None:
     body = smoke_test.search_body("rich", ["body"], "query.hybrid.queries[0].match.body.query")
     assert body["query"] == {"hybrid": {"queries": [{"match": {"body": {"query": smoke_test.QUESTION}}}]}}
