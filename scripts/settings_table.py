@@ -1,4 +1,4 @@
-"""Write the tables of settings in docs/configuration.md and docs/operations.md from the declared settings.
+"""Write the tables in docs/ that are made from the code: settings and HTTP errors.
 
 python scripts/settings_table.py            # write the tables
 python scripts/settings_table.py --check    # fail if a table is out of date
@@ -6,6 +6,7 @@ python scripts/settings_table.py --check    # fail if a table is out of date
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.service.errors import STATUSES
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-BEGIN = "<!-- settings: written by scripts/settings_table.py -->"
-END = "<!-- end of settings -->"
+BEGIN = "<!-- table: written by scripts/settings_table.py -->"
+END = "<!-- end of table -->"
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -64,6 +66,16 @@ def shown(default: Any) -> str:
     return "empty" if default in ({}, ()) else f"`{default}`"
 
 
+def errors_table() -> str:
+    """Return the table of the service's error answers; each row has the anchor of its `type`."""
+    rows = ["| status | `code` | when | what to do |", "| --- | --- | --- | --- |"]
+    rows += [
+        f'| <a id="{one.anchor}"></a>{status} | `{one.code}` | {one.meaning} | {one.remedy} |'
+        for status, one in STATUSES.items()
+    ]
+    return "\n".join(rows)
+
+
 def with_table(text: str, table: str) -> str:
     """Return the document with its table replaced."""
     before, _, rest = text.partition(BEGIN)
@@ -71,10 +83,20 @@ def with_table(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
+def without_settings(text: str) -> str:
+    """Return a document of the site without its table of settings, which has a page of its own there."""
+    return re.sub(f"{BEGIN}\n\n\\| setting .*?{END}", "", text, flags=re.DOTALL)
+
+
 def main(arguments: list[str]) -> int:
     """Write the tables, or with `--check` return 1 if one is out of date."""
     outdated = 0
-    for name, table in (("configuration.md", settings_table()), ("operations.md", service_table())):
+    tables = {
+        "configuration.md": settings_table(),
+        "operations.md": service_table(),
+        "errors.md": errors_table(),
+    }
+    for name, table in tables.items():
         document = DOCS / name
         written = document.read_text(encoding="utf-8")
         wanted = with_table(written, table)
