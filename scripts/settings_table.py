@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,22 @@ def service_table() -> str:
 
 def table_of(model: type[BaseModel]) -> str:
     """Return a table with one row per setting, in the order of declaration."""
-    rows = ["| setting | values | default | meaning |", "| --- | --- | --- | --- |"]
-    properties = model.model_json_schema()["properties"]
-    for name, schema in properties.items():
+    head = ("setting", "values", "default", "meaning")
+    return table_of_rows([head, *((f"`{name}`", *others) for name, *others in rows_of(model))])
+
+
+def rows_of(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, values, default and meaning of each setting, in the order of declaration."""
+    schema = model.model_json_schema()
+    for name, one in schema["properties"].items():
         default = model.model_fields[name].get_default(call_default_factory=True)
-        cells = (f"`{name}`", values_of(schema), shown(default), str(schema.get("description", "")))
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
+        yield name, values_of(one), shown(default), str(one.get("description", ""))
+
+
+def table_of_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; the first row is its head."""
+    head, *others = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in (head, " | ".join(["---"] * len(rows[0])), *others))
 
 
 def values_of(schema: Mapping[str, Any]) -> str:
@@ -68,12 +77,12 @@ def shown(default: Any) -> str:
 
 def errors_table() -> str:
     """Return the table of the service's error answers; each row has the anchor of its `type`."""
-    rows = ["| status | `code` | when | what to do |", "| --- | --- | --- | --- |"]
+    rows = [("status", "`code`", "when", "what to do")]
     rows += [
-        f'| <a id="{one.anchor}"></a>{status} | `{one.code}` | {one.meaning} | {one.remedy} |'
+        (f'<a id="{one.anchor}"></a>{status}', f"`{one.code}`", one.meaning, one.remedy)
         for status, one in STATUSES.items()
     ]
-    return "\n".join(rows)
+    return table_of_rows(rows)
 
 
 def with_table(text: str, table: str) -> str:
