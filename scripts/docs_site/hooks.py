@@ -15,11 +15,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from scripts.docs_site.reference import reference_pages
-from scripts.docs_site.repository import DOCS, PREFIX, repository_pages, rewrite_links
+from scripts.docs_site.repository import DOCS, PREFIX, outside_fences, repository_pages, rewrite_links
 from scripts.settings_table import without_settings
 
 NOTE = re.compile(r"<!-- site:(.*?)-->", re.DOTALL)
-RUN = re.compile(r"^(```\w+) run$", re.MULTILINE)
+TAGS = re.compile(r"^(```[\w-]+) [^`\n]*$", re.MULTILINE)
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -36,11 +36,11 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     """Adapt a page that is written for the repository.
 
     Links to files of the repository lead to their pages, tables with a generated page of their own are left out,
-    `<!-- site: ... -->` is shown, and the tag `run` of code blocks is removed.
+    `<!-- site: ... -->` is shown, and of a code block's tags (`python run`) only the language is kept.
     """
     markdown = without_settings(markdown)
-    markdown = NOTE.sub(lambda note: note[1].strip(), markdown)
-    return RUN.sub(r"\1", rewrite_links(markdown, page.file.src_uri))
+    markdown = outside_fences(markdown, lambda text: NOTE.sub(lambda note: note[1].strip(), text))
+    return TAGS.sub(r"\1", rewrite_links(markdown, page.file.src_uri))
 
 
 def page_names(nav: Any) -> Iterable[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-from scripts.docs_site.hooks import expand
-from scripts.docs_site.repository import linked_files, page_of, repository_pages, rewrite_links
+from scripts.docs_site.hooks import expand, on_page_markdown
+from scripts.docs_site.repository import ROOT, linked_files, page_of, repository_pages, rewrite_links
 
 
 @pytest.mark.parametrize(
@@ -59,3 +62,21 @@ def test_patterns_of_the_navigation_name_what_no_entry_before_or_after_names() -
         {"T": ["t/python.md", "t/a.md"]},
         {"B": [{"The b": "t/b.md"}]},
     ]
+
+
+def test_a_page_is_adapted_to_the_site() -> None:
+    """Its own table of settings, tags of code blocks, and comments that are text of the site."""
+    config = MkDocsConfig()
+    config.load_dict({"site_name": "x", "docs_dir": "docs", "site_dir": "site", "use_directory_urls": False})
+    page = Page(None, File("x.md", None, "site", use_directory_urls=False), config)
+
+    def adapt(text: str) -> str:
+        return on_page_markdown(text, page=page, config=config, files=Files([]))
+
+    assert adapt("<!-- site: [S](reference/settings.md) -->") == "[S](reference/settings.md)"
+    code = "x = 1  # <!-- site: no -->\n```\n"
+    assert adapt(f"```python run\n{code}") == f"```python\n{code}"
+    assert adapt("```text output\n[1]\n```\n") == "```text\n[1]\n```\n"
+    written = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    assert "| `max_length` |" in written
+    assert "| `max_length` |" not in adapt(written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,12 @@ def test_the_check_sees_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ]
     (tmp_path / "a.html").write_text('<a href="b.html#here">1</a>', encoding="utf-8")
     assert check([str(tmp_path)]) == 0
+
+
+def test_the_script_says_what_it_does_and_refuses_the_rest() -> None:
+    """Both without setting up an environment."""
+    run = ["bash", "scripts/docs.sh"]
+    shown = subprocess.run([*run, "--help"], cwd=ROOT, capture_output=True, check=True, text=True)
+    assert "127.0.0.1:8000" in shown.stdout
+    refused = subprocess.run([*run, "publish"], cwd=ROOT, capture_output=True, check=False, text=True)
+    assert (refused.returncode, refused.stderr) == (2, shown.stdout)
