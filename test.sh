@@ -9,7 +9,7 @@ integrations=()
 for folder in integrations/*/pyproject.toml; do
   integrations+=(--editable "${folder%/pyproject.toml}")
 done
-setup_environment test --editable '.[all]' "${integrations[@]}" --group test --group lint
+setup_environment test --editable '.[all]' "${integrations[@]}" --group test --group lint --group docs
 command -v chromium >/dev/null || apt_install chromium ||
   say "no Chromium on the PATH: the workbench's tests will fail (Debian: apt-get install chromium)"
 exec "$PYTHON" scripts/run_suites.py "$@"

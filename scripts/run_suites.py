@@ -100,6 +100,7 @@ SUITES = (
     Suite("langchain", paths=("tests/integrations/langchain",)),
     Suite("llama_index", paths=("tests/integrations/llama_index",)),
     Suite("haystack", paths=("tests/integrations/haystack",)),
+    Suite("docs", paths=("tests/docs",)),
     Suite("examples", paths=("tests/examples",)),
     Suite("benchmarks", paths=("tests/benchmarks",)),
     Suite(

@@ -1,4 +1,4 @@
-"""Write the tables of settings in docs/configuration.md and docs/operations.md from the declared settings.
+"""Write the tables in docs/ that are made from the code: settings and HTTP errors.
 
 python scripts/settings_table.py            # write the tables
 python scripts/settings_table.py --check    # fail if a table is out of date
@@ -6,19 +6,21 @@ python scripts/settings_table.py --check    # fail if a table is out of date
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from qwen_rerank_plugins.config import RerankConfig
+from qwen_rerank_plugins.service.errors import STATUSES
 from qwen_rerank_plugins.service.settings import ServiceSettings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-BEGIN = "<!-- settings: written by scripts/settings_table.py -->"
-END = "<!-- end of settings -->"
+BEGIN = "<!-- table: written by scripts/settings_table.py -->"
+END = "<!-- end of table -->"
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 
 
@@ -34,13 +36,22 @@ def service_table() -> str:
 
 def table_of(model: type[BaseModel]) -> str:
     """Return a table with one row per setting, in the order of declaration."""
-    rows = ["| setting | values | default | meaning |", "| --- | --- | --- | --- |"]
-    properties = model.model_json_schema()["properties"]
-    for name, schema in properties.items():
+    head = ("setting", "values", "default", "meaning")
+    return table_of_rows([head, *((f"`{name}`", *others) for name, *others in rows_of(model))])
+
+
+def rows_of(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, values, default and meaning of each setting, in the order of declaration."""
+    schema = model.model_json_schema()
+    for name, one in schema["properties"].items():
         default = model.model_fields[name].get_default(call_default_factory=True)
-        cells = (f"`{name}`", values_of(schema), shown(default), str(schema.get("description", "")))
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
+        yield name, values_of(one), shown(default), str(one.get("description", ""))
+
+
+def table_of_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; the first row is its head."""
+    head, *others = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in (head, " | ".join(["---"] * len(rows[0])), *others))
 
 
 def values_of(schema: Mapping[str, Any]) -> str:
@@ -64,6 +75,16 @@ def shown(default: Any) -> str:
     return "empty" if default in ({}, ()) else f"`{default}`"
 
 
+def errors_table() -> str:
+    """Return the table of the service's error answers; each row has the anchor of its `type`."""
+    rows = [("status", "`code`", "when", "what to do")]
+    rows += [
+        (f'<a id="{one.anchor}"></a>{status}', f"`{one.code}`", one.meaning, one.remedy)
+        for status, one in STATUSES.items()
+    ]
+    return table_of_rows(rows)
+
+
 def with_table(text: str, table: str) -> str:
     """Return the document with its table replaced."""
     before, _, rest = text.partition(BEGIN)
@@ -71,10 +92,20 @@ def with_table(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
+def without_settings(text: str) -> str:
+    """Return a document of the site without its table of settings, which has a page of its own there."""
+    return re.sub(f"{BEGIN}\n\n\\| setting .*?{END}", "", text, flags=re.DOTALL)
+
+
 def main(arguments: list[str]) -> int:
     """Write the tables, or with `--check` return 1 if one is out of date."""
     outdated = 0
-    for name, table in (("configuration.md", settings_table()), ("operations.md", service_table())):
+    tables = {
+        "configuration.md": settings_table(),
+        "operations.md": service_table(),
+        "errors.md": errors_table(),
+    }
+    for name, table in tables.items():
         document = DOCS / name
         written = document.read_text(encoding="utf-8")
         wanted = with_table(written, table)

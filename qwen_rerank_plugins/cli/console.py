@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from qwen_rerank_plugins import errors
 from qwen_rerank_plugins.errors import ConfigurationError, InputError, MissingDependencyError, RerankError
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _fail(program: str, error: Exception, *, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exception(error, file=sys.stderr)
     text = " ".join(str(error).split())
-    if not isinstance(error, RerankError):
+    if isinstance(error, RerankError):
+        text = f"{text} (see docs/errors.md#{_documented_name(error).lower()})"
+    else:
         hint = "" if debug else " (unexpected; --debug shows the traceback)"
         text = f"{type(error).__name__}: {text}{hint}"
     typer.echo(f"{program}: error: {text}", err=True)
@@ -80,6 +83,11 @@ def _fail(program: str, error: Exception, *, debug: bool) -> NoReturn:
         error, MissingDependencyError
     )
     raise typer.Exit(EXIT_USAGE if usage else EXIT_FAILED) from None
+
+
+def _documented_name(error: RerankError) -> str:
+    """Return the name of an error's class, or of the nearest base that docs/errors.md has a section for."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
 
 
 def make_app(program: str) -> typer.Typer:

@@ -152,7 +152,11 @@ def _middleware(state: AppState) -> list[Middleware]:
             ],
         )
         outer.append(cors)
-    return [*outer, Middleware(ErrorMiddleware), Middleware(AuthMiddleware, keys=state.keys, hosts=hosts)]
+    return [
+        *outer,
+        Middleware(ErrorMiddleware, root_path=settings.root_path),
+        Middleware(AuthMiddleware, keys=state.keys, hosts=hosts),
+    ]
 
 
 def _pages(document: Mapping[str, Any]) -> list[BaseRoute]:
@@ -190,11 +194,10 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if request.method == "OPTIONS" and "Allow" in headers:
         return Response(status_code=204, headers={"Allow": f"{headers['Allow']}, OPTIONS"})
     status = error.status_code if error.status_code in STATUSES else 500
-    context_of(request.scope).reason = STATUSES[status][0]
+    known = STATUSES[status]
+    context_of(request.scope).reason = known.code
     messages = {
         404: "not found: no such address; see /docs for all addresses",
         405: f"method not allowed: {request.method}; use {headers.get('Allow')}",
     }
-    raise ProblemError(
-        Problem(status, messages.get(status, STATUSES[status][2]), headers, STATUSES[status][0])
-    )
+    raise ProblemError(Problem(status, messages.get(status, known.meaning), headers, known.code))

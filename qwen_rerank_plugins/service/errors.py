@@ -1,7 +1,7 @@
 """One table from exceptions to HTTP statuses, and the body of every error answer.
 
 Every client can read the body: Cohere's read `message` and `id`, Jina's, Xinference's and Voyage's `detail`, TEI's
-`error` and `error_type`, DashScope's `code`, `message` and `request_id`. All values are strings. The body contains no
+`error` and `error_type`, DashScope's `code`, `message` and `request_id`; `type` is RFC 9457's. All values are strings. The body contains no
 text of the request, no path and no traceback.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from qwen_rerank_plugins import errors
 
@@ -20,6 +21,7 @@ __all__ = [
     "ClientGoneError",
     "Problem",
     "ProblemError",
+    "Status",
     "problem_of",
 ]
 
@@ -28,65 +30,139 @@ SERVER_ERRORS = 500
 
 RETRY_S = 5.0  # `Retry-After` while the service is loading, recovering or draining
 
-STATUSES: Mapping[int, tuple[str, str, str]] = {
-    400: ("bad_request", "Validation", "The body is invalid JSON, or contains nothing to rank."),
-    401: ("unauthorized", "Unauthorized", "The API key is missing or invalid."),
-    404: (
+
+class Status(NamedTuple):
+    """What an error status means.
+
+    Attributes:
+        code: Machine-readable name, unique.
+        error_type: Machine-readable kind, in the words of TEI's clients.
+        meaning: What happened.
+        remedy: What to do.
+    """
+
+    code: str
+    error_type: str
+    meaning: str
+    remedy: str
+
+    @property
+    def anchor(self) -> str:
+        """The anchor of this error in the page `/docs` and in docs/errors.md."""
+        return f"error-{self.code}"
+
+
+STATUSES: Mapping[int, Status] = {
+    400: Status(
+        "bad_request",
+        "Validation",
+        "The body is invalid JSON, or contains nothing to rank; or the host name is unknown.",
+        "Send a JSON object in UTF-8 with at least one document, without NaN and duplicate keys, nested at most 32 levels deep. "
+        "For a host name, set `allowed_hosts` or API keys.",
+    ),
+    401: Status(
+        "unauthorized",
+        "Unauthorized",
+        "The API key is missing or invalid.",
+        "Send `Authorization: Bearer KEY` with a key that the service accepts.",
+    ),
+    404: Status(
         "not_found",
         "NotFound",
-        "No such address, no such job, or (with `strict_model`) no such model.",
+        "No such address, no such job of this API key, or (with `strict_model`) no such model.",
+        "Compare the address with those in `/docs`; a model's name with that in `/info`.",
     ),
-    405: (
+    405: Status(
         "method_not_allowed",
         "MethodNotAllowed",
         "The address does not support the method; `Allow` lists those it supports.",
+        "Use one of the methods in `Allow`.",
     ),
-    408: ("request_timeout", "Timeout", "The body did not arrive in time."),
-    409: (
+    408: Status(
+        "request_timeout",
+        "Timeout",
+        "The head or the body did not arrive in time.",
+        "Send it faster, or raise `receive_timeout_s`.",
+    ),
+    409: Status(
         "conflict",
         "Conflict",
         "The job has no such file: it is not done, has failed, or rejected no row.",
+        "Read the job's `state` first.",
     ),
-    413: (
+    413: Status(
         "payload_too_large",
         "Validation",
-        "The size of the body, or the number of documents, exceeds the limit.",
+        "The size of the body or upload, or the number of documents or pairs, exceeds the limit.",
+        "Send fewer documents per request, or raise `max_body_bytes`, `max_documents`, `max_pairs` or, for uploads, "
+        "`jobs_max_upload_bytes`.",
     ),
-    415: ("unsupported_media_type", "Validation", "`Content-Type` or `Content-Encoding` is not supported."),
-    422: (
+    415: Status(
+        "unsupported_media_type",
+        "Validation",
+        "`Content-Type` or `Content-Encoding` is not supported.",
+        "Send `Content-Type: application/json` and an uncompressed body; for uploads, the type of the file.",
+    ),
+    422: Status(
         "invalid_request",
         "Validation",
-        "A value is missing, has the wrong type, is out of range, or is too long.",
+        "A value is missing, has the wrong type, is out of range, or is too long; or a text would be truncated "
+        "although the request forbids it.",
+        "The message names the field. Texts are limited by `max_query_chars` and `max_document_chars`.",
     ),
-    429: (
+    429: Status(
         "overloaded",
         "Overloaded",
-        "The service is overloaded; retry after the seconds in `Retry-After`.",
+        "The service is overloaded, or the API key has too many jobs; retry after the seconds in `Retry-After`.",
+        "Retry after that time. If it happens often, use a faster machine or several machines, or raise `max_wait_s`. "
+        "For jobs, delete finished ones.",
     ),
-    500: ("internal_error", "Backend", "Scoring failed."),
-    503: (
+    500: Status(
+        "internal_error",
+        "Backend",
+        "Scoring failed.",
+        "See the log of the service: the lines with this request id have the cause.",
+    ),
+    503: Status(
         "unavailable",
         "Unhealthy",
         "The model is loading, recovering or shutting down; retry after the seconds in `Retry-After`.",
+        "Wait until `/ready` returns 200.",
     ),
-    504: ("timeout", "Timeout", "The deadline of the service passed."),
-    507: ("insufficient_storage", "Storage", "The disk space for jobs is used up."),
+    504: Status(
+        "timeout",
+        "Timeout",
+        "The deadline of the service passed.",
+        "Send fewer documents per request, use a faster machine or a smaller model, or raise `request_timeout_s`.",
+    ),
+    507: Status(
+        "insufficient_storage",
+        "Storage",
+        "The files of all jobs have reached `jobs_max_total_bytes`, or the disk is full.",
+        "Delete finished jobs, or raise that limit if the disk has room.",
+    ),
 }
-"""Status → machine-readable `code`, `error_type`, and meaning."""
+"""HTTP status → what it means. The page `/docs`, the OpenAPI description and docs/errors.md are made from it."""
+
 
 PROBLEM_SCHEMA = {
     "type": "object",
     "description": "An error, in the fields of every dialect.",
     "properties": {
+        "type": {
+            "type": "string",
+            "format": "uri-reference",
+            "description": "Where the service explains the error, as `/docs#error-overloaded` (RFC 9457).",
+        },
         "id": {"type": "string", "description": "The request id, as in the header `X-Request-Id`."},
         "request_id": {"type": "string", "description": "The same value."},
         "message": {"type": "string", "description": "What happened and what to do."},
         "detail": {"type": "string", "description": "The same value."},
         "error": {"type": "string", "description": "The same value."},
-        "error_type": {"type": "string", "enum": sorted({kind for _, kind, _ in STATUSES.values()})},
-        "code": {"type": "string", "enum": sorted(code for code, _, _ in STATUSES.values())},
+        "error_type": {"type": "string", "enum": sorted({one.error_type for one in STATUSES.values()})},
+        "code": {"type": "string", "enum": sorted(one.code for one in STATUSES.values())},
     },
-    "required": ["id", "request_id", "message", "detail", "error", "error_type", "code"],
+    "required": ["type", "id", "request_id", "message", "detail", "error", "error_type", "code"],
     "additionalProperties": False,
 }
 
@@ -107,19 +183,23 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
     reason: str = ""
 
-    def body(self, request_id: str) -> dict[str, str]:
-        """Return the body."""
-        code, kind, _ = STATUSES.get(
-            self.status, STATUSES[400 if self.status < SERVER_ERRORS else SERVER_ERRORS]
-        )
+    def body(self, request_id: str, root_path: str = "") -> dict[str, str]:
+        """Return the body.
+
+        Args:
+            request_id: The id of the request.
+            root_path: Prefix of every address of the service.
+        """
+        status = STATUSES.get(self.status, STATUSES[400 if self.status < SERVER_ERRORS else SERVER_ERRORS])
         return {
+            "type": f"{root_path}/docs#{status.anchor}",
             "id": request_id,
             "request_id": request_id,
             "message": self.message,
             "detail": self.message,
             "error": self.message,
-            "error_type": kind,
-            "code": code,
+            "error_type": status.error_type,
+            "code": status.code,
         }
 
 

@@ -29,11 +29,15 @@ class IntegrationError(RerankError):
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (InputError("no\n such file"), EXIT_USAGE, "no such file"),
-        (ConfigurationError("unknown setting"), EXIT_USAGE, "unknown setting"),
-        (MissingDependencyError("pip install it"), EXIT_FAILED, "pip install it"),
-        (EngineError("out of memory"), EXIT_FAILED, "out of memory"),
-        (IntegrationError("refused"), EXIT_FAILED, "refused"),
+        (InputError("no\n such file"), EXIT_USAGE, "no such file (see docs/errors.md#inputerror)"),
+        (ConfigurationError("unknown"), EXIT_USAGE, "unknown (see docs/errors.md#configurationerror)"),
+        (
+            MissingDependencyError("pip install it"),
+            EXIT_FAILED,
+            "pip install it (see docs/errors.md#missingdependencyerror)",
+        ),
+        (EngineError("failed"), EXIT_FAILED, "failed (see docs/errors.md#engineerror)"),
+        (IntegrationError("refused"), EXIT_FAILED, "refused (see docs/errors.md#rerankerror)"),
         (ValueError("odd"), EXIT_FAILED, "ValueError: odd (unexpected; --debug shows the traceback)"),
     ],
 )

@@ -68,8 +68,13 @@ def test_every_exception_is_exported() -> None:
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
 def test_every_exception_says_what_it_means(name: str) -> None:
+    """The heading in the documentation gives the anchor that the command line names."""
     assert CLASSES[name].__doc__
-    assert f"`{name}`" in (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    headings = re.findall(
+        r"^### `(\w+)`$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert headings.count(name) == 1
+    assert sorted(headings) == sorted(CLASSES)
 
 
 @pytest.mark.parametrize("name", LEAVES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from qwen_rerank_plugins.service import ui
 from qwen_rerank_plugins.service.api.docs_page import docs_page
 from qwen_rerank_plugins.service.api.routes import RANKING_PATHS
 from qwen_rerank_plugins.service.app import create_app
-from qwen_rerank_plugins.service.errors import STATUSES
+from qwen_rerank_plugins.service.errors import STATUSES, Problem
 from qwen_rerank_plugins.service.jobs.openapi import JOB_STATUSES
 from qwen_rerank_plugins.service.schemas.dialect import Route
 from qwen_rerank_plugins.service.ui import MEDIA_TYPES, PAGE_HEADERS, PageFiles
@@ -372,6 +373,17 @@ def test_the_documentation_page_needs_nothing_from_elsewhere(service: RunningSer
             assert client.get(f"/{link}").status_code == 200, link
         for path, _ in RANKING:
             assert path in page.text
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_the_type_of_an_error_is_the_address_of_its_row_in_the_documentation_page(status: int) -> None:
+    page = docs_page(document())
+    anchor = Problem(status, "what was wrong").body("id-1")["type"].removeprefix("/docs#")
+    assert page.count(f'id="{anchor}"') == 1
+    row = page.partition(f'<tr id="{anchor}">')[2].partition("</tr>")[0]
+    texts = [html.unescape(re.sub("<.*?>", "", cell)) for cell in row.split("</td>")]
+    known = STATUSES[status]
+    assert texts[:4] == [str(status), known.code, *(text.replace("`", "") for text in known[2:])]
 
 
 class _Commands(HTMLParser):

@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from qwen_rerank_plugins.service.errors import STATUSES
 from qwen_rerank_plugins.service.schemas import read_request
 from qwen_rerank_plugins.service.schemas.dialect import Route
 
@@ -40,7 +41,8 @@ def docs_page(document: Mapping[str, Any]) -> str:
         '<link rel="stylesheet" href="docs.css"><script type="module" src="static/docs.js"></script></head><body>'
         f"<main><h1>{escape(title)}</h1><p>{escape(document['info']['description'])}</p>"
         '<p><a href="./">Workbench</a> · <a href="openapi.json">openapi.json</a></p>'
-        f"{''.join(parts)}<h2>Schemas</h2>{''.join(shapes)}</main></body></html>\n"
+        f'{"".join(parts)}<h2 id="errors">Errors</h2>{_errors()}'
+        f"<h2>Schemas</h2>{''.join(shapes)}</main></body></html>\n"
     )
 
 
@@ -118,6 +120,22 @@ def _workbench_link(route: Route, body: Any) -> str:
     if request.instruction:
         fields.append(("instruction", request.instruction))
     return f"./#{urlencode(fields, quote_via=quote)}"
+
+
+def _errors() -> str:
+    """Return the table of errors; the `type` of an error answer is the address of its row."""
+    rows = "".join(
+        f'<tr id="{one.anchor}"><td>{status}</td><td><code>{one.code}</code></td>'
+        f"<td>{_prose(one.meaning)}</td><td>{_prose(one.remedy)}</td></tr>"
+        for status, one in STATUSES.items()
+    )
+    head = "<tr><th>Status</th><th><code>code</code></th><th>Meaning</th><th>What to do</th></tr>"
+    return f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+
+
+def _prose(text: str) -> str:
+    """Return a sentence as HTML, with its `code`."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _shape(name: str, schema: Any) -> str:

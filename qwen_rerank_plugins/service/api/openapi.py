@@ -146,7 +146,7 @@ def _problem(status: int) -> dict[str, Any]:
     if status == 401:  # noqa: PLR2004 (the status itself)
         headers["WWW-Authenticate"] = {"schema": {"type": "string", "const": "Bearer"}}
     return {
-        "description": STATUSES[status][2],
+        "description": STATUSES[status].meaning,
         "headers": headers,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }

@@ -69,8 +69,8 @@ class JobProblem(_Record):
     """Why the job failed, in the fields of an error answer."""
 
     status: int
-    code: Annotated[str, _enum(sorted(code for code, _, _ in STATUSES.values()))]
-    error_type: Annotated[str, _enum(sorted({kind for _, kind, _ in STATUSES.values()}))]
+    code: Annotated[str, _enum(sorted(one.code for one in STATUSES.values()))]
+    error_type: Annotated[str, _enum(sorted({one.error_type for one in STATUSES.values()}))]
     message: str
 
 
@@ -113,10 +113,10 @@ class Job(JobSpec):
         """Set the state to done or failed."""
         self.finished_s = time.time()
         if isinstance(outcome, Problem):
-            code, kind, _ = STATUSES.get(outcome.status, STATUSES[500])
+            status = STATUSES.get(outcome.status, STATUSES[500])
             self.state = "failed"
             self.problem = JobProblem(
-                status=outcome.status, code=code, error_type=kind, message=outcome.message
+                status=outcome.status, code=status.code, error_type=status.error_type, message=outcome.message
             )
             return
         self.state, self.model = "done", PurePath(outcome.model).name or outcome.model

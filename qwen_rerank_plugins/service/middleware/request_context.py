@@ -181,10 +181,12 @@ class ErrorMiddleware:
 
     Args:
         app: The inner app.
+        root_path: Prefix of every address, for the links in error answers.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, root_path: str = "") -> None:
         self._app = app
+        self._root_path = root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward a request, and answer it if that raises."""
@@ -199,6 +201,6 @@ class ErrorMiddleware:
                 log_fault(error, context.request_id)
             if context.status:  # the answer has started, so the connection can only be closed
                 raise
-            body = dump_json(problem.body(context.request_id))
+            body = dump_json(problem.body(context.request_id, self._root_path))
             answer = Response(body, problem.status, dict(problem.headers), "application/json")
             await answer(scope, receive, send)

@@ -24,6 +24,7 @@ from qwen_rerank_plugins.service.api.body import EXTEND_BODY_TIMEOUT
 from qwen_rerank_plugins.service.errors import Problem, ProblemError, unavailable
 from qwen_rerank_plugins.service.middleware.request_context import SECURITY_HEADERS
 from qwen_rerank_plugins.service.schemas.json_codec import dump_json
+from qwen_rerank_plugins.service.settings import ServiceSettings
 
 __all__ = ["DeadlineProtocol", "protocol_class"]
 
@@ -49,10 +50,12 @@ class DeadlineProtocol(HttpToolsProtocol):
     Attributes:
         receive_timeout_s: Timeout for a head, for a body, and for a client that does not read its answer.
         max_connections: Further connections are answered 503 and closed.
+        root_path: Prefix of every address, for the links in error answers.
     """
 
     receive_timeout_s = 30.0
     max_connections = 1000
+    root_path = ""
 
     def __init__(
         self,
@@ -299,7 +302,7 @@ class DeadlineProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         request_id = uuid.uuid4().hex
-        body = dump_json(problem.body(request_id))
+        body = dump_json(problem.body(request_id, self.root_path))
         headers = {
             "Content-Type": "application/json",
             "Content-Length": str(len(body)),
@@ -341,7 +344,7 @@ def _queued_bytes(connection: socket.socket | None) -> int:
     return int(queued)
 
 
-def protocol_class(*, receive_timeout_s: float, max_connections: int) -> type[DeadlineProtocol]:
-    """Return a protocol class with these limits, as uvicorn expects."""
-    limits = {"receive_timeout_s": receive_timeout_s, "max_connections": max_connections}
-    return type("Protocol", (DeadlineProtocol,), limits)
+def protocol_class(settings: ServiceSettings) -> type[DeadlineProtocol]:
+    """Return a protocol class with the limits of these settings, as uvicorn expects."""
+    names = ("receive_timeout_s", "max_connections", "root_path")
+    return type("Protocol", (DeadlineProtocol,), {name: getattr(settings, name) for name in names})

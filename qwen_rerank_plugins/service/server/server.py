@@ -154,9 +154,7 @@ def make_server(
     """
     app = create_app(config, settings=settings, scorer=scorer, announce=announce)
     state: AppState = app.state.service
-    protocol = protocol_class(
-        receive_timeout_s=settings.receive_timeout_s, max_connections=settings.max_connections
-    )
+    protocol = protocol_class(settings)
     server_config = uvicorn.Config(
         app,
         http=protocol,

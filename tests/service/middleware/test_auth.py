@@ -260,10 +260,13 @@ def test_a_prefix_that_a_proxy_keeps_is_removed_and_goes_round_no_key(
     ):
         for prefix in ("", "/rerank-service", "//rerank-service/"):
             assert client.get(f"{prefix}/ready").status_code == 200
-            assert client.get(f"{prefix}/info").status_code == 401
+            refused = client.get(f"{prefix}/info")
+            assert refused.status_code == 401
+            assert refused.json()["type"] == "/rerank-service/docs#error-unauthorized"
             assert client.get(f"{prefix}/info", headers=key).status_code == 200
         assert client.get("/rerank-service").headers["location"] == "/rerank-service/"
         assert client.get("/rerank-service/").headers["content-type"].startswith("text/html")
+        assert 'id="error-unauthorized"' in client.get("/rerank-service/docs").text
         assert client.get("/rerank-services/ready", headers=key).status_code == 404
         assert client.get("/rerank-service/rerank-service/ready", headers=key).status_code == 404
 

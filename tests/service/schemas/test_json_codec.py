@@ -175,11 +175,12 @@ def assert_problem(answer: httpx.Response, status: int) -> dict[str, str]:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     problem: dict[str, str] = answer.json()
-    assert set(problem) == {"id", "request_id", "message", "detail", "error", "error_type", "code"}
+    assert set(problem) == {"type", "id", "request_id", "message", "detail", "error", "error_type", "code"}
     assert {type(value) for value in problem.values()} == {str}
     assert problem["message"] == problem["detail"] == problem["error"]
     assert problem["id"] == problem["request_id"] == answer.headers["x-request-id"]
     assert (problem["code"], problem["error_type"]) == STATUSES[status][:2]
+    assert problem["type"] == f"/docs#error-{problem['code']}"
     assert SECRET not in answer.text
     return problem
 

@@ -19,6 +19,7 @@ from qwen_rerank_plugins.service.jobs.records import Job
 from qwen_rerank_plugins.service.jobs.store import Store
 from qwen_rerank_plugins.service.server import protocol
 from qwen_rerank_plugins.service.server.protocol import DeadlineProtocol
+from qwen_rerank_plugins.service.settings import ServiceSettings
 from tests.service.jobs.uploads import csv_file, pairs, serving
 from tests.service.servers import RunningService, running_service, wait_for
 from tests.service.test_serving import BODY, raw_request
@@ -170,6 +171,7 @@ def test_a_head_without_end_is_answered_431(service: RunningService) -> None:
     problem = problem_in(answer)
     assert "too large" in problem["message"]
     assert (problem["code"], problem["error_type"]) == ("bad_request", "Validation")
+    assert problem["type"] == "/docs#error-bad_request"
 
 
 @pytest.mark.parametrize("head", ["X: " + "y" * 70_000, "\r\n".join(["X: y"] * 17_000)], ids=["one", "many"])
@@ -449,3 +451,9 @@ def test_the_rest_of_a_body_that_was_refused_is_not_waited_for(monkeypatch: pyte
         start = time.monotonic()
         assert drained(client) == 0
         assert time.monotonic() - start < 5
+
+
+def test_an_answer_without_the_app_names_the_documentation_below_the_prefix() -> None:
+    made = protocol.protocol_class(ServiceSettings(root_path="/rerank-service", max_connections=7))
+    assert (made.root_path, made.max_connections) == ("/rerank-service", 7)
+    assert made.receive_timeout_s == ServiceSettings().receive_timeout_s
