@@ -81,6 +81,9 @@ PACKAGES = {
 }
 """Page → folder and name of a package with `__all__`, and its purpose."""
 
+FIRST = ("Reranker", "RerankConfig", "load_config", "RerankResult", "RankedDocument")
+"""Names that a page begins with, where it has them; the others follow in the order of `__all__`."""
+
 
 def reference_pages() -> dict[str, str]:
     """Return every generated page: path in the site → Markdown."""
@@ -141,6 +144,7 @@ def python_page(folder: str, package: str, purpose: str) -> str:
     names = public_names(folder, package)
     error_names = set(errors.__all__)
     listed = [name for name in names if package != "qwen_rerank_plugins" or name not in error_names]
+    listed.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     parts = [f"# {package}\n\n{purpose}\n", *(object_block(f"{package}.{name}") for name in listed)]
     if len(listed) < len(names):
         parts.append(
