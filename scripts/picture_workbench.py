@@ -1,6 +1,6 @@
 """Draws docs/workbench*.png: the workbench of a running service in each of its states.
 
-    QWEN_RERANK_SERVICE_JOBS_FOLDER=jobs bash start.sh --model demo &
+    bash start.sh --model demo --jobs-folder jobs &
     .venv/bin/python scripts/picture_workbench.py [http://127.0.0.1:8501]
 
 Needs the test tools (`bash test.sh laws` installs them), Chromium, and a font with Chinese characters.

@@ -67,12 +67,30 @@ ReturnDocuments = Annotated[
         "--return-documents/--no-return-documents", help="Echo documents if a request does not say."
     ),
 ]
+JobsFolder = Annotated[
+    str | None,
+    typer.Option(help="Accept uploaded files, and keep them in this folder.", metavar="FOLDER"),
+]
 OpenFirewall = Annotated[
     bool, typer.Option("--open-firewall", help="With a public host, open the port in ufw or firewalld.")
 ]
 LogFormat = Annotated[str | None, typer.Option(help="json or text.")]
 Instruction = Annotated[str | None, typer.Option(help="What relevance means, if a request does not say.")]
 MaxLength = Annotated[int | None, typer.Option(help="Maximum tokens of a prompt with its document.")]
+
+SERVICE_OPTIONS = (
+    "host",
+    "port",
+    "api_keys_file",
+    "allowed_hosts",
+    "root_path",
+    "tls_cert",
+    "tls_key",
+    "return_documents",
+    "jobs_folder",
+    "log_format",
+)
+"""Options that are settings of the service."""
 
 
 def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
@@ -84,6 +102,7 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     return_documents: ReturnDocuments = None,
+    jobs_folder: JobsFolder = None,
     open_firewall: OpenFirewall = False,
     log_format: LogFormat = None,
     backend: Backend = None,
@@ -111,24 +130,12 @@ def serve(  # noqa: PLR0913, PLR0917 (one parameter an option)
       qwen-rerank serve
       qwen-rerank serve --model demo --port 8600
       qwen-rerank serve --host 0.0.0.0 --api-keys-file keys.txt
+      qwen-rerank serve --jobs-folder jobs
       QWEN_RERANK_SERVICE_MAX_DOCUMENTS=200 qwen-rerank serve --config qwen-rerank.yaml
     """
-    overrides = {
-        **model_overrides(locals()),
-        "instruction": instruction,
-        "max_length": max_length,
-    }
-    own = {
-        "host": host,
-        "port": port,
-        "api_keys_file": api_keys_file,
-        "allowed_hosts": allowed_hosts,
-        "root_path": root_path,
-        "tls_cert": tls_cert,
-        "tls_key": tls_key,
-        "return_documents": return_documents,
-        "log_format": log_format,
-    }
+    given = locals()
+    overrides = {**model_overrides(given), "instruction": instruction, "max_length": max_length}
+    own = {name: given[name] for name in SERVICE_OPTIONS}
     with report_errors(debug=debug):
         status = _serve(load(config, overrides).config, own, open_firewall=open_firewall)
     raise typer.Exit(status)

@@ -27,7 +27,7 @@ def test_every_option_reaches_its_setting(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("qwen_rerank_plugins.service.server.server.serve", serve)
     options = [
         *("--allowed-hosts", "rank.example, other.example", "--root-path", "/rank"),
-        *("--tls-cert", "cert.pem", "--tls-key", "key.pem", "--return-documents"),
+        *("--tls-cert", "cert.pem", "--tls-key", "key.pem", "--return-documents", "--jobs-folder", "jobs"),
         *("--instruction", "Find it.", "--max-length", "512", "--model", "demo"),
     ]
     result = CliRunner().invoke(app, ["serve", *options])
@@ -37,6 +37,7 @@ def test_every_option_reaches_its_setting(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.allowed_hosts == ("rank.example", "other.example")
     assert (settings.root_path, settings.tls_cert, settings.tls_key) == ("/rank", "cert.pem", "key.pem")
     assert settings.return_documents is True
+    assert settings.jobs_folder == "jobs"
 
 
 @pytest.fixture
