@@ -26,7 +26,7 @@ from tests.doubles import FakeScorer
 
 ROOT = Path(qwen_rerank_plugins.__file__).parent.parent
 
-MAX_HELP_MODULES = 340
+MAX_HELP_MODULES = 420
 DOCUMENTS = "a red fox\n\nthe blue whale sings\nblue sky\n"
 
 
@@ -385,7 +385,7 @@ def test_help_has_examples_and_loads_nothing_heavy(command: list[str]) -> None:
 
 
 def test_help_imports_few_modules() -> None:
-    """278 on Python 3.11; they are what --help takes its time for: 0.2 s of processor time on a quiet machine."""
+    """278 on Python 3.11, and 75 more under coverage; they take most of its 0.2 s of processor time."""
     program = (
         "import sys\nfrom qwen_rerank_plugins.cli.app import app\n"
         "try:\n    app(['rank', '--help'])\nfinally:\n    print('MODULES', len(sys.modules))"
