@@ -45,7 +45,7 @@ def test_a_probe_measures_the_product_that_int8_would_have_given() -> None:
     linear = Linear(torch.randn(24, 32, generator=torch.Generator().manual_seed(1)))
     x = torch.randn(7, 32, generator=torch.Generator().manual_seed(2))
     probe = fidelity.Probe(linear, int8.EIGHT_BITS)
-    found = int8.Int8Linear.from_linear(linear)
+    found = int8.Int8Linear.from_linear(linear, int8.EIGHT_BITS)
     wanted = x @ linear.weight.T
     assert torch.equal(probe(x), linear(x))
     expected = (found(found.encode(x)) - wanted).norm() / wanted.norm()

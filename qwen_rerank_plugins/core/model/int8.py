@@ -136,7 +136,7 @@ class Int8Linear(Linear):
         self.activations = activations
 
     @classmethod
-    def from_linear(cls, linear: Linear, activations: ActivationCodes = EIGHT_BITS) -> Int8Linear:
+    def from_linear(cls, linear: Linear, activations: ActivationCodes) -> Int8Linear:
         """Quantise the weights of a layer, packed or not; those of `Int8Codes` are packed as they are."""
         if isinstance(linear, Int8Codes):
             return cls(linear.weight, linear.scale, linear.bias, activations)
@@ -147,7 +147,7 @@ class Int8Linear(Linear):
         """Quantise rows [rows, in]; see `Linear.encode`.
 
         A precise row is the sum of two: its codes, and the codes of what they lack. Its error is that of 15
-        bits. On a CPU, so is each row whose largest number is far above the others.
+        bits; of 13 where codes have 7. On a CPU, so is each row whose largest number is far above the others.
         """
         rows, limit = x.float(), self.activations.limit
         codes, scale = quantize_rows(rows, limit)
