@@ -74,7 +74,8 @@ def _fail(program: str, error: Exception, *, debug: bool) -> NoReturn:
         traceback.print_exception(error, file=sys.stderr)
     text = " ".join(str(error).split())
     if isinstance(error, RerankError):
-        text = f"{text} (see docs/errors.md#{_documented_name(error).lower()})"
+        name = _documented_name(error)
+        text = f"{text} (see docs/errors.md#{name.lower()})" if name else text
     else:
         hint = "" if debug else " (unexpected; --debug shows the traceback)"
         text = f"{type(error).__name__}: {text}{hint}"
@@ -86,8 +87,9 @@ def _fail(program: str, error: Exception, *, debug: bool) -> NoReturn:
 
 
 def _documented_name(error: RerankError) -> str:
-    """Return the name of an error's class, or of the nearest base that docs/errors.md has a section for."""
-    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    """Return the name of an error's class, or of the nearest base that says more than that it is a `RerankError`."""
+    known = (kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return next((kind.__name__ for kind in known if kind is not RerankError), "")
 
 
 def make_app(program: str) -> typer.Typer:

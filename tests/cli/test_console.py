@@ -37,7 +37,7 @@ class IntegrationError(RerankError):
             "pip install it (see docs/errors.md#missingdependencyerror)",
         ),
         (EngineError("failed"), EXIT_FAILED, "failed (see docs/errors.md#engineerror)"),
-        (IntegrationError("refused"), EXIT_FAILED, "refused (see docs/errors.md#rerankerror)"),
+        (IntegrationError("refused"), EXIT_FAILED, "refused"),
         (ValueError("odd"), EXIT_FAILED, "ValueError: odd (unexpected; --debug shows the traceback)"),
     ],
 )

@@ -19,6 +19,7 @@ __all__ = [
     "BAD_REQUEST",
     "CONFLICT",
     "NOT_FOUND",
+    "SERVICE_UNAVAILABLE",
     "Cluster",
     "OpenSearchCluster",
     "connect",
@@ -28,6 +29,7 @@ __all__ = [
 
 BAD_REQUEST: Final = 400
 NOT_FOUND: Final = 404
+SERVICE_UNAVAILABLE: Final = 503
 CONFLICT: Final = 409
 _MAX_MESSAGE = 1000
 CHECK_ADDRESS: Final = "Check the address in --cluster."

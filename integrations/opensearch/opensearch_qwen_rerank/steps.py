@@ -11,6 +11,7 @@ from opensearch_qwen_rerank.cluster import (
     BAD_REQUEST,
     CONFLICT,
     NOT_FOUND,
+    SERVICE_UNAVAILABLE,
     Cluster,
     get_or_none,
     send_with_retries,
@@ -254,15 +255,20 @@ def deploy(context: ExecutionContext, model_id: str) -> None:
 def create_connector(context: ExecutionContext, body: Mapping[str, Any]) -> str:
     """Create a connector and return its id.
 
-    The cluster creates its encryption key in the seconds after the first use; without the key it answers with 404.
+    The cluster creates its encryption key in the seconds after the first use. Without the key it answers with 404, and
+    with 503 while the shard of the key's index starts.
 
     Raises:
         ClusterError: The cluster refused the request.
     """
+
+    def is_transient(error: ClusterError) -> bool:
+        return error.status == NOT_FOUND or (
+            error.status == SERVICE_UNAVAILABLE and "No shard available" in str(error)
+        )
+
     path = "/_plugins/_ml/connectors/_create"
-    answer = send_with_retries(
-        context.cluster, "POST", path, body, is_transient=lambda error: error.status == NOT_FOUND
-    )
+    answer = send_with_retries(context.cluster, "POST", path, body, is_transient=is_transient)
     return str(answer["connector_id"])
 
 

@@ -7,9 +7,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from opensearch_qwen_rerank import OpenSearchSettings
+from opensearch_qwen_rerank import ClusterError, OpenSearchSettings
 from opensearch_qwen_rerank.destroy import plan_destroy
 from opensearch_qwen_rerank.plan import plan_apply
+from opensearch_qwen_rerank.steps import ExecutionContext, create_connector
 
 from tests.integrations.opensearch.fake_cluster import FakeCluster, Killed
 
@@ -128,3 +129,30 @@ def test_an_id_is_recorded_as_soon_as_its_resource_is_created(num_writes: int) -
     assert sum(num_resources(cluster, "books")) == num_writes // 2
     run(cluster, "apply", settings())
     assert num_resources(cluster, "books") == [1, 1, 1]
+
+
+class ClusterWithoutKey:
+    """Refuses connectors until its encryption key can be read."""
+
+    def __init__(self, *refusals: ClusterError) -> None:
+        self.refusals = list(refusals)
+
+    def request(self, *_: Any, **__: Any) -> Any:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        return {"connector_id": "c1"}
+
+
+def test_a_connector_is_created_once_the_encryption_key_can_be_read() -> None:
+    """Seen on 3.6.0: 404 before the key's index exists, and 503 while its shard recovers."""
+    starting = ClusterError("No shard available for [get [.plugins-ml-config]]: RECOVERING", status=503)
+    cluster = ClusterWithoutKey(ClusterError("no master key", status=404), starting, starting)
+    assert create_connector(ExecutionContext(cluster, {}), {}) == "c1"
+    assert cluster.refusals == []
+
+
+def test_a_503_of_another_kind_is_not_repeated() -> None:
+    """It may come from a proxy, behind which the connector was created."""
+    cluster = ClusterWithoutKey(ClusterError("bad gateway", status=503))
+    with pytest.raises(ClusterError, match="bad gateway"):
+        create_connector(ExecutionContext(cluster, {}), {})
