@@ -84,7 +84,7 @@ def steps_of(page: str, text: str) -> list[Step]:
 
 
 def is_tutorial(page: str) -> bool:
-    """Whether the blocks of a page build upon each other."""
+    """Whether the blocks of a page build on each other."""
     return page.startswith(FOLDERS)
 
 

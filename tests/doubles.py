@@ -11,7 +11,7 @@ from qwen_rerank_plugins import PairScore, ScoreRequest
 
 
 class FakeScorer:
-    """Scores by a function of the request, remembers what it was asked, and fails when told to."""
+    """Scores by a function of the request, remembers what it was asked, and fails when it is set to."""
 
     model = "fake"
 

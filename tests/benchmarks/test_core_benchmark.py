@@ -102,7 +102,7 @@ def test_time_is_set_against_the_multiplications_alone() -> None:
     assert found["workloads"]["mixed"]["multiplications"]["ours"]["gflops"] == 50.0
 
 
-def test_a_lost_workload_is_told() -> None:
+def test_a_lost_workload_is_reported() -> None:
     assert figures()["lost"] == []
     found = figures(official=[fake({"mixed": 9.0, "short": 0.5})])
     assert found["lost"] == [{"workload": "short", "to": "official", "times_ours": 0.5}]

@@ -56,7 +56,7 @@ def good_figures() -> dict[str, Any]:
         ("overload", {"overload": {"lost": 1}}, "lost"),
     ],
 )
-def test_a_missed_goal_is_told(part: str, change: dict[str, Any], word: str) -> None:
+def test_a_missed_goal_is_reported(part: str, change: dict[str, Any], word: str) -> None:
     assert judge(good_figures()) == []
     figures = good_figures()
     figures[part] |= change

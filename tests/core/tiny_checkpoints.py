@@ -100,7 +100,7 @@ class Shape:
 
 
 def _random(size: tuple[int, ...], draw: torch.Generator) -> Tensor:
-    """Norms around one, biases around nought, matrices that keep the size of what they multiply."""
+    """Norms around one, biases around zero, matrices that keep the size of what they multiply."""
     if len(size) == 1:
         return 1 + 0.1 * torch.randn(size, generator=draw)
     scale: float = size[-1] ** -0.5

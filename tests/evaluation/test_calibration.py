@@ -204,7 +204,7 @@ def test_the_default_instruction_may_be_written_out_for_all_queries_not_for_some
         fitted(Dataset("x", dataset.corpus, some, dataset.qrels), scorer=by_text("d"))
 
 
-def test_too_few_pairs_or_one_class_is_said_before_anything_is_scored() -> None:
+def test_too_few_pairs_or_one_class_is_reported_before_anything_is_scored() -> None:
     few, relevant = judged(5), judged()
     only = {query_id: dict.fromkeys(grades, 1) for query_id, grades in relevant.qrels.items()}
     for dataset, counts in (

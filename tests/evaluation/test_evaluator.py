@@ -189,7 +189,7 @@ def test_the_cautious_settings_are_longer_lists() -> None:
     assert min_score[2] == pytest.approx(0.3, abs=1e-6)
 
 
-def test_a_target_beyond_reach_is_said_to_be() -> None:
+def test_a_target_beyond_reach_is_reported() -> None:
     values = [setting[2] for setting in targeted("P@5=0.9")]
     assert values == [None, None, None, None]
 

@@ -122,7 +122,7 @@ def test_start_never_replaces_a_model_that_was_named(tmp_path: Path) -> None:
         assert "DEMO" not in run.output
 
 
-def test_a_busy_port_is_told_before_the_model_is_loaded() -> None:
+def test_a_busy_port_is_reported_before_the_model_is_loaded() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with started(sys.executable, "scripts/first_run.py", "--model", "demo", "--port", port) as run:

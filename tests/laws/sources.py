@@ -37,7 +37,7 @@ def tracked_files() -> tuple[str, ...]:
 
 
 def unpacked_files() -> tuple[str, ...]:
-    """The same of a tree that is no checkout, as far as that can be told: no caches, no environment."""
+    """The same of a tree that is not a checkout, as far as its files show: no caches, no environment."""
     kept_hidden = {".ci", ".gitattributes", ".gitignore"}
     paths = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
     visible = (

@@ -124,7 +124,7 @@ def test_a_row_that_cannot_be_ranked_is_an_input_error() -> None:
         dataset.take_all()
 
 
-def test_what_is_wrong_is_said_before_anything_runs() -> None:
+def test_wrong_options_are_reported_before_anything_runs() -> None:
     dataset = ray.data.from_items([{"query": "a", "document": "b", "note": "c"}])
     with pytest.raises(InputError, match="has no column 'text', only 'query', 'document', 'note'"):
         rerank_dataset(dataset, config=CONFIG, options=BatchOptions(document_column="text"))

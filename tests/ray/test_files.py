@@ -103,7 +103,7 @@ def test_errors_are_those_of_the_worker(scorer: ActorPoolScorer) -> None:
     assert len(scorer.score(pairs(1))) == 1
 
 
-def test_a_model_that_is_not_there_is_said_as_on_this_machine(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_as_on_this_machine(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"query": "a", "document": "b"}])
     with pytest.raises(CheckpointNotFoundError, match="nowhere"):
         rerank_file(source, tmp_path / "out.jsonl", config=CONFIG.replace(model=str(tmp_path / "nowhere")))
@@ -157,7 +157,7 @@ def test_a_job_of_one_machine_goes_on_on_a_cluster(tmp_path: Path, reranker: Rer
     assert len(read_lines(target)) == 64
 
 
-def test_what_is_wrong_is_said_before_any_worker_starts(tmp_path: Path) -> None:
+def test_wrong_options_are_reported_before_any_worker_starts(tmp_path: Path) -> None:
     before = set(processes(WORKERS))  # those of tests before may still be on their way out
     source = write_lines(tmp_path / "in.jsonl", [{"query": "a", "text": "b"}])
     with pytest.raises(InputError, match="has no column 'document'"):

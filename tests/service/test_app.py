@@ -89,7 +89,7 @@ def test_an_indecent_request_id_is_replaced(service: RunningService, given: str)
 
 
 @pytest.mark.loopback
-def test_what_is_not_there_or_not_allowed_is_said_in_the_usual_shape(service: RunningService) -> None:
+def test_unknown_addresses_and_methods_are_answered_in_the_usual_form(service: RunningService) -> None:
     with service.client() as client:
         problem = assert_problem(client.get("/nothing"), 404)
         assert problem["message"] == "not found: no such address; see /docs for all addresses"

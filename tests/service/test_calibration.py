@@ -96,7 +96,7 @@ def test_thresholds_compare_calibrated_probabilities_and_raw_scores_stay(service
     assert raw[0] == raw[1]
 
 
-def test_without_a_calibration_nothing_is_said_about_it() -> None:
+def test_without_a_calibration_answers_do_not_mention_it() -> None:
     with running_service() as running, running.client() as client:
         for path, body, _ in DIALECTS.values():
             answer = client.post(path, json=body)

@@ -84,7 +84,7 @@ def test_relevant_spans_come_with_the_documents_of_both_own_dialects(service: Ru
 
 
 @pytest.mark.parametrize("asked", [None, {"mode": "disabled"}, {"mode": "disabled", "max_spans": 3}])
-def test_nothing_is_said_of_spans_that_nobody_asked_for(service: RunningService, asked: Any) -> None:
+def test_answers_mention_spans_only_on_request(service: RunningService, asked: Any) -> None:
     assert "relevant_spans" not in service.rank(documents=[TWO], relevant_spans=asked).text
 
 

@@ -205,7 +205,7 @@ def test_weights_without_a_head_are_warned_about(tmp_path: Path, caplog: pytest.
         ("Qwen3-Reranker-0.6B", None, False),
     ],
 )
-def test_a_gguf_file_of_an_embedding_model_is_told_by_its_name_too(
+def test_a_gguf_file_of_an_embedding_model_is_recognised_by_its_name_too(
     tmp_path: Path, name: str, pooling: int | None, is_embedding: bool
 ) -> None:
     more = {"general.name": name} | ({} if pooling is None else {"qwen3.pooling_type": pooling})

@@ -134,7 +134,7 @@ def test_a_product_can_be_added_in_place(linear: Linear, x: torch.Tensor) -> Non
     torch.testing.assert_close(target, 1 + product(int8, x))
 
 
-def test_rows_of_noughts_stay_noughts(linear: Linear) -> None:
+def test_rows_of_zeros_stay_zeros(linear: Linear) -> None:
     linear.weight[3] = 0
     out = product(Int8Linear.from_linear(Linear(linear.weight), BEST), torch.zeros(20, 32))
     assert torch.equal(out, torch.zeros(20, 24))

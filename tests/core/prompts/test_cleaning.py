@@ -133,7 +133,7 @@ def test_each_wrapped_text_is_warned_of_alone_and_scored_as_it_is(
 def test_whatever_text_is_wrapped_the_same_text_comes_out(
     query: str, document: str, instruction: str, family: str
 ) -> None:
-    """Line ends at a query's end cannot be told from the template's own."""
+    """Line ends at a query's end cannot be distinguished from the template's own."""
     query, instruction = query.rstrip("\r\n"), instruction.rstrip("\r\n")
     cleaner = TextCleaner(FAMILIES[family], "strip")
     one = {"query": query, "document": document, "instruction": instruction}

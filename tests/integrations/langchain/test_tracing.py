@@ -145,7 +145,7 @@ def test_settings_of_a_run_do_not_leak_into_the_next_step() -> None:
     assert "rerank_model" not in names["count"].extra.get("metadata", {})
 
 
-def test_a_callback_handler_hears_start_and_end() -> None:
+def test_a_callback_handler_receives_start_and_end() -> None:
     heard: list[str] = []
 
     class Handler(BaseCallbackHandler):
@@ -159,7 +159,7 @@ def test_a_callback_handler_hears_start_and_end() -> None:
     assert heard == ["start QwenRerank q", "end 2"]
 
 
-def test_an_asynchronous_handler_hears_too() -> None:
+def test_an_asynchronous_handler_receives_them_too() -> None:
     heard: list[str] = []
 
     class Handler(AsyncCallbackHandler):

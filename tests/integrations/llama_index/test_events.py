@@ -155,7 +155,7 @@ def test_a_wrong_option_of_a_call_is_reported_as_a_failure(events: EventRecorder
 
 
 @either_way
-def test_the_older_system_hears_what_went_in_and_came_out(*, asynchronous: bool) -> None:
+def test_the_older_system_receives_input_and_output(*, asynchronous: bool) -> None:
     recorder = CallbackRecorder()
     reranker = faked(top_n=1)
     reranker.callback_manager = CallbackManager([recorder])

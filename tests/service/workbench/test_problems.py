@@ -183,7 +183,7 @@ def test_the_engines_model_and_device_are_shown(workbench: Workbench) -> None:
     expect(workbench.page.locator("#demo")).to_be_hidden()
 
 
-def test_a_demo_model_is_said_loudly(page: Page, base_url: str, watch: Watch) -> None:
+def test_a_demo_model_is_announced(page: Page, base_url: str, watch: Watch) -> None:
     bench = Workbench(page, base_url, watch.allowed_failures)
 
     def as_demo(route: Route) -> None:

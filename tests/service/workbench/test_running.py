@@ -206,7 +206,7 @@ def test_cancelling_reaches_the_scorer(page: Page, watch: Watch) -> None:
         wait_for(lambda: scorer.cancelled == 1)
 
 
-def test_the_demo_model_ranks_and_is_said_loudly(page: Page, watch: Watch) -> None:
+def test_the_demo_model_ranks_and_is_announced(page: Page, watch: Watch) -> None:
     with running_service(RerankConfig(model="demo", device="cpu")) as served:
         bench = Workbench(page, served.base_url, watch.allowed_failures)
         bench.open()
