@@ -49,6 +49,14 @@ def page_of(path: str) -> str | None:
     return PREFIX + path if path.endswith(".md") else f"{PREFIX}{path}.md"
 
 
+def linked_path(target: str, source: str) -> str | None:
+    """Return the path in the repository that a link of a file leads to; None if it leads elsewhere or within the file."""
+    path = target.partition("#")[0]
+    if not path or "://" in path or path.startswith(("mailto:", "/")):
+        return None
+    return posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+
+
 def rewrite_links(markdown: str, page: str) -> str:
     """Return a page's Markdown with its links to files of the repository as links to pages of the site.
 
@@ -63,12 +71,11 @@ def rewrite_links(markdown: str, page: str) -> str:
         return markdown
 
     def replace(link: re.Match[str]) -> str:
-        path, mark, anchor = link["target"].partition("#")
-        if not path or "://" in path or path.startswith(("mailto:", "/")):
-            return link[0]
-        target = page_of(posixpath.normpath(posixpath.join(posixpath.dirname(source), path)))
+        path = linked_path(link["target"], source)
+        target = None if path is None else page_of(path)
         if target is None:
             return link[0]
+        _, mark, anchor = link["target"].partition("#")
         relative = posixpath.relpath(target, posixpath.dirname(page))
         return f"{link['before']}{relative}{mark}{anchor}{link['after']}"
 
@@ -90,11 +97,8 @@ def linked_files(markdown: str, source: str) -> list[str]:
 
     def collect(text: str) -> str:
         for link in LINK.finditer(text):
-            path = link["target"].partition("#")[0]
-            if not path or "://" in path or path.startswith(("mailto:", "/")):
-                continue
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-            if not target.startswith(DOCS) and page_of(target) is not None:
+            target = linked_path(link["target"], source)
+            if target is not None and not target.startswith(DOCS) and page_of(target) is not None:
                 found.append(target)
         return text
 
