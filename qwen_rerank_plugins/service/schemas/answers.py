@@ -42,7 +42,6 @@ __all__ = [
     "score_of",
     "scores",
     "status",
-    "text_of",
     "usage",
     "wire_number",
 ]
@@ -198,11 +197,6 @@ def details(scored: RankedDocument | PairScore) -> Details:
 def in_input_order(results: Sequence[RerankResult]) -> list[RankedDocument]:
     """Return all documents of results that are not limited by `top_n`, in input order, also those without scores."""
     return [one for result in results for one in sorted(result.results, key=lambda ranked: ranked.index)]
-
-
-def text_of(ranked: RankedDocument) -> str:
-    """Return the ranked text."""
-    return str(ranked.document)
 
 
 def ranked(result: RerankResult, echo: Callable[[RankedDocument], T] | None) -> list[Ranked[T]]:

@@ -43,7 +43,7 @@ class TEIRequest(dialect.SingleQuery, dialect.RawScores):
         ]
         if outcome.echoes(self.return_text):
             for entry, one in zip(entries, result.results, strict=True):
-                entry["text"] = answers.text_of(one)
+                entry["text"] = one.text
         return entries
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -38,7 +39,7 @@ class VoyageRequest(dialect.SingleQuery):
         return {
             "object": "list",
             "data": answers.ranked(
-                result, answers.text_of if outcome.echoes(self.return_documents) else None
+                result, attrgetter("text") if outcome.echoes(self.return_documents) else None
             ),
             "model": outcome.model,
             "usage": {"total_tokens": result.usage.num_tokens},

@@ -43,7 +43,7 @@ class WeaviateRequest(dialect.Instructed, dialect.Dialect):
         return {
             "query": self.query,
             "scores": [
-                {"document": answers.text_of(one), "score": answers.score_of(one)}
+                {"document": one.text, "score": answers.score_of(one)}
                 for one in answers.in_input_order([result])
             ],
         }
