@@ -138,8 +138,13 @@ class Outcome:
 def main(arguments: list[str] | None = None) -> int:
     """Run the suites that were asked for and print the table; 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="test.sh", description="Runs the test suites and times each.")
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help="default: all, and the coverage report")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help="default: all")
     parser.add_argument("--long", action="store_true", help="run the long sweeps too")
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="measure coverage, report it and fail below the limit; twice as slow",
+    )
     parser.add_argument("--list", action="store_true", help="print the suites' names and stop")
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="suites side by side; default: 2, on one core 1"
@@ -148,22 +153,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     names = [suite.name for suite in SUITES]
     if options.list:
-        print(*names, "coverage", sep="\n")
+        print(*names, sep="\n")
         return 0
-    unknown = sorted(set(options.suites) - {*names, "coverage"})
+    unknown = sorted(set(options.suites) - set(names))
     if unknown:
-        parser.error(f"unknown suite {unknown[0]!r}; there are {', '.join(names)}, coverage")
+        parser.error(f"unknown suite {unknown[0]!r}; there are {', '.join(names)}")
 
-    wanted = options.suites or [*names, "coverage"]
+    wanted = options.suites or names
     extra = (["--long"] if options.long else []) + (["-k", options.k] if options.k else [])
-    if not options.suites:
-        shutil.rmtree(ROOT / ".coverage", ignore_errors=True)
+    if options.coverage:
+        start_coverage()
     outcomes = run_all(
         [suite for suite in SUITES if suite.name in wanted],
         extra,
         jobs=options.jobs or min(2, os.cpu_count() or 1),
     )
-    if "coverage" in wanted:
+    if options.coverage:
         outcomes.append(report_coverage())
     return print_table(outcomes)
 
@@ -205,7 +210,7 @@ def run_suite(suite: Suite, extra: list[str], *, log: IO[str] | None = None) -> 
 
 
 def run_pytest(suite: Suite, outcome: Outcome, extra: list[str], log: IO[str] | None) -> None:
-    """Run pytest under coverage and add its counts; a crash, or no test at all, counts as one failure."""
+    """Run pytest and add its counts; a crash, or no test at all, counts as one failure."""
     paths = [str(path.relative_to(ROOT)) for pattern in suite.paths for path in sorted(ROOT.glob(pattern))]
     if not paths:
         outcome.count(f"{suite.name}: nothing matches {', '.join(suite.paths)}", ok=False)
@@ -213,9 +218,8 @@ def run_pytest(suite: Suite, outcome: Outcome, extra: list[str], log: IO[str] | 
     RESULTS.mkdir(exist_ok=True)
     report = RESULTS / f"{suite.name}.xml"
     report.unlink(missing_ok=True)
-    (ROOT / ".coverage").mkdir(exist_ok=True)
     options = ("--durations=5", f"--junitxml={report}", *extra)
-    status = run(sys.executable, "-m", "coverage", "run", "-m", "pytest", *options, *paths, log=log)
+    status = run(sys.executable, "-m", "pytest", *options, *paths, log=log)
     ran = read_report(report, outcome) if report.exists() else 0
     if (status or not ran) and not outcome.failed:
         outcome.count(f"{suite.name}: pytest ended with {status} after {ran} tests", ok=False)
@@ -235,8 +239,17 @@ def read_report(report: Path, outcome: Outcome) -> int:
     return len(cases)
 
 
+def start_coverage() -> None:
+    """Have every Python process of this run measured from its start."""
+    shutil.rmtree(ROOT / ".coverage", ignore_errors=True)
+    (ROOT / ".coverage").mkdir()
+    os.environ["COVERAGE_FILE"] = str(ROOT / ".coverage/data")  # tests start processes in other folders
+    os.environ["COVERAGE_PROCESS_START"] = str(ROOT / "pyproject.toml")
+
+
 def report_coverage() -> Outcome:
-    """Combine what all suites of this run covered; fails under the limit that pyproject.toml sets."""
+    """Combine what all suites of this run covered; fails below the limit that pyproject.toml sets."""
+    del os.environ["COVERAGE_PROCESS_START"]
     headline("coverage")
     outcome = Outcome("coverage")
     started = time.monotonic()

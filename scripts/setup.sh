@@ -9,6 +9,9 @@
 
 shopt -s inherit_errexit
 
+# Container images often set this; then every process would compile PyTorch and transformers again, 5 s each.
+unset PYTHONDONTWRITEBYTECODE
+
 VENV=${VENV:-.venv}
 PYTHON=$VENV/bin/python
 

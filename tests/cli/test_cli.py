@@ -385,7 +385,7 @@ def test_help_has_examples_and_loads_nothing_heavy(command: list[str]) -> None:
 
 
 def test_help_imports_few_modules() -> None:
-    """278 on Python 3.11, and 75 more under coverage; they take most of its 0.2 s of processor time."""
+    """278 on Python 3.11, 75 more when coverage is measured; they take most of its 0.2 s of processor time."""
     program = (
         "import sys\nfrom qwen_rerank_plugins.cli.app import app\n"
         "try:\n    app(['rank', '--help'])\nfinally:\n    print('MODULES', len(sys.modules))"
