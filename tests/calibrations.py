@@ -15,7 +15,7 @@ def fit(instruction: str | None = None, slope: float = SLOPE, offset: float = OF
 
 
 def content(*fits: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The value of a file of the lexical scorer, by default with a fit of its default instruction."""
+    """The contents of a calibration of the lexical scorer, by default with a fit for its default instruction."""
     return {
         "format": "qwen-rerank-calibration",
         "version": 1,

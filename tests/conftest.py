@@ -1,4 +1,4 @@
-"""What every test stands on: no hub, no network, no settings of this machine, and the `--long` switch."""
+"""Fixtures of every test: no hub, no network, no settings of this machine, and the option `--long`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what was not asked for, and what needs weights that are not here."""
+    """Skip long sweeps unless `--long` is set, and tests of real weights unless a folder is named."""
     skip_long = pytest.mark.skip(reason="a long sweep: run with --long")
     skip_model = pytest.mark.skip(reason="QWEN_RERANK_TEST_MODEL names no folder with real weights")
     for item in items:
@@ -60,7 +60,7 @@ def long_run(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Caches and configuration of the person who runs the tests are neither read nor written."""
+    """The caches and the configuration of the user who runs the tests are neither read nor written."""
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("home")
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))

@@ -1,4 +1,4 @@
-"""A calibration file: what is refused, and what becomes of probabilities wherever they leave a reranker."""
+"""A calibration file: which are refused, and calibrated probabilities in every result of a reranker."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_without_the_setting_nothing_is_marked() -> None:
 
 @pytest.mark.parametrize("mark", [True, False])
 def test_scores_that_are_marked_are_not_calibrated_again(tmp_path: Path, *, mark: bool) -> None:
-    """As those of a service's reranker, which a job's reranker ranks with the same configuration."""
+    """A job's reranker gets marked scores from the service's reranker, and has the same configuration."""
     marked = PairScore(0.3, 1.0, calibrated=mark)
     config = RerankConfig(backend="lexical", calibration=write_calibration(tmp_path))
     result = Reranker(config, scorer=FakeScorer(lambda _: marked)).rank("q", ["d"])
@@ -127,7 +127,7 @@ def test_scores_that_are_marked_are_not_calibrated_again(tmp_path: Path, *, mark
 
 
 def test_a_call_with_a_score_without_log_odds_is_not_calibrated_at_all(tmp_path: Path) -> None:
-    """Otherwise the order could change: by probability the first is behind the second before, and before it after."""
+    """Otherwise the order could change: by probability the first document is second, and after calibration it would be first."""
     scores = {"a": PairScore.from_log_odds(1.0), "b": PairScore(0.8)}
     config = RerankConfig(backend="lexical", calibration=write_calibration(tmp_path, fit(offset=5.0)))
     result = Reranker(config, scorer=FakeScorer(lambda request: scores[request.document])).rank(

@@ -35,7 +35,7 @@ from tests.doubles import FakeScorer
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[FakeScorer]:
-    """Every reranker builds a slow fake; the list holds those that were built."""
+    """Every reranker builds a slow fake; the list contains those that were built."""
     scorers: list[FakeScorer] = []
 
     def build(config: RerankConfig, *, shared: bool = False) -> FakeScorer:
@@ -195,7 +195,7 @@ def test_a_kept_failure_is_raised_too_with_the_seconds_to_the_next_attempt(
 
 
 def test_a_kept_failure_holds_nothing_of_what_was_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a model would else stay in memory through all pauses."""
+    """Otherwise half a model would stay in memory during all pauses."""
     loaded: list[weakref.ref[Any]] = []
 
     def build(config: RerankConfig, *, shared: bool = False) -> FakeScorer:
@@ -228,7 +228,7 @@ def test_threads_that_wait_for_a_load_share_its_failure(monkeypatch: pytest.Monk
     waiting = threading.Semaphore(0)
 
     class CountedLock:
-        """Says when a thread is about to wait."""
+        """Signals when a thread is about to wait."""
 
         def __init__(self) -> None:
             self._lock = threading.Lock()

@@ -157,6 +157,6 @@ def test_a_text_without_words_is_one_span(text: str) -> None:
     "part", [".", ". ", '。"', "a\n", " ", "a.b?\"'“", "x. (((", "e\u0301", "1. ", "```\n"]
 )
 def test_hostile_texts_take_time_in_proportion_to_their_length(part: str) -> None:
-    """In square time the test would run into its timeout: linear time is less than a second."""
+    """Quadratic time would exceed the test's timeout; linear time is less than a second."""
     text = part * (300_000 // len(part))
     assert sum(end - start for start, end in segment(text, "sentence")) <= len(text)

@@ -68,7 +68,7 @@ def run(
 
 
 def many_rows(count: int, *, per_query: int = 7) -> list[dict[str, str]]:
-    """Rows whose queries come again all over the file."""
+    """Rows whose queries recur throughout the file."""
     num_queries = max(1, count // per_query)
     return [
         {

@@ -44,7 +44,7 @@ def test_an_option_comes_before_the_first_line_and_the_detection(tmp_path: Path)
 
 
 def test_a_delimiter_counts_only_if_it_yields_the_columns(tmp_path: Path) -> None:
-    """Semicolons are frequent here, and yet punctuation."""
+    """Semicolons are frequent here, but they are punctuation."""
     with pytest.raises(InputError, match="no column 'document' or 'documents', only 'a;b;c', 'd'; name"):
         rows_of(tmp_path, "a;b;c,d\n1;2;3,4\n")
 

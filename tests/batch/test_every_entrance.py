@@ -1,4 +1,4 @@
-"""Each kind of file in five variants, through every command and address that reads files: all read the same texts."""
+"""Each kind of file in five variants, through every command and route that reads files: all read the same texts."""
 
 from __future__ import annotations
 

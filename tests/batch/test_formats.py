@@ -41,7 +41,7 @@ def test_scores_and_ranks_are_those_of_the_reranker(tmp_path: Path) -> None:
 
 
 def test_instruction_and_query_are_joined_with_their_lengths(tmp_path: Path) -> None:
-    """Instruction "a" with query "bc", and "ab" with "c": the same letters, yet two lists with ranks of their own."""
+    """Instruction "a" with query "bc", and "ab" with "c": the same letters, but two lists, each with its own ranks."""
     rows = [{"i": "a", "query": "bc", "document": "d"}, {"i": "ab", "query": "c", "document": "d"}]
     run(write_csv(tmp_path / "in.csv", rows), tmp_path / "out.csv", instruction_column="i")
     assert [row["rank"] for row in read_csv(tmp_path / "out.csv")] == ["1", "1"]

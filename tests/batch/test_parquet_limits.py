@@ -1,4 +1,4 @@
-"""Small Parquet files that stand for much text: dictionaries and run lengths repeat a value for a few bits."""
+"""Small Parquet files that decode to a lot of text: dictionaries and run lengths repeat a value for a few bits."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_too_many_columns_and_a_packed_file_are_named(
 
 
 def test_every_type_comes_back_as_it_was(tmp_path: Path) -> None:
-    """Strings are read as dictionaries, across row groups of different ones, and get their types back."""
+    """Strings are read as dictionaries, across row groups with different dictionaries, and are written with their own types."""
     count = 50
     texts = [f"text {number % 7}" for number in range(count)]
     table = pa.table(

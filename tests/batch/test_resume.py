@@ -54,7 +54,7 @@ def kill_at_random(process: subprocess.Popen[str], rng: random.Random, max_steps
 
 @pytest.mark.timeout(300)
 def test_a_job_killed_twenty_times_ends_with_the_rows_of_an_undisturbed_run(tmp_path: Path) -> None:
-    """SIGKILL, at seeded moments: while it scores, while it writes, while it gives files their names."""
+    """SIGKILL at seeded moments: while it scores, while it writes, while it renames files."""
     rng = random.Random(20)
     source = messy_csv(tmp_path / "in.csv", 1500)
     calm, target = tmp_path / "calm.csv", tmp_path / "out.csv"
@@ -83,7 +83,7 @@ def test_a_job_killed_twenty_times_ends_with_the_rows_of_an_undisturbed_run(tmp_
 
 
 class Counter:
-    """Says stop after so many questions."""
+    """Asks for a stop after a number of calls."""
 
     def __init__(self, limit: int) -> None:
         self.left = limit
@@ -251,7 +251,7 @@ def test_the_input_is_never_the_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "csv.gz", "parquet"])
 def test_a_full_disk_keeps_the_scores(tmp_path: Path, suffix: str) -> None:
-    """A limit on a file's size stands for the disk."""
+    """A limit on the size of files simulates the full disk."""
     rng = random.Random(1)
     rows = [{"query": "q", "document": "".join(rng.choices("abcdefgh ", k=4000))} for _ in range(150)]
     source = write_csv(tmp_path / "in.csv", rows)

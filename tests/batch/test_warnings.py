@@ -1,4 +1,4 @@
-"""Texts that are scored although something is wrong with them: lone surrogates, templates, blanks."""
+"""Texts that are scored with a warning: lone surrogates, templates, blanks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.doubles import FakeScorer
 
 
 def scored(asked: list[ScoreRequest]) -> FakeScorer:
-    """Word overlap; keeps what it is asked."""
+    """Scores by word overlap, and records its requests."""
 
     def score_one(request: ScoreRequest) -> PairScore:
         asked.append(request)
@@ -91,7 +91,7 @@ def test_in_a_list_the_document_is_marked_and_not_its_neighbours(tmp_path: Path,
     st.text(st.characters(categories=["Lu", "Cs", "Po"]) | st.sampled_from("\\u\ud83d\ude00dD8"), max_size=8)
 )
 def test_json_is_repaired_as_its_texts_are(text: str) -> None:
-    """One for one, and nothing else: neither pairs of surrogates nor what only looks like an escape."""
+    """Each lone surrogate is replaced by one character; pairs, and text that only looks like an escape, stay."""
     for encoded in (json.dumps(text), json.dumps(text).upper().replace("\\U", "\\u").replace("\\N", "\\n")):
         assert parse_json(repair_json(encoded)) == replace_surrogates(parse_json(encoded))
 

@@ -1,4 +1,4 @@
-"""The count of what a request passes through sees every thread, and nothing outside the package."""
+"""The call-path count covers every thread, and nothing outside the package."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def fake(
     peak_mb: float = 3000.0,
     alone_s: float | None = None,
 ) -> dict[str, Any]:
-    """What a runner writes; scores are the reference's, moved by `shift`."""
+    """The output of a runner; scores are the reference's plus `shift`."""
     result: dict[str, Any] = {
         "load_s": 1.5,
         "load_peak_mb": 1000.0,
@@ -134,7 +134,7 @@ def test_goals_are_judged() -> None:
 
 
 class FakeBench(core.Bench):
-    """A benchmark whose runners answer at once."""
+    """A benchmark whose runners return immediately."""
 
     def _run(
         self,

@@ -1,4 +1,4 @@
-"""benchmarks/fidelity.py measures what it says, on the demo model."""
+"""benchmarks/fidelity.py on the demo model: its figures are those of their definitions."""
 
 from __future__ import annotations
 

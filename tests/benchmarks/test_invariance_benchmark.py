@@ -1,4 +1,4 @@
-"""The protocol of docs/invariance.md runs, keeps its promises here, and sees a broken one."""
+"""The protocol of docs/invariance.md passes on this machine, and detects a broken guarantee."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_demo_model_keeps_every_promise(capsys: pytest.CaptureFixture[str]) 
 def test_a_product_that_depends_on_the_company_breaks_the_promise(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every product rounds by the number of its rows, and the probe at loading does not notice."""
+    """Every product rounds according to its number of rows, and the probe at loading does not detect it."""
     product = PackedLinear.__call__
 
     def by_company(linear: PackedLinear, x: Tensor, out: Tensor | None = None) -> Tensor:

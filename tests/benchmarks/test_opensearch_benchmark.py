@@ -1,4 +1,4 @@
-"""OpenSearch's benchmark adds up what it measures, and notices an order that is not the service's."""
+"""OpenSearch's benchmark: its times add up, and an order that differs from the service's is an error."""
 
 from __future__ import annotations
 

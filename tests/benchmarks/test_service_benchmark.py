@@ -1,4 +1,4 @@
-"""The service's benchmark counts every request and measures what it says it measures."""
+"""The service's benchmark counts every request, and its figures are those of their definitions."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_it_prints_ratios_and_judges_them(
 
 
 def test_answers_are_counted_where_the_spans_hold_them(tmp_path: Path) -> None:
-    """The lexical scorer finds the sentence with the question's words; of the second question it knows none."""
+    """The lexical scorer finds the sentence with the question's words; the second question shares no word with its document."""
     text = "The river is wide. The lighthouse was built in 1894. Ships pass at night."
     rows: list[dict[str, Any]] = [
         {

@@ -40,7 +40,7 @@ def _lexical(*arguments: str, stdin: str | bytes | None = DOCUMENTS) -> Result:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put a fake in place of the scorer that the settings mean."""
+    """Replace the scorer that the settings select by a fake."""
 
     def install(**options: Any) -> None:
         def build(config: RerankConfig, *, shared: bool = False) -> FakeScorer:

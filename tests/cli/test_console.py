@@ -1,4 +1,4 @@
-"""What command lines do alike: errors as one line and an exit code, with and without a reader."""
+"""Behaviour that all commands share: errors as one line with an exit code, also when the output is closed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qwen_rerank_plugins.errors import (
 
 
 class IntegrationError(RerankError):
-    """What an integration derives."""
+    """The error class of an integration."""
 
 
 @pytest.mark.parametrize(

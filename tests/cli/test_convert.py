@@ -1,4 +1,4 @@
-"""The command `convert`: what it prints, what it writes, and that a signal leaves nothing."""
+"""The command `convert`: what it prints, what it writes, and that a signal leaves no files behind."""
 
 from __future__ import annotations
 

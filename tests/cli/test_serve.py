@@ -1,4 +1,4 @@
-"""What `serve` passes on to the service, and what it says about the machine's firewall."""
+"""The settings that `serve` passes to the service, and its messages about the machine's firewall."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_option_reaches_its_setting(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Programs that write down how they are called: an inactive ufw and a firewalld that runs."""
+    """Programs that record their arguments: an inactive ufw and an active firewalld."""
     log = tmp_path / "calls"
     log.touch()
     put(tmp_path, "ufw", f'echo "ufw $*" >> {log}; echo "Status: inactive"')

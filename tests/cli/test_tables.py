@@ -38,7 +38,7 @@ def _printed(num_documents: int, text: str, width: int) -> list[str]:
 @pytest.mark.parametrize("width", [80, 40, 20])
 @pytest.mark.parametrize(("num_documents", "name"), [*((12, name) for name in TEXTS), (1000, "words")])
 def test_numbers_are_whole_and_texts_are_folded(num_documents: int, name: str, width: int) -> None:
-    """Every document begins a line with rank, score and index, and its text is all there, in its column."""
+    """Every document starts a line with rank, score and index, and its whole text is in its column."""
     text = TEXTS[name]
     header, *lines = _printed(num_documents, text, width)
     assert header.split()[:3] == ["rank", "score", "index"]

@@ -414,7 +414,7 @@ def test_reserved_variables_are_not_settings() -> None:
 
 
 def test_variables_that_kubernetes_sets_for_a_service_of_the_same_name_are_ignored() -> None:
-    """A service `qwen-rerank` in the namespace would else be an unknown setting, and the address to listen on."""
+    """A service `qwen-rerank` in the namespace would otherwise set an unknown setting, and the address to listen on."""
     links = {
         "QWEN_RERANK_PORT": "tcp://10.0.0.7:8501",
         "QWEN_RERANK_PORT_8501_TCP": "tcp://10.0.0.7:8501",

@@ -1,4 +1,4 @@
-"""Suggestions for unknown settings: other projects' names first, then the spelling, and no far-fetched names."""
+"""Suggestions for unknown settings: other projects' names first, then similar spellings, and no others."""
 
 from __future__ import annotations
 

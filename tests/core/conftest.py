@@ -1,4 +1,4 @@
-"""What is dear and shared: Qwen's vocabulary, and the demo model."""
+"""Expensive fixtures that tests share: Qwen's vocabulary and the demo model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ settings.register_profile("core-long", parent=settings.get_profile("core"), max_
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Few examples by default, many with `--long`."""
+    """Use few examples by default, and many with `--long`."""
     settings.load_profile("core-long" if config.getoption("--long", default=False) else "core")
 
 

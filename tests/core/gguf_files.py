@@ -1,4 +1,4 @@
-"""Small GGUF files, written by the gguf package, and what is in them."""
+"""Small GGUF files, written by the gguf package, and their contents."""
 
 from __future__ import annotations
 

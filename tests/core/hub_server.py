@@ -1,4 +1,4 @@
-"""A small hub on loopback, which speaks what the packages of Hugging Face and of ModelScope ask for."""
+"""A small hub on loopback with the routes that the packages of Hugging Face and of ModelScope use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The published recipes, in transformers and as their authors wrote them: what this project's scores are compared with.
+"""The published recipes, in transformers and as their authors wrote them, as references for this project's scores.
 
-Nothing here is taken from the package under test, the prompts' strings included.
+Nothing is imported from the package under test, not even the prompts' strings.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def zerank_text(query: str, document: str) -> str:
 
 
 class Recipes:
-    """The authors' ways from texts to token ids.
+    """The authors' conversions of texts to token ids.
 
     Args:
         tokenizer: A tokenizer of transformers, in which control tokens are real.

@@ -1,4 +1,4 @@
-"""Adapters made and merged by PEFT itself, with random numbers in the place of training."""
+"""Adapters made and merged by PEFT itself, with random numbers instead of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile text on Qwen's real vocabulary: whatever a user writes, no control token comes out of it, and nothing is lost."""
+"""Hostile text on Qwen's real vocabulary: user text never becomes a control token, and no character is lost."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_attacks_in_any_mixture_do_the_same(qwen: PromptTokenizer, query: str, d
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_no_character_of_an_attack_is_lost(qwen: PromptTokenizer, attack: str) -> None:
-    """The ids decode to the whole prompt, text and all: nothing is stripped, nothing rewritten but by NFC."""
+    """The ids decode to the whole prompt: nothing is stripped, and only NFC rewrites characters."""
     ids = prompt(qwen, "qwen3", attack, attack, attack)
     expected = qwen_tokenizer().normalizer.normalize_str(oracle.qwen3_text(attack, attack, attack))
     assert qwen_tokenizer().decode(ids, skip_special_tokens=False) == expected

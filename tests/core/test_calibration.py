@@ -1,4 +1,4 @@
-"""A calibration of a local model: which files it takes, and that the score cache knows nothing of it."""
+"""A calibration of a local model: which files are accepted, and that cached scores are uncalibrated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a CPU in fp32 and int8 a prompt's score has the same bits in any company: docs/invariance.md."""
+"""On a CPU in fp32 and int8, a prompt's score does not depend on the batch, bit for bit: docs/invariance.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.core.tiny_checkpoints import Shape, make
 
 
 def products_round_alike() -> bool:
-    """Whether this processor's kernels fulfil what the promise rests on."""
+    """Whether this processor's kernels have the property that the guarantee needs."""
     sizes = [(48, 96), (192, 104), (512, 1024), (100, 52)]
     return torch.backends.mkl.is_available() and all(
         pack(Linear(torch.randn(size[::-1], generator=torch.Generator().manual_seed(1)))).rounds_rows_alike()

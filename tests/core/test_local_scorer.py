@@ -1,4 +1,4 @@
-"""The local scorer: each caller gets its own scores, from cache or model, from any thread, whatever the text."""
+"""The local scorer: each caller gets its own scores, from cache or model, from any thread, for any text."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Gate:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop turn until something is so, half a minute at most."""
+    """Run the event loop until a condition holds, half a minute at most."""
     for _ in range(30_000):
         if condition():
             return
@@ -260,7 +260,7 @@ def test_the_cache_never_mixes_limits(own: LocalScorer) -> None:
 def test_the_cache_never_mixes_settings(
     demo_settings: RerankConfig, tmp_path: Path, change: dict[str, Any], is_hit: bool
 ) -> None:
-    """Two scorers over one file: what could change a score makes another key."""
+    """Two scorers over one file: every setting that can change a score is part of the key."""
     with_file = demo_settings.replace(cache_path=str(tmp_path / "scores"))
     first = LocalScorer.from_config(with_file, shared=True)
     first.score(REQUESTS[:1])
@@ -358,7 +358,7 @@ def test_the_event_loop_goes_on_while_the_model_works(
 
 
 def test_a_cancelled_request_leaves_the_queue(own: LocalScorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one batch is computed another waits; cancelled, it is never computed, and the first is not hurt."""
+    """While one batch is computed another waits; once cancelled, it is never computed, and the first is not affected."""
     gate = Gate(own, monkeypatch)
 
     async def cancel_one() -> list[PairScore]:
@@ -512,7 +512,7 @@ def test_every_nasty_text_gets_a_score(demo: LocalScorer) -> None:
 
 @pytest.mark.parametrize("query", ["", " ", "\n\u3000"])
 def test_a_blank_query_or_document_is_scored_here(demo: LocalScorer, query: str) -> None:
-    """Whether a blank query makes sense is for who asks; the model has an answer."""
+    """Whether a blank query makes sense is the caller's decision; the model scores it."""
     (score,) = demo.score([ScoreRequest(query, "")])
     assert math.isfinite(score.relevance_score)
 
@@ -527,7 +527,7 @@ def test_lone_surrogates_are_scored_as_the_replacement_character(demo: LocalScor
 def test_a_document_of_ten_megabytes_is_scored_with_its_flag(
     demo_settings: RerankConfig, unit: str, long_documents: Any
 ) -> None:
-    """Chunks read all of it, so that costs by its length; here a tenth must do."""
+    """With chunks the time grows with the length, so that case has a tenth of the text."""
     size = 10_000_000 if long_documents == "truncate" else 100_000
     scorer = shared(demo_settings, max_length=600, long_documents=long_documents)
     started = time.perf_counter()

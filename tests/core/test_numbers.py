@@ -1,4 +1,4 @@
-"""Numbers of NumPy and torch, which the base package does not install, are taken as options of a call."""
+"""Numbers of NumPy and torch, which the base package does not install, are accepted as options of a call."""
 
 from __future__ import annotations
 

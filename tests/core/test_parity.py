@@ -1,4 +1,4 @@
-"""Exactness: the scores of this project against the official recipe in transformers, and against themselves."""
+"""Exactness: the scores of this project against the official recipe in transformers, and across batch sizes and orders."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PAIRS: tuple[Pair, ...] = (
 
 @dataclass(frozen=True)
 class Twin:
-    """A checkpoint in both worlds."""
+    """A checkpoint loaded by this package and by transformers."""
 
     folder: Path
     shape: Shape
@@ -107,7 +107,7 @@ def test_fp32_scores_are_the_official_ones(qwen: PromptTokenizer, recipes: Recip
 def test_bf16_scores_are_near_the_official_ones_of_the_rounded_weights(
     qwen: PromptTokenizer, recipes: Recipes, twin: Twin, tmp_path: Path
 ) -> None:
-    """Rounding the weights is the checkpoint's doing; what is added to it by computing in bf16 is ours."""
+    """The weights are rounded on both sides, so the difference is that of computing in bf16."""
     folder = make(tmp_path, twin.shape, torch.bfloat16, seed=3)
     answers = answer_ids(qwen, FAMILIES[twin.family])
     ids = [official_ids(recipes, twin.family, pair) for pair in PAIRS]
@@ -173,7 +173,7 @@ def demo_answers(recipes: Recipes) -> tuple[int, int]:
 
 
 def test_the_demo_scores_as_the_official_recipe_does(demo: LocalScorer, demo_recipes: Recipes) -> None:
-    """The whole way through the scorer, cache and scheduler included."""
+    """The whole path through the scorer, with cache and scheduler."""
     ids = [demo_recipes.qwen3(pair) for pair in PAIRS]
     wanted = official_demo().log_odds(ids, demo_answers(demo_recipes))
     scores = demo.score([ScoreRequest(*pair) for pair in PAIRS])
@@ -189,7 +189,7 @@ def test_the_demo_scores_as_the_official_recipe_does(demo: LocalScorer, demo_rec
 def test_any_batch_scores_as_the_official_recipe_does(
     demo_settings: Any, demo_recipes: Recipes, pairs: list[Pair], repeat: int, instruction: str
 ) -> None:
-    """Any texts, empty ones and duplicates among them, in any company."""
+    """Any texts, with empty ones and duplicates, in any batch."""
     wanted = official_demo().log_odds(
         [demo_recipes.qwen3(pair, instruction) for pair in pairs], demo_answers(demo_recipes)
     )
@@ -235,7 +235,7 @@ def test_sharing_changes_nothing(qwen: PromptTokenizer, twin: Twin, attention_ba
 
 
 def test_packing_and_merging_change_nothing(qwen: PromptTokenizer, tied: Twin) -> None:
-    """All at once, in batches of any budget, one by one, and backwards: the same scores."""
+    """All at once, in batches of any budget, one by one, and in reverse order: the same scores."""
     engine = engine_of(tied.folder, answer_ids(qwen, FAMILIES["qwen3"]))
     prompts = prompts_of(qwen, PAIRS)
     together = engine.log_odds(prompts)
@@ -259,7 +259,7 @@ def test_cached_prefixes_change_nothing(qwen: PromptTokenizer, tied: Twin) -> No
 
 
 def test_splitting_otherwise_changes_nothing(qwen: PromptTokenizer, tied: Twin) -> None:
-    """Where a prompt's segments begin and end is a matter of cost alone."""
+    """The boundaries of a prompt's segments affect cost only."""
     engine = engine_of(tied.folder, answer_ids(qwen, FAMILIES["qwen3"]))
     prompts = prompts_of(qwen, PAIRS)
     whole = [tuple(number for segment in p.path() for number in segment.ids) for p in prompts]

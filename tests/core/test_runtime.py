@@ -1,4 +1,4 @@
-"""Loading: the right family for the checkpoint, once per process, released with the last reference."""
+"""Loading: the right family for the checkpoint; one load per process, released with the last reference."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Runtime]]:
-    """Every runtime that is loaded, closed in the end."""
+    """Every runtime that is loaded; closed at the end."""
     seen: list[Runtime] = []
 
     def counted(config: RerankConfig) -> Runtime:
@@ -326,7 +326,7 @@ def test_settings_that_are_the_engines_separate_models(
 def test_adapters_separate_models_by_their_weights(
     tiny: Path, tmp_path: Path, loads: list[Runtime], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A score of one is never a cached score of another."""
+    """A cached score of one is never returned for another."""
     adapter = make_adapter(tiny, tmp_path / "adapter", target_modules=["q_proj"])
     monkeypatch.chdir(tmp_path)
     configs = [settings(tiny, adapters=text) for text in ((), (str(adapter),), "adapter", "adapter=0.5")]

@@ -63,7 +63,7 @@ class Shape:
         return config
 
     def tensors(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensors:
-        """Random weights, lively enough for scores to differ and small enough to stay finite."""
+        """Random weights, large enough for scores to differ and small enough to stay finite."""
         draw = torch.Generator().manual_seed(seed)
         return {name: _random(size, draw).to(dtype) for name, size in self._sizes().items()}
 

@@ -1,4 +1,4 @@
-"""How far two ways to the same score may be apart, in one place, and the comparison that says how far they were."""
+"""The tolerances of all comparisons of scores, and comparisons that print the largest difference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sigmoid(x: float) -> float:
 
 
 def largest_difference(found: Sequence[float], wanted: Sequence[float]) -> float:
-    """The largest difference; infinite where one is no number."""
+    """The largest difference; infinite if a value is NaN."""
     differences = [abs(a - b) for a, b in zip(found, wanted, strict=True)]
     return max(differences, default=0.0) if all(map(math.isfinite, differences)) else math.inf
 
@@ -34,7 +34,7 @@ def largest_difference(found: Sequence[float], wanted: Sequence[float]) -> float
 def assert_close(
     found: Sequence[float], wanted: Sequence[float], tolerance: float = FP32_LOG_ODDS, what: str = ""
 ) -> None:
-    """All of `found` within a tolerance of `wanted`; prints how far they were."""
+    """Assert that all of `found` is within a tolerance of `wanted`; prints the largest difference."""
     difference = largest_difference(found, wanted)
     print(f"{what or 'largest difference'}: {difference:.3g} (allowed: {tolerance:g})")
     assert difference <= tolerance, (found, wanted)

@@ -133,7 +133,7 @@ def test_the_control_tokens_are_special_as_they_are_in_qwen() -> None:
 def test_the_body_splits_exactly_before_the_spaces(
     tokenizer: Tokenizer, instruction: str, query: str, document: str
 ) -> None:
-    """The ids of the three parts, one after another, are the ids of the body: what packing relies on."""
+    """The concatenated ids of the three parts are the ids of the body; packing relies on it."""
     parts = [f"<Instruct>: {instruction}\n<Query>:", f" {query}\n<Document>:", f" {document}"]
     apart = [token for part in parts for token in encode(tokenizer, part)]
     assert apart == encode(tokenizer, "".join(parts))

@@ -47,7 +47,7 @@ def tiny_model(seed: int = 0) -> Qwen3ForCausalLM:
 
 
 def easy_batch(rng: random.Random) -> Batch:
-    """Lists whose right document repeats the query; the others hold none of it."""
+    """Lists whose right document repeats the query; the others contain none of its words."""
     lists = []
     for _ in range(12):
         query = rng.choices(range(400, VOCABULARY_SIZE), k=3)
@@ -63,7 +63,7 @@ def trainer(model: Qwen3ForCausalLM, minutes: float = 60.0) -> Trainer:
 
 @pytest.fixture(scope="module")
 def documents() -> list[Document]:
-    """Sixty little documents out of the sample's passages, with their questions as titles."""
+    """Sixty short documents from the sample's passages, with their questions as titles."""
     found = []
     for language, lists in (("en", ENGLISH), ("zh", CHINESE)):
         for question, passages in lists:

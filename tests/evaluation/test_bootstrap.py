@@ -19,7 +19,7 @@ def test_an_interval_agrees_with_the_normal_approximation() -> None:
 
 
 def test_columns_are_resampled_together() -> None:
-    """A difference that is the same for every query has no spread, however much the columns have."""
+    """A difference that is the same for every query has no spread, whatever the spread of the columns."""
     column = np.random.default_rng(1).random(50)
     found = Resampling(resamples=200).intervals(np.stack([column, column + 0.25, 0.25 + 0 * column], axis=1))
     assert (found.low[1] - found.low[0], found.high[1] - found.high[0]) == pytest.approx((0.25, 0.25))

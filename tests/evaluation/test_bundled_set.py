@@ -68,7 +68,7 @@ def test_every_query_has_an_answer_and_three_near_misses(dataset: Dataset) -> No
 
 
 def test_near_misses_share_words_with_the_question(dataset: Dataset) -> None:
-    """Of a query's three or more, two at least share a term with it that few texts have."""
+    """At least two of a query's near misses share a rare term with it."""
     texts = [set(extract_terms(text)) for text in dataset.corpus.values()]
     by_id = dict(zip(dataset.corpus, texts, strict=True))
     for query_id, grades in dataset.qrels.items():
@@ -118,7 +118,7 @@ def figures_of(dataset: Dataset, depth: int) -> dict[str, float]:
 
 
 def test_the_demo_checkpoint_ranks_every_fourth_query_as_recorded(dataset: Dataset) -> None:
-    """Another figure means another checkpoint, another recipe or another set."""
+    """A different figure means a different checkpoint, recipe or set."""
     chosen = dict(list(dataset.qrels.items())[::4])
     part = dataclasses.replace(dataset, qrels=chosen)
     assert figures_of(part, 5) == pytest.approx(RECORDED_PART, abs=TOLERANCE)

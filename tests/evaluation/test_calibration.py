@@ -1,4 +1,4 @@
-"""Fitting a calibration: the arithmetic, the folds, what cannot be fitted, and the command that writes the file."""
+"""Fitting a calibration: the arithmetic, the folds, data that cannot be fitted, and the command that writes the file."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_one_class_or_one_score_cannot_be_fitted(log_odds: list[float], is_relev
 
 
 def test_each_query_is_held_out_once_with_all_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pairs of one query are alike: were some of them fitted on, the others would look better than new queries."""
+    """Pairs of one query are alike: fitting on some of them would make the others look better than new queries."""
     fitted_on: list[set[int]] = []
 
     def spy(log_odds: Any, is_relevant: Any) -> tuple[float, float]:
@@ -323,7 +323,7 @@ def test_the_command_writes_a_file_that_the_setting_takes(folder: Path, tmp_path
 
 
 def test_a_configured_calibration_is_not_in_the_way_of_a_new_one(folder: Path, tmp_path: Path) -> None:
-    """It may be of the model before, or not exist yet."""
+    """It may belong to the previous model, or not exist yet."""
     path = tmp_path / "out.json"
     assert run("--dataset", folder, "--calibration", path, "--calibrate", path).exit_code == 0
     refused = run("--dataset", folder, "--calibration", tmp_path / "none.json")

@@ -102,7 +102,7 @@ def test_configurations_instructions_and_depths_are_compared_in_one_call(
 
 
 def test_a_compared_file_stands_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither options nor the environment reach into it: it would be compared with itself."""
+    """Neither options nor the environment change it; otherwise it would be compared with itself."""
     monkeypatch.setenv("QWEN_RERANK_INSTRUCTION", "from the environment")
     other = tmp_path / "other.yaml"
     other.write_text("backend: lexical\n", encoding="utf-8")

@@ -61,7 +61,7 @@ def test_a_good_reranker_raises_the_figures_and_a_lost_query_counts_as_nothing()
 
 
 def test_smaller_depths_take_their_part_of_one_scoring() -> None:
-    """At depth 9 the relevant document, the tenth, stays where it was, behind what was reranked."""
+    """At depth 9 the relevant document, the tenth, keeps its place behind the reranked ones."""
     scorer = FakeScorer()
     found = evaluated(scorer, depths=(9, 10))
     assert means(found) == pytest.approx([0.1 / 2, 1.0 / 2])
@@ -102,7 +102,7 @@ def test_a_failing_scorer_fails_the_evaluation() -> None:
 
 
 def test_a_saved_run_measures_as_the_figures_say(tmp_path: Path) -> None:
-    """Saturated probabilities and all: what trec_eval computes of the file is what the evaluation reports."""
+    """trec_eval computes the reported figures from the file, also with saturated probabilities."""
     dataset, _ = numbered()
     found = evaluated(FakeScorer(lambda request: PairScore(1.0 if float(request.document) > 0.04 else 0.0)))
     write_run(tmp_path / "out.trec", found.scored["one"].complete(10))
@@ -183,7 +183,7 @@ def test_the_strictest_settings_that_reach_a_target_are_proposed() -> None:
 
 
 def test_the_cautious_settings_are_longer_lists() -> None:
-    """At two documents one query of four misses, and many draws of queries hold it twice."""
+    """With two documents one query of four misses, and many resamples contain it twice."""
     top_n, min_score = targeted("recall@10=0.75")[2:]
     assert list(top_n) == ["top_n", "interval", 4, 1.0]
     assert min_score[2] == pytest.approx(0.3, abs=1e-6)

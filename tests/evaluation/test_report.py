@@ -29,7 +29,7 @@ FIRST = {f"q{EVIL}": ["d3", "d2", f"d1{EVIL}"], "q2": ["d3", f"d1{EVIL}", "d2"]}
 
 
 def hostile() -> Dataset:
-    """Two groups, and markup wherever text of the data can reach the page."""
+    """Two groups, and markup in every text of the data that the page shows."""
     return Dataset(
         name=EVIL,
         corpus={f"d1{EVIL}": f"red fox {EVIL}", "d2": "the blue whale sings", "d3": "blue sky %{y}"},
@@ -54,7 +54,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A browser; a machine without it fails, for nothing else shows what the page does."""
+    """A browser; without one the tests fail, because nothing else can test the page."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

@@ -24,7 +24,7 @@ def test_scores_that_fall_already_are_kept() -> None:
 
 
 def test_a_written_run_is_ordered_by_trec_eval_as_it_was(tmp_path: Path) -> None:
-    """Ids rise where scores tie: trec_eval, left to itself, would turn them round."""
+    """Ids increase where scores tie: trec_eval alone would reverse them."""
     scored = [("a", 40.0), ("b", 40.0), ("c", 40.0 - 1e-9), ("d", -1.0), ("e", -1.0)]
     write_run(tmp_path / "out.trec", {"q": scored})
     assert order_as_trec_eval(dict(scored)) != list("abcde")

@@ -1,4 +1,4 @@
-"""The shipped examples run, and `bash start.sh` chooses its model; that it serves is shown in test_start.py."""
+"""The shipped examples run, and `bash start.sh` chooses its model; test_start.py tests that it serves."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_documents_of_an_example_have_text_title_and_their_own_id(path: Path
 
 @pytest.mark.parametrize(("query", "path"), rank_documents.SHIPPED)
 def test_word_overlap_already_puts_the_answer_first(query: str, path: Path) -> None:
-    """The shipped lists have one right answer, so that a first look at the ranking tells something."""
+    """The shipped lists have one right answer, so that a first ranking makes sense to the reader."""
     ranked = Reranker(scorer=LexicalScorer()).rank(query, rank_documents.read_documents(path)).results
     assert str(ranked[0].index) == "0"
 

@@ -1,4 +1,4 @@
-"""`bash start.sh` serves: from a set-up environment to a page, an answer, and an orderly end."""
+"""`bash start.sh` serves: from a prepared environment to a page, an answer, and an orderly shutdown."""
 
 from __future__ import annotations
 

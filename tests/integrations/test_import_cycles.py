@@ -1,4 +1,4 @@
-"""No module of a wrapper imports one that imports it, at the top, inside a function or for type checkers alone."""
+"""No module of a wrapper imports one that imports it, at the top, inside a function, or for type checkers only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tree as the laws read it: tracked files, the package's modules as syntax trees, fresh interpreters."""
+"""The repository for the tests of this folder: tracked files, the package's modules as syntax trees, fresh interpreters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Module:
 
 @cache
 def tracked_files() -> tuple[str, ...]:
-    """Every file that is, or is about to be, in the repository, relative to its root."""
+    """Every file that is tracked or not ignored, relative to the root."""
     if not (ROOT / ".git").exists():
         return unpacked_files()
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

@@ -1,4 +1,4 @@
-"""The integrations as what is installed: a wheel with the package alone, light needs, the base package's version."""
+"""The integrations as distributions: a wheel with the package only, light requirements, the base package's version."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Integration:
 
     @property
     def info(self) -> str:
-        """The folder of the wheel's own account of itself."""
+        """The wheel's `.dist-info` folder."""
         return f"{self.name.replace('-', '_')}-{qwen_rerank_plugins.__version__}.dist-info/"
 
     @property
@@ -74,7 +74,7 @@ class Integration:
 
 @pytest.fixture(scope="module", params=sorted(FRAMEWORKS))
 def integration(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Integration:
-    """One after the other, with its wheel built without a network: the build backend is one of the test tools."""
+    """Each integration in turn, with a wheel built without network: the build backend is a test requirement."""
     target = tmp_path_factory.mktemp("wheel")
     home = ROOT / "integrations" / request.param
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(target)]
@@ -98,7 +98,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence_alone(integration
 
 
 def test_nothing_stands_above_the_package(integration: Integration) -> None:
-    """An `__init__.py` in a namespace would hide every other distribution of that namespace."""
+    """An `__init__.py` in a namespace package would hide every other distribution of that namespace."""
     above = [str(folder) for folder in Path(integration.path).parents if folder.name]
     stray = {f"{folder}/__init__.py" for folder in above}
     assert stray & set(integration.wheel.namelist()) == set()

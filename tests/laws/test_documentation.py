@@ -1,6 +1,6 @@
-"""The documentation runs: tagged blocks are executed, every Python block compiles, every link leads somewhere.
+"""The documentation runs: tagged blocks are executed, every Python block compiles, every link has a target.
 
-A block whose fence says ```` ```python run ```` or ```` ```bash run ```` is run from an empty folder, one block a process. The blocks of
+A block whose fence says ```` ```python run ```` or ```` ```bash run ```` is run in an empty folder, each in its own process. The blocks of
 a tutorial run in order in one folder: see `test_tutorials.py`.
 """
 

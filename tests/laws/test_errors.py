@@ -1,4 +1,4 @@
-"""Every exception is drawn, described, exported, documented, and raised somewhere."""
+"""Every exception is in the tree, described, exported, documented, and raised somewhere."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_exception_survives_its_way_between_processes(name: str) -> None:
 
 
 def test_every_exception_keeps_the_built_in_that_callers_catch() -> None:
-    """Whoever knows only Python's own exceptions still catches the right thing."""
+    """Callers that catch Python's built-in exceptions catch the right ones."""
     drawn = drawn_tree()
     for name, parents in drawn.items():
         for parent in parents & set(dir(builtins)):

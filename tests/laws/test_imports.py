@@ -1,4 +1,4 @@
-"""Imports point one way, and importing the package costs next to nothing."""
+"""Imports point one way, and importing the package is cheap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests see no network, no hub, and nothing of the person who runs them."""
+"""Tests have no access to the network, a hub, or the user's files."""
 
 from __future__ import annotations
 

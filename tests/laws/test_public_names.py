@@ -1,4 +1,4 @@
-"""The public surface, spelled out: whoever changes it changes this list and the changelog."""
+"""The public API as a list: a change of it changes this list and the changelog."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     ids=lambda module: module.path,
 )
 def test_what_a_module_lists_as_public_exists(module: Module) -> None:
-    """Their order is ruff's matter (RUF022)."""
+    """Their order is checked by ruff (RUF022)."""
     dotted = module.path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     loaded = importlib.import_module(dotted)
     names = getattr(loaded, "__all__", [])

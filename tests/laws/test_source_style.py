@@ -1,4 +1,4 @@
-"""What a reader may rely on in every module: short functions, short files, types, docstrings, silence."""
+"""Rules for every module: short functions, short files, types, docstrings, no printing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_no_function_is_longer_than_a_screen(module: Module) -> None:
 
 
 def is_triton_kernel(function: Function) -> bool:
-    """Its arguments are pointers and numbers of another language."""
+    """Its arguments are Triton's pointers and numbers."""
     return any(ast.unparse(decorator) == "triton.jit" for decorator in function.decorator_list)
 
 

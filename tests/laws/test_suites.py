@@ -33,7 +33,7 @@ def test_suites_have_different_names() -> None:
 
 @pytest.fixture
 def bare_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place where suites run without coverage settings or conftest of ours."""
+    """A folder in which suites run without this repository's settings and conftest."""
     monkeypatch.setattr(run_suites, "ROOT", tmp_path)
     monkeypatch.setattr(run_suites, "RESULTS", tmp_path / "results")
     return tmp_path

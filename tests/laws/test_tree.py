@@ -95,7 +95,7 @@ def test_text_files_are_utf8_with_unix_lines_and_an_end() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built without a network: the build backend is one of the test tools."""
+    """The wheel, built without network: the build backend is a test requirement."""
     target = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(target)]
     subprocess.run(command, cwd=ROOT, env=plain_environment(), check=True, capture_output=True)

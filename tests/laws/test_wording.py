@@ -1,4 +1,4 @@
-"""Phrases that plain English has a better word for stay out of code and documentation."""
+"""Unwanted phrases do not appear in code and documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ActorPoolScorer over a double of Ray: slots are freed on every path, and a worker with a lost engine is replaced."""
+"""ActorPoolScorer over a fake of Ray: slots are freed on every path, and a worker with a lost engine is replaced."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def interrupt(_: int) -> Any:
 
 
 def test_an_interrupted_call_frees_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its slots the only worker would be idle for ever, and every later call would wait."""
+    """Without its slots the only worker would be idle forever, and every later call would wait."""
     fake = FakeRay(interrupt)
     scorer = pool_over(fake, monkeypatch)
     for _ in range(actor_pool.CALLS_PER_WORKER):

@@ -23,7 +23,7 @@ BAD = "bad"
 
 
 class Choosy(LexicalScorer):
-    """Refuses any call with a bad document, as a scorer does; remembers the sizes of its calls."""
+    """Refuses any call with a bad document, as a scorer does, and records the sizes of its calls."""
 
     def __init__(self, error: errors.RerankError) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The Data pipeline for real: workers as processes, the demo model, and a worker that is killed."""
+"""The Data pipeline on a running Ray: workers as processes, the demo model, and a worker that is killed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ POOL = ActorPoolSettings(num_workers=1, num_partitions=2)
 
 @pytest.fixture(autouse=True)
 def quiet(cluster: None) -> None:
-    """No bars; Ray's own messages stay in its logs."""
+    """No progress bars; Ray's own messages stay in its logs."""
     DataContext.get_current().enable_progress_bars = False
 
 
@@ -103,7 +103,7 @@ def test_a_dataset_gets_columns_by_any_name_cuts_and_instructions(reranker: Rera
 
 
 def test_no_instruction_and_an_empty_one_are_the_same(reranker: Reranker) -> None:
-    """Rows with either are ranked together, wherever they stand."""
+    """Rows with either are ranked together, wherever they are in the file."""
     rows = [
         {"query": "whale", "document": f"{number} sings", "instruction": instruction}
         for number, instruction in enumerate([None, "", "Find songs", None, " "])
@@ -153,7 +153,7 @@ def test_a_worker_whose_engine_is_lost_is_replaced_and_its_partition_repeated(
 
 
 def test_a_partition_that_costs_a_new_worker_its_engine_ends_the_pipeline() -> None:
-    """Replacing that worker would repeat the same for ever."""
+    """Replacing that worker would repeat the failure forever."""
     worker = LosingDataWorker(RerankConfig(backend="lexical", model="unused"), BatchOptions())
 
     class Lost(LexicalScorer):

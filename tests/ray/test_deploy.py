@@ -1,4 +1,4 @@
-"""The files of `deploy/`: their ports, addresses, settings and times are those of the code. HAProxy's is run."""
+"""The files of `deploy/`: their ports, addresses, settings and times match the code. HAProxy's is run."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_kuberay_serves_the_same_application_with_the_pinned_ray_and_enough_for_
 
 
 def test_a_container_is_built_from_the_package_alone(tmp_path: Path) -> None:
-    """A wheel is built from the files that `.dockerignore` lets through, and nothing else is let through."""
+    """A wheel is built from the files that `.dockerignore` includes, and no other file is included."""
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if not line.startswith("#")]
     let_through = [line.removeprefix("!") for line in rules if line.startswith("!")]

@@ -1,4 +1,4 @@
-"""DeploymentScorer over a double of the handle of Ray Serve: splitting, retries, errors and cancellation."""
+"""DeploymentScorer over a fake handle of Ray Serve: splitting, retries, errors and cancellation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Script = Callable[[int, Sequence[ScoreRequest]], Any]
 
 
 class Response:
-    """What a call of a handle gives."""
+    """The response of a handle."""
 
     def __init__(self, outcome: Any) -> None:
         self.outcome = outcome
@@ -49,7 +49,7 @@ class Response:
 
 
 class Handle:
-    """Answers calls by a script, which gets their number; an exception is raised, one of ours is given as a value."""
+    """Answers calls by a script, which gets their number; exceptions are raised, and errors of this package returned as values."""
 
     def __init__(self, script: Script) -> None:
         self.script = script

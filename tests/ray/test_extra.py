@@ -1,4 +1,4 @@
-"""Without the extra: the package can be imported, and says what is missing."""
+"""Without the extra: the package can be imported, and the error names what is missing."""
 
 from __future__ import annotations
 

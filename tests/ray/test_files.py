@@ -1,4 +1,4 @@
-"""Batch jobs with the scores of a cluster's workers: the same files as of one machine, whatever happens to a worker."""
+"""Batch jobs with the scores of a cluster's workers: the same files as on one machine, whatever happens to a worker."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TWO = ActorPoolSettings(num_workers=2, num_cpus=0.5)
 
 @pytest.fixture(autouse=True)
 def ray_runs(cluster: None) -> None:
-    """Every test here has it."""
+    """Every test of this module uses the cluster."""
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +206,13 @@ def test_after_its_end_it_says_so(scorer: ActorPoolScorer) -> None:
 
 
 class Deadly:
-    """Dies of any pair."""
+    """Exits its process on any pair."""
 
     def __init__(self, config: RerankConfig) -> None:
         self.config = config
 
     def ready(self) -> None:
-        """Be there."""
+        """Return nothing; a call shows that the worker has started."""
 
     def score(self, requests: object, deadline_s: object, priority: object) -> None:
         import os

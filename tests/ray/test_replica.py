@@ -1,4 +1,4 @@
-"""A replica without Ray's processes: what stands together is scored together, and a dead engine is noticed."""
+"""A replica without Ray's processes: waiting calls are scored together, and a dead engine is detected."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Engine(LexicalScorer):
 
 @pytest.fixture(autouse=True)
 def in_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Serve's batching asks of where it is."""
+    """The context that Serve's batching needs."""
     limits = SimpleNamespace(max_ongoing_requests=SCALING.max_ongoing_requests)
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(_deployment_config=limits))
 
@@ -66,7 +66,7 @@ def pairs(*documents: str) -> list[ScoreRequest]:
 async def score_all(
     engine: Engine, calls: Sequence[list[ScoreRequest]], scaling: ScalingSettings = SCALING
 ) -> list[object]:
-    """Make calls at the same time, of a replica of their own."""
+    """Make concurrent calls of a new replica."""
     replica = ScorerReplica(CONFIG, scaling, scorer=engine)
     return await asyncio.gather(*(replica.score(call) for call in calls))
 
@@ -80,7 +80,7 @@ def test_calls_that_come_together_are_scored_together() -> None:
 
 
 def test_a_batch_is_full_when_its_tokens_are() -> None:
-    """Calls of some 440 tokens where 1,000 make a batch: two to a batch, however many come."""
+    """With calls of about 440 tokens and batches of 1,000, each batch has two calls, however many there are."""
     engine = Engine()
     scaling = SCALING.model_copy(update={"batch_tokens": 1000})
     asyncio.run(score_all(engine, [pairs("whale " * 240)] * 6, scaling))
@@ -94,7 +94,7 @@ def test_a_replica_that_never_failed_is_healthy_without_a_probe() -> None:
 
 
 def test_a_dead_engine_makes_the_replica_unhealthy_until_it_answers_again() -> None:
-    """Serve replaces a replica whose check fails three times; each check asks with a pair that no cache holds."""
+    """Serve replaces a replica whose check fails three times; each check scores a pair that is in no cache."""
     engine = Engine()
     replica = ScorerReplica(CONFIG, SCALING, scorer=engine)
 
@@ -116,7 +116,7 @@ def test_a_dead_engine_makes_the_replica_unhealthy_until_it_answers_again() -> N
 
 
 def test_a_lost_engine_makes_the_replica_unhealthy_for_good_and_without_a_probe() -> None:
-    """A CUDA context does not come back; a probe that succeeds (from a cache, say) would keep the replica."""
+    """A CUDA context does not recover; a probe that succeeds (from a cache, say) would keep the replica."""
     engine = Engine()
     replica = ScorerReplica(CONFIG, SCALING, scorer=engine)
 

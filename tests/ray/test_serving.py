@@ -1,4 +1,4 @@
-"""The Serve application for real: several processes on this machine, the demo model, and faults on purpose."""
+"""The Serve application on a running Ray: several processes, the demo model, and injected faults."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ VOLATILE = ("id", "request_id", "created")
 
 
 def stable(answer: httpx.Response) -> tuple[int, str]:
-    """A status and the very text of an answer, without what differs from one request to the next."""
+    """Status and exact body of a response, without the parts that differ between requests."""
     values = json.loads(answer.text)
     text = answer.text
     for name in VOLATILE if isinstance(values, dict) else ():
@@ -141,7 +141,7 @@ def test_replacing_every_replica_loses_no_request(base_url: str, reranker: Reran
 def test_too_many_calls_are_refused_with_429_and_the_others_are_served(
     base_url: str, reranker: Reranker
 ) -> None:
-    """Four calls a replica and one that waits; the gate before them is left wide open."""
+    """Four calls per replica and one that waits; the service's own limit is far higher."""
     deploy(max_ongoing_requests=4, max_queued_requests=1, num_replicas=1)
     refused = httpx.Response(200)
 
@@ -167,7 +167,7 @@ def test_too_many_calls_are_refused_with_429_and_the_others_are_served(
 
 
 def test_replicas_come_with_the_load_and_go_with_it(base_url: str, reranker: Reranker) -> None:
-    """One call a replica is the aim, and eight clients call: a second replica comes, the most there may be."""
+    """The target is one call per replica, and eight clients call: a second replica starts, which is the maximum."""
     deploy(
         num_replicas=1, max_replicas=2, target_ongoing_requests=1, upscale_delay_s=0.5, downscale_delay_s=0.5
     )

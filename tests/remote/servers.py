@@ -1,6 +1,6 @@
-"""A reranking service on loopback that speaks every dialect as its vendor describes it, and misbehaves on request.
+"""A reranking service on loopback that speaks every dialect as its vendor documents it, and fails on demand.
 
-A document's score is the first number in it: "0.7 whales" has probability 0.7. What is wrong with a request is
+A document's score is the first number in it: "0.7 whales" has probability 0.7. Invalid requests are
 answered as the real service would, so that a client that leaves out a required field fails here too.
 """
 
@@ -66,7 +66,7 @@ Fault = Callable[["Handler"], None]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request as it arrived."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -76,17 +76,17 @@ class Seen:
 
 @dataclass
 class Service:
-    """What a test sees of the double.
+    """The state of the fake service.
 
     Attributes:
         url: Its root.
         dialect: What it speaks.
-        seen: Requests in the order in which they came.
-        faults: What to do in place of an answer, one for each of the next requests.
-        always: What to do in place of every answer, after those.
+        seen: Received requests in their order.
+        faults: Behaviours for the next requests.
+        always: Behaviour for all requests after those.
         delay_s: Seconds before a good answer.
         most_at_once: The largest number of requests that were open at the same time.
-        released: Set when hanging handlers shall end.
+        released: Set to end hanging handlers.
     """
 
     url: str
@@ -115,7 +115,7 @@ class Server(ThreadingHTTPServer):
         self.service = Service(f"http://127.0.0.1:{self.server_port}", dialect)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is part of what is staged."""
+        """Ignore clients that disconnect, which is part of the tests."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -161,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def raw(self, data: bytes) -> None:
-        """Send bytes past HTTP, and end the connection."""
+        """Send bytes that are not HTTP, and close the connection."""
         self.close_connection = True
         self.wfile.write(data)
         self.wfile.flush()
@@ -172,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(dialect: str, *, tls: ssl.SSLContext | None = None) -> Iterator[Service]:
-    """Run a double for the time of a block."""
+    """Run the service until the block ends."""
     server = Server(dialect)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
@@ -317,7 +317,7 @@ def content(body: bytes, **headers: str) -> Fault:
 
 
 def raw(data: bytes) -> Fault:
-    """Answer with these bytes in place of HTTP, then end."""
+    """Answer with these bytes instead of HTTP, then close."""
     return lambda handler: handler.raw(data)
 
 
@@ -336,7 +336,7 @@ def hang(handler: Handler) -> None:
 
 
 def drip(start: bytes, piece: bytes, *, every_s: float = 0.02) -> Fault:
-    """Send a piece again and again, so that no wait for the next bytes is ever long."""
+    """Send a piece repeatedly, so that the wait for the next bytes is always short."""
 
     def send(handler: Handler) -> None:
         handler.close_connection = True

@@ -25,7 +25,7 @@ GOOD: dict[str, Any] = {
 
 
 def items_of(dialect: str, scores: list[tuple[Any, Any]]) -> Any:
-    """An answer in the shape of a dialect, from (index, score)."""
+    """An answer in the form of a dialect, from (index, score)."""
     known = DIALECTS[dialect]
     items = [{"index": index, known.score_key: score} for index, score in scores]
     value = {known.results_keys[0]: items} if known.results_keys else items

@@ -91,7 +91,7 @@ def test_a_call_with_nothing_but_blanks_sends_nothing(documents: list[str]) -> N
 @pytest.mark.loopback
 @pytest.mark.parametrize("dialect", ["tei", "vllm"])
 def test_blanks_are_ranked_last_in_their_own_order_even_behind_a_probability_of_zero(dialect: str) -> None:
-    """With log-odds (`tei`) they do not cost the others the comparison of log-odds, which do not saturate."""
+    """With log-odds (`tei`) the other documents are still compared by log-odds, which do not saturate."""
     with serving(dialect) as service:
         settings: dict[str, Any] = {"backend": "remote", "base_url": service.url, "dialect": dialect}
         documents: list[Document] = ["", "0.000000000000000000001", " ", "0.5", {"text": "\u3000", "id": 7}]

@@ -298,7 +298,7 @@ def test_limits_go_to_our_own_service_in_calls_of_their_own() -> None:
 
 @pytest.mark.parametrize("dialect", sorted(set(NAMES) - {"qwen"}))
 def test_a_limit_that_a_service_does_not_know_is_refused_by_its_name(dialect: str) -> None:
-    """But a service that reads no chunks reads no more than any number of them."""
+    """A limit on chunks is accepted: a service without chunks never reads more than one."""
     for name, value in asdict(LIMITS).items():
         request = ScoreRequest("q", "0.1", None, TextLimits(**{name: value}))
         known = {

@@ -1,4 +1,4 @@
-"""Threads, event loops, forks, the end of a process: nothing is shared wrongly, lost, leaked or warned about."""
+"""Threads, event loops, forks and the end of a process: nothing is shared by mistake, lost or leaked, and nothing warns."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_a_garbage_collected_scorer_stops_its_thread(service: Service) -> None:
 
 
 def in_child(work: Callable[[], bool]) -> int:
-    """Run work in a forked child; its exit status is 0 when the work gave true."""
+    """Run work in a forked child; its exit status is 0 if the work returned true."""
     pid = os.fork()
     if pid == 0:
         code = 1

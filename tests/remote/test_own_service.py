@@ -1,4 +1,4 @@
-"""Both ends of the wire: what the remote scorer asks in each dialect, answered by our own service's dialects."""
+"""Both sides of HTTP: the remote scorer's requests in each dialect, answered by this project's service."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_no_header_is_an_error(header: str) -> None:
 
 @given(st.floats(0.0, 60.0))
 def test_the_wait_is_retry_after_plus_a_random_backoff(retry_after_s: float) -> None:
-    """Clients that were refused together do not come back together."""
+    """Clients that were refused at the same time do not retry at the same time."""
     policy = retrying(retries=3, budget_s=1000.0)
     state = RetryCallState(policy, None, (), {})
     state.set_exception(

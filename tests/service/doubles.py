@@ -1,4 +1,4 @@
-"""Scorers that tests of the service steer: slow, failing, dying, silent."""
+"""Scorers that tests of the service control: slow, failing, dying, silent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qwen_rerank_plugins import LexicalScorer, PairScore, ScoreRequest
 
 
 class SteeredScorer:
-    """Scores by words, after a delay, unless an error is set; counts what it was asked and what was cancelled."""
+    """Scores by words, after a delay, unless an error is set; counts requests and cancellations."""
 
     model = "steered"
 

@@ -28,7 +28,7 @@ def main(options: dict[str, Any]) -> int:
 
 
 class MortalScorer(SteeredScorer):
-    """Dies after so many requests."""
+    """Dies after a number of requests."""
 
     def __init__(self, lives: int, **options: Any) -> None:
         super().__init__(**options)

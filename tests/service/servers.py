@@ -28,11 +28,11 @@ PATIENCE_S = 90.0
 
 @dataclass(slots=True)
 class RunningService:
-    """A service that answers.
+    """A running service.
 
     Attributes:
-        base_url: Where, without a slash at the end.
-        service: Its parts, for a look inside.
+        base_url: The address, without a trailing slash.
+        service: Its parts.
         server: The server.
         events: The events reported so far.
     """
@@ -70,7 +70,7 @@ def running_service(
 
     Args:
         config: The reranker's settings; None for the lexical scorer.
-        scorer: A double in place of what `config` means.
+        scorer: A fake that replaces the scorer of `config`.
         wait: Whether to wait until it is ready.
         settings: The service's settings; the port is a free one.
     """
@@ -106,7 +106,7 @@ def wait_ready(base_url: str, *, timeout_s: float = PATIENCE_S) -> None:
 
 
 def wait_for(condition: Any, *, timeout_s: float = 60.0) -> None:
-    """Wait until something holds, and fail when it does not."""
+    """Wait until a condition holds; fail after the timeout."""
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "timeout"
@@ -158,7 +158,7 @@ def running_process(
         scorer: Arguments of a `SteeredScorer` to score with, or None.
         wait: Whether to wait until it is ready.
         program: The module to run.
-        environment: Variables of the process beside those of this one.
+        environment: Additional environment variables.
     """
     arguments = {
         "config": config or {"backend": "lexical"},

@@ -111,7 +111,7 @@ def test_a_request_whose_handling_fails_is_removed_from_the_counters() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.booleans(), st.booleans()), max_size=40))
 def test_the_counters_balance_for_any_sequence_of_requests(moves: list[tuple[int, bool, bool]]) -> None:
-    """Accepted = answered + cancelled + pending, and what is pending is what is inside."""
+    """Accepted = answered + cancelled + pending, and pending requests are those inside."""
     one = admission(max_pending_tokens=5000)
     inside = []
     for num_bytes, leaves, answered in moves:

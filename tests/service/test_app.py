@@ -1,4 +1,4 @@
-"""Addresses, headers, pages and the description: what the app answers around the ranking itself."""
+"""Routes, headers, pages and the OpenAPI description."""
 
 from __future__ import annotations
 

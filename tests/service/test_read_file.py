@@ -1,4 +1,4 @@
-"""`POST /api/read-file`: what files become, what is refused, and what one client can take."""
+"""`POST /api/read-file`: the rows of files, errors, and limits per client."""
 
 from __future__ import annotations
 

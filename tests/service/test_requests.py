@@ -1,4 +1,4 @@
-"""What a request may limit, what the service's settings change about requests, and who is named in log and metrics."""
+"""Limits of a request, settings of the service that affect requests, and clients' names in log and metrics."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def test_every_open_request_gets_an_error_when_the_engine_dies_under_load() -> N
 
 
 class MortalScorer(LexicalScorer):
-    """One that dies for good after its first probe."""
+    """A scorer that dies permanently after its first probe."""
 
     made: int = 0
     dead = False
@@ -203,7 +203,7 @@ def test_a_dead_engine_ends_the_service_if_it_shall() -> None:
 
 @pytest.mark.parametrize("policy", ["recover", "exit"])
 def test_a_lost_device_ends_the_service_whatever_a_dead_engine_means(policy: str) -> None:
-    """No probe and no new engine in this process can succeed: `/ready` says no, and the process exits with 1."""
+    """No probe and no new engine in this process can succeed: `/ready` returns 503, and the process exits with 1."""
     scorer = SteeredScorer()
     with running_service(scorer=scorer, on_engine_failure=policy) as running:
         running.service.lifecycle.on_fatal = lambda error: None  # the socket stays open for this test
@@ -227,7 +227,7 @@ def test_a_failing_probe_ends_the_service_if_it_shall() -> None:
 
 
 class SlowToLoad(SteeredScorer):
-    """One whose first look takes until it is let go."""
+    """A scorer whose first call waits until it is released."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The section `service`: what it takes, from files and from variables, and what it refuses."""
+"""The section `service`: accepted values from files and variables, and errors."""
 
 from __future__ import annotations
 

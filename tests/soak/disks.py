@@ -1,4 +1,4 @@
-"""A folder whose disk can be filled: a small tmpfs where this user may mount one, else a limit on the size of files."""
+"""A folder whose disk can be filled: a small tmpfs where this user may mount one, or else a limit on the size of files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that strike a running service again and again. Each knows what it is a reason for, and waits until it is over.
+"""Faults that are injected repeatedly into a running service. Each names the statuses that it explains, and waits for its end.
 
 A disturbance is a function `(soak, draw) -> None` that returns when the service has recovered.
 """
@@ -76,7 +76,7 @@ async def _half_open(soak: Soak, sent: bytes, *, resets: bool) -> None:
 
 
 async def slow_clients(soak: Soak, draw: random.Random) -> None:
-    """A client that sends its request in drops, and reads its answer in drops."""
+    """A client that sends its request and reads its answer in small pieces."""
     request = draw_request(soak.groups, draw)
     head, body = raw_parts(request)
     soak.ledger.num_sent += 1

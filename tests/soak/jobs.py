@@ -1,4 +1,4 @@
-"""Upload jobs that run beside the requests: each ends with the right rows, or with a problem that a fault is a reason for."""
+"""Upload jobs that run beside the requests: each ends with the right rows, or with a problem that a fault explains."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Jobs:
         return job
 
     async def _call(self, method: str, path: str, wanted: int) -> httpx.Response:
-        """Repeat a call as long as a fault is a reason for another status."""
+        """Repeat a call as long as a fault explains another status."""
         while True:
             start_s = time.monotonic()
             answer = await self._http.request(method, path)

@@ -1,4 +1,4 @@
-"""What became of every request: one answer each, or a cancellation by its own client."""
+"""The outcome of every request: one answer, or a cancellation by its own client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAUSE_AFTER_ERROR_S = 0.2
 
 @dataclass(slots=True)
 class Window:
-    """A time in which a fault is a reason for some statuses."""
+    """A period in which a fault explains some statuses."""
 
     statuses: Collection[int]
     start_s: float
@@ -34,7 +34,7 @@ class Ledger:
         num_sent: Requests whose sending began.
         num_cancelled: Requests that their own client cancelled before an answer came.
         statuses: Number of answers of each status.
-        problems: Requests without an answer, wrong scores, and statuses that no fault is a reason for.
+        problems: Requests without an answer, wrong scores, and statuses that no fault explains.
         max_difference: Largest difference of a score from the reference.
     """
 
@@ -61,7 +61,7 @@ class Ledger:
             window.end_s = time.monotonic()
 
     def is_excused(self, status: int, start_s: float) -> bool:
-        """Return whether a fault is a reason for a status of a request that was sent at `start_s`."""
+        """Return whether a fault explains a status of a request that was sent at `start_s`."""
         return any(status in window.statuses and window.end_s >= start_s for window in self._windows)
 
     async def send(self, http: httpx.AsyncClient, request: Request) -> None:

@@ -51,7 +51,7 @@ class Figures:
         minutes: Duration.
         requests: Requests sent, answered by status, cancelled by their client, and those with a problem.
         jobs: Jobs by outcome.
-        disturbances: How often each disturbance struck.
+        disturbances: How often each disturbance was applied.
         max_difference: Largest difference of a score from the reference.
         before: The idle service after the warm-up.
         after: The idle service at the end.

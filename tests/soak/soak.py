@@ -89,7 +89,7 @@ class Soak:
         groups: Queries and documents with known scores.
         ledger: The requests.
         jobs: The jobs.
-        struck: How often each disturbance struck.
+        struck: How often each disturbance was applied.
         samples: Samples after the warm-up.
         engine: Held while the engine fails, and while the checkpoint's files are damaged: a rebuild would load them.
     """

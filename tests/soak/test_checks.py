@@ -1,4 +1,4 @@
-"""The checks of a soak see a fault: a wrong score, a status without a reason, a request without an answer."""
+"""The checks of a soak detect a wrong score, an unexplained status, and a request without an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA adapters: merged as PEFT merges them, or refused by name before anything is read."""
+"""LoRA adapters: merged as PEFT merges them, or refused by name before any weight is read."""
 
 from __future__ import annotations
 

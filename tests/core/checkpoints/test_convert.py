@@ -1,4 +1,4 @@
-"""Conversion: any checkpoint as a folder that transformers loads, with the same scores, or nothing at all."""
+"""Conversion: any checkpoint becomes a folder that transformers loads, with the same scores; a failure leaves no folder."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_a_causal_model_of_sentence_transformers_loads(saved: Path) -> None:
 
 
 def test_answers_other_than_those_of_training_are_refused(saved: Path, tmp_path: Path) -> None:
-    """sentence-transformers writes the token ids of its answers down; others would give scores of noise."""
+    """sentence-transformers records the token ids of its answers; other ids would return meaningless scores."""
     shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     (tmp_path / "1_LogitScore" / "config.json").write_text('{"true_token_id": 16, "false_token_id": 15}')
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Folders that are no reranker's checkpoint: each is called what it is, with what to do, in one sentence."""
+"""Folders that are not a reranker's checkpoint: the error says in one sentence what the folder is and what to do."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def load(folder: Path) -> None:
 
 
 def test_a_score_layer_of_zeros_is_refused(tmp_path: Path) -> None:
-    """As training that never reached the head leaves it."""
+    """This is the result of training that did not include the head."""
     shape = Shape(has_classifier=True, vocab_size=10_000)
     tensors = shape.tensors() | {"score.weight": torch.zeros(1, shape.hidden_size)}
     with pytest.raises(Exception, match=r"score\.weight is zero, so every score would be 0\.5; convert"):

@@ -1,4 +1,4 @@
-"""GGUF files: what they hold, read as llama.cpp reads it, or refused by name before anything is allocated."""
+"""GGUF files are read as llama.cpp reads them, or refused by name before memory is allocated."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_architecture_comes_from_the_metadata(tmp_path: Path) -> None:
 
 
 def test_the_tokenizer_is_qwens(tmp_path: Path, qwen: PromptTokenizer) -> None:
-    """Ids of the texts that break tokenisers, control tokens, and padding that the embedding has and the tokenizer not."""
+    """Ids of texts that break tokenisers, of control tokens, and of padding that only the embedding has."""
     theirs = qwen_tokenizer()
     model = json.loads(theirs.to_str())["model"]
     added = {token: 3 if "|" in token else 4 for token in qwen.added_tokens}

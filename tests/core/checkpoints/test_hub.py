@@ -1,4 +1,4 @@
-"""Downloads from a hub: what is fetched, what happens when the connection is bad, and what is said when it fails."""
+"""Downloads from a hub: which files, over bad connections, and the messages of failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights: every tensor by name and shape, read once, and a head that is the answers' difference."""
+"""Weights: every tensor is checked by name and shape and read once, and the head is the difference of the answers' rows."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_every_tensor_arrives_in_its_place(tmp_path: Path, shape: Shape) -> None
 
 @pytest.mark.parametrize(("shape", "matrix"), [(TIED, "model.embed_tokens"), (UNTIED, "lm_head")])
 def test_the_head_is_the_difference_of_the_answers_rows(tmp_path: Path, shape: Shape, matrix: str) -> None:
-    """In fp32 even where the checkpoint is not: two bf16 logits apart would be rounded to a step of 0.1."""
+    """In fp32 whatever the checkpoint's dtype: the difference of two bf16 logits would be rounded to a step of 0.1."""
     rows = shape.tensors(torch.bfloat16)[f"{matrix}.weight"].float()
     folder = make(tmp_path, shape, torch.bfloat16)
     weights = load(folder, dtype=torch.bfloat16)
@@ -109,7 +109,7 @@ def test_shards_and_bare_names_give_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_weights_take_the_dtype_of_the_computation(tmp_path: Path) -> None:
-    """The embedding stays narrow where it is stored so: only the rows of a batch are widened."""
+    """The embedding keeps its 16-bit dtype: only the rows of a batch are converted."""
     folder = make(tmp_path, TIED, torch.bfloat16)
     weights = load(folder, dtype=torch.float32)
     assert weights.embedding.dtype is torch.bfloat16
@@ -199,7 +199,7 @@ def test_tensors_that_are_not_the_configurations_are_refused_by_name(
     ],
 )
 def test_a_head_of_zeros_is_refused(tmp_path: Path, shape: Shape, matrix: str, complaint: str) -> None:
-    """All rows alike are as bad as zeros: their difference is the head."""
+    """Equal rows are as bad as zeros, because the head is their difference."""
     tensors = shape.tensors()
     write_checkpoint(tmp_path, shape.config, tensors | {matrix: torch.zeros_like(tensors[matrix])})
     with pytest.raises(TensorMismatchError, match=complaint):

@@ -116,7 +116,7 @@ def test_nothing_is_kept_without_a_budget(decoder: Decoder) -> None:
 
 
 def test_a_query_with_one_document_is_not_kept(decoder: Decoder) -> None:
-    """It seldom comes again; the root does."""
+    """It rarely recurs; the root does."""
     engine = Engine(decoder, prefix_cache_bytes=1 << 20)
     engine.log_odds(PROMPTS[:1])
     assert [len(segment.path()) for segment in engine.prefix_cache._tensors] == [1]
@@ -165,7 +165,7 @@ def test_no_more_is_stored_than_the_cache_may_hold(decoder: Decoder) -> None:
 
 
 class Small(Engine):
-    """An engine that computes while the host goes on, and whose memory holds so many tokens."""
+    """An engine that computes asynchronously, and whose memory holds a number of tokens."""
 
     overlaps = True
     limit = 1500
@@ -284,7 +284,7 @@ def test_the_state_is_plain_json(decoder: Decoder) -> None:
 
 
 class Wrong(DenseAttention):
-    """Sees the future."""
+    """Attends to later tokens."""
 
     def attend(self, queries: Tensor, kv: Tensor) -> Tensor:
         return super().attend(queries, kv) + 0.1
@@ -382,7 +382,7 @@ def test_on_cuda_a_wrong_backend_is_an_error(decoder: Decoder, monkeypatch: pyte
 def test_the_reference_uses_no_kernel_of_this_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wrong kernel differs from it, in the step that the attention backends share too."""
+    """A wrong kernel is detected, also in the step that all attention backends share."""
     from qwen_rerank_plugins.core.model import kernels
 
     plain = decoder_of(
@@ -417,7 +417,7 @@ def test_16_bits_are_given_more_room(tmp_path: Path) -> None:
 def test_a_deep_model_in_16_bits_is_measured_against_its_own_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, rounding: float, difference: float, passes: bool
 ) -> None:
-    """Four times what the reference differs from itself, and never more than half of the scores' deviation, 2."""
+    """The tolerance is four times the reference's own rounding, and at most half of the scores' standard deviation, 2."""
     narrow = Engine(decoder_of(make(tmp_path, Shape(), torch.bfloat16), dtype=torch.bfloat16))
     expected = [-2.0, 2.0] * 4
 

@@ -1,4 +1,4 @@
-"""What a CPU shows of `device: mps`: how it is chosen, and that the plain path is taken. No test runs on MPS itself."""
+"""The parts of `device: mps` that a CPU can test: its selection, and that the plain path is taken. No test runs on MPS."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Operators(TorchDispatchMode):
 
 
 def test_a_device_that_is_neither_cpu_nor_cuda_takes_torchs_own_operators(tmp_path: Path) -> None:
-    """Torch's device "meta" has all operators and no data: what is called there is what MPS is asked for."""
+    """Torch's device "meta" has all operators and no data: the operators called there are those called on MPS."""
     engine = Engine(
         decoder_of(make(tmp_path, Shape(), torch.bfloat16), device=META), prefix_cache_bytes=1 << 20
     )

@@ -118,7 +118,7 @@ def test_a_group_is_cut_where_its_scores_would_be_too_many() -> None:
 
 @given(sequences=prompt_lists())
 def test_the_plain_mask_is_causal_attention_along_the_path(sequences: list[Segment]) -> None:
-    """The oracle of the oracle: each prompt by itself, in its own order, under an ordinary causal mask."""
+    """The reference is itself compared with an ordinary causal mask over each prompt alone."""
     shape = AttentionShape(2, 2, 8)
     forest = pack(sequences)
     layout = KVLayout(forest)
@@ -135,7 +135,7 @@ def test_the_plain_mask_is_causal_attention_along_the_path(sequences: list[Segme
 
 @pytest.mark.parametrize("backend", [DenseAttention, *BACKENDS])
 def test_a_token_attends_to_its_past_alone(backend: AttentionBackend) -> None:
-    """What other branches and later tokens hold, were it infinite, changes nothing."""
+    """Values of other branches and of later tokens have no effect, even if they are infinite."""
     shape = AttentionShape(2, 1, 4)
     forest = pack(grid(3, (2, 2), (4, 4, 2)))
     layout = KVLayout(forest)

@@ -1,4 +1,4 @@
-"""The decoder's blocks of rows: none above the limit, and the same log-odds however small they are."""
+"""The decoder's blocks of rows: none is above the limit, and their size does not change the log-odds."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_blocks_hold_every_row_once_and_none_is_above_the_limit(
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
 def test_the_weights_are_in_memory_once(tmp_path: Path, quantization: str) -> None:
-    """What was read was kept beside the layers that were made of it."""
+    """A defect kept the tensors that were read beside the layers made from them."""
     decoder = decoder_of(make(tmp_path, Shape()), quantization=quantization)
     assert all(layer.qkv is None for layer in decoder.weights.layers)
 

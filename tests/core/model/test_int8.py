@@ -1,4 +1,4 @@
-"""int8: exact products of rounded numbers, a quarter of the memory, and scores that stay near."""
+"""int8: exact products of rounded numbers, a quarter of the memory, and scores close to fp32's."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_fewer_bits_cost_accuracy_and_nothing_else(
 
 
 def test_products_of_the_largest_numbers_are_exact_here() -> None:
-    """Whatever this processor is: eight bits with VNNI or AMX, seven elsewhere."""
+    """On any processor: eight bits with VNNI or AMX, seven elsewhere."""
     shapes = [(96, 64), (24, 1024), (8, 4096)]
     found = exact_activations(shapes)
     assert max(_worst_case_error(found, *size) for size in shapes) <= 1e-6
@@ -222,7 +222,7 @@ def test_the_relative_time_is_that_of_two_products() -> None:
 
 @pytest.mark.parametrize("activations", EXACT_HERE)
 def test_a_row_with_an_outlier_has_a_fine_part(activations: ActivationCodes) -> None:
-    """A number above 16 times the root mean square would leave the others two codes or three."""
+    """A number above 16 times the root mean square would leave two or three codes for the others."""
     draw = torch.Generator().manual_seed(9)
     linear = Int8Linear.from_linear(Linear(torch.randn(24, 1024, generator=draw)), activations)
     x = torch.randn(6, 1024, generator=draw)

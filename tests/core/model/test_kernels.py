@@ -1,4 +1,4 @@
-"""The Triton kernels against their plain twins, run by Triton's interpreter on a CPU, or by a GPU that is there."""
+"""The Triton kernels against their reference implementations, in Triton's interpreter or on a GPU if there is one."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ EXAMPLE = grid(4, (2, 3), (5, 1, 5))
 
 @given(prompt_lists())
 def test_a_forest_says_what_its_prompts_said(prompts: list[Segment]) -> None:
-    """Along the path to its leaf stand a prompt's ids, at the positions 0, 1, 2 and so on."""
+    """The path to a prompt's leaf contains its ids at the positions 0, 1, 2 and so on."""
     forest = pack(prompts)
     for prompt, leaf in zip(prompts, forest.leaves, strict=True):
         nodes = path_nodes(forest, leaf)

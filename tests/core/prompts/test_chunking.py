@@ -66,7 +66,7 @@ def test_chunks_begin_and_end_at_words(qwen: PromptTokenizer) -> None:
 
 
 def test_chunks_are_filled(qwen: PromptTokenizer) -> None:
-    """A chunk that ends early would cost a prompt more; three quarters is the least."""
+    """A chunk that ends early would cost an additional prompt, so each is at least three quarters full."""
     spans = chunk_spans(PROSE, qwen, 64, 0)
     lengths = [len(qwen.encode([" " + PROSE[start:end]])[0]) for start, end in spans[:-1]]
     assert min(lengths) >= 45

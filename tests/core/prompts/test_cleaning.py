@@ -1,4 +1,4 @@
-"""Texts that clients have broken or wrapped: repaired, recognized, unwrapped, and marked; other texts stay as they are."""
+"""Texts that clients have damaged or wrapped in a template are repaired, unwrapped and marked; other texts are unchanged."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_a_text_that_only_mentions_a_template_is_left_alone(family: str, text: s
 
 
 def test_an_unknown_template_is_warned_of_and_left_whole() -> None:
-    """Half of a template is worse than all of it."""
+    """Removing half of a template would be worse than leaving all of it."""
     text = f"<|im_start|>system\nAnother task.<|im_end|>\n<|im_start|>user\n<Query>: {QUERY}"
     cleaned = TextCleaner(FAMILIES["qwen3"], "strip").clean(text, "query")
     assert (cleaned.text, cleaned.warnings) == (text, (TEMPLATE_IN_TEXT,))

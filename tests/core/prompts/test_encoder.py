@@ -1,4 +1,4 @@
-"""Prompts: the published ids, byte for byte; cuts, caps and chunks that keep to the limits."""
+"""Prompts: exactly the published ids; truncation, caps and chunks respect the limits."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_nothing_to_encode_gives_nothing(qwen: PromptTokenizer) -> None:
 def test_a_long_document_is_cut_as_the_recipe_cuts_it(
     qwen: PromptTokenizer, recipes: Recipes, document: str, max_length: int
 ) -> None:
-    """Nothing but the document's end goes, and the flag says whether something went."""
+    """Only the document's end is removed, and the flag says whether it was."""
     query = "how to wash a cat"
     pair = encode(qwen, query, document, max_length=max_length)
     assert whole(pair.prompts[0]) == recipes.qwen3((query, document), max_length=max_length)

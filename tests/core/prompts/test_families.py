@@ -1,4 +1,4 @@
-"""Families: the four that ship say what their authors wrote, and a new one is described by a file or refused."""
+"""Families: the four that ship have their authors' templates, and a new one is read from a file or refused."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_mxbai_is_its_codes_prompt(instruction: str | None) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=str)
 def test_no_family_has_user_text_beside_a_control_token(family: PromptFamily) -> None:
-    """What holds a placeholder is tokenised without control tokens, so it may not spell one."""
+    """A piece with a placeholder is tokenised without control tokens, so it must not contain one."""
     for piece in family.pieces:
         assert not (piece.placeholders and "<|" in piece.text)
         assert piece.cut or "{document}" not in piece.text

@@ -1,4 +1,4 @@
-"""The vocabulary: known ids, user text without control tokens, and the proof that a family fits."""
+"""The vocabulary: known ids, user text without control tokens, and the check that a family fits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fake engine with scripted faults, and prompts whose right log-odds are known."""
+"""A fake engine with scripted faults, and prompts with known log-odds."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class FakeBatch:
         return self.results
 
     def compute(self) -> None:
-        """Leave the device with results or an error."""
+        """Store the results or an error."""
         engine, tokens = self.engine, self.engine.tokens[self.number]
         assert engine.gate.wait(SAFETY_S), "nobody opened the gate"
         engine.in_flight.remove(self)

@@ -32,7 +32,7 @@ POISON = 666
 
 
 def deadly(error: type[BaseException]) -> FakeEngine:
-    """An engine that dies of a poisoned prompt, once its gate is open."""
+    """An engine that fails on a certain prompt, once its gate is open."""
 
     def fault(sequences: Sequence[Segment]) -> None:
         if POISON in map(answer, sequences):
@@ -416,7 +416,7 @@ print(status, [future.result(SAFETY_S) for future in pending], ForkedEngine.fork
 
 @pytest.mark.parametrize("overlaps", ["", "overlaps"])
 def test_a_fork_in_the_middle_of_anything_leaves_no_lock_behind(root: Path, overlaps: str) -> None:
-    """Threads submit, cancel and read figures without a pause while the process forks, and each child works."""
+    """Threads continuously submit, cancel and read statistics while the process forks, and each child works."""
     body = """
 engine = ForkedEngine(overlaps=bool(sys.argv[1]))
 ForkedEngine.after_fork = lambda self: self.in_flight.clear()

@@ -1,4 +1,4 @@
-"""Batches of an engine that overlaps: one is prepared and launched while another runs, and no guarantee is lost."""
+"""Batches of an engine that overlaps: one is prepared and launched while another runs, with the same guarantees."""
 
 from __future__ import annotations
 

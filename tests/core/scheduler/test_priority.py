@@ -1,4 +1,4 @@
-"""Priorities: interactive requests come first, and background ones finish under any load."""
+"""Priorities: interactive requests come first, and background requests finish under any load."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def priority_of(batch: list[QueuedPrompt]) -> Priority:
 
 
 def new_tokens(batch: list[QueuedPrompt]) -> int:
-    """Count the tokens of a batch besides those of its requests' earlier batches."""
+    """Count the tokens of a batch that its requests' earlier batches did not have."""
     return sum(item.request.costs[item.request.order.index(item.index)] for item in batch)
 
 
@@ -132,7 +132,7 @@ def test_background_requests_get_their_share_under_an_endless_stream() -> None:
 def test_any_order_of_arrivals_and_batches_keeps_the_rules(
     steps: list[tuple[Priority, int, int] | int],
 ) -> None:
-    """A batch has one priority and its limit; a request is overtaken by one background batch per interval at most."""
+    """A batch has one priority and its limit; at most one background batch per interval overtakes a request."""
     queue = make_queue()
     left = {"interactive": 0, "background": 0}
     passed_over = 0  # interactive tokens since a background batch, or since none waited

@@ -199,14 +199,14 @@ def test_what_is_removed_is_not_computed_and_frees_its_tokens() -> None:
 
 @dataclass(eq=False)
 class Expected:
-    """What a request should still give."""
+    """The results that a request still owes."""
 
     request: Request
     left: set[int] = field(default_factory=set)
 
 
 class QueueLaws(RuleBasedStateMachine):
-    """Any mixture of arrivals, removals and batches keeps the queue's laws."""
+    """Any mixture of arrivals, removals and batches preserves the queue's invariants."""
 
     requests = Bundle("requests")
 

@@ -91,7 +91,7 @@ def test_event_loops_wait_without_blocking() -> None:
 
 
 def test_two_devices_serve_one_queue_at_the_same_time() -> None:
-    """Each device's engine waits for the other's: served one after the other, both would wait for ever."""
+    """Each device's engine waits for the other's: served one after the other, both would wait forever."""
     both = threading.Barrier(2, timeout=SAFETY_S)
 
     def meet(sequences: Any) -> None:
@@ -324,7 +324,7 @@ def test_impossible_settings_are_refused(
 
 
 def test_waiting_and_computing_are_timed() -> None:
-    """While one request is computed for a while, the next one waits as long; each waits once, whatever its batches."""
+    """While one request is computed, the next one waits as long; its wait is counted once, however many batches it has."""
     engine = FakeEngine(blocked=True)
     with Scheduler([engine], max_batch_tokens=20, max_queue_tokens=10_000) as scheduler:
         first = scheduler.submit(prompts([1]))

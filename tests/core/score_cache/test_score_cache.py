@@ -367,7 +367,7 @@ cache.close()
 
 
 def test_processes_share_one_file(tmp_path: Path) -> None:
-    """Both make the tables and both write; the count that triggers keep is the count of rows."""
+    """Both make the tables and both write; the count that triggers maintain equals the number of rows."""
     path = tmp_path / "cache"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(first)]) for first in (0, 50)]
     assert [writer.wait(60) for writer in writers] == [0, 0]

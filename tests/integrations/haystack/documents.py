@@ -34,5 +34,5 @@ def ids(documents: Sequence[Document]) -> list[str]:
 
 
 def asked(scorer: FakeScorer) -> list[str]:
-    """The texts of all that a scorer was asked."""
+    """The texts of all requests to a scorer."""
     return [str(request.document) for requests, _ in scorer.calls for request in requests]

@@ -22,7 +22,7 @@ TYPE = "haystack_integrations.components.rankers.qwen_rerank.ranker.QwenReranker
 
 
 def parameters(ranker: Any) -> dict[str, Any]:
-    """What a ranker writes down of itself, as it would be read from a file."""
+    """The serialized parameters of a ranker, as read from a file."""
     written = ranker.to_dict()
     assert written["type"] == TYPE
     read: dict[str, Any] = json.loads(json.dumps(written))["init_parameters"]
@@ -208,7 +208,7 @@ def test_a_key_is_shown_nowhere() -> None:
 
 
 def test_a_named_key_is_read_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipeline may be written, read and checked on a machine that has no key."""
+    """A pipeline can be written, read and validated on a machine without the key."""
     monkeypatch.delenv("MY_KEY", raising=False)
     ranker = QwenReranker(**REMOTE, api_key=Secret.from_env_var("MY_KEY"))
     assert ranker.config.api_key_env == "MY_KEY"

@@ -1,4 +1,4 @@
-"""When something is loaded, where it runs, and when it is released."""
+"""When a model is loaded, where it runs, and when it is released."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.integrations.haystack.documents import faked, ids, some_documents
 
 
 class Counted(FakeScorer):
-    """Counts how often it was asked what is loaded."""
+    """Counts how often it was asked for the model's information."""
 
     asked = 0
 

@@ -83,7 +83,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 
 
 def asynchronous_pipeline() -> Any:
-    """Haystack 2 has a class of its own for it, Haystack 3 has not."""
+    """Haystack 2 has a separate class for it, Haystack 3 does not."""
     kind: Any = getattr(haystack, "AsyncPipeline", None) or Pipeline
     if not hasattr(kind, "run_async"):
         pytest.skip("this version of Haystack has no asynchronous pipelines")
@@ -211,7 +211,7 @@ def test_a_pipeline_warms_it_up_before_it_runs() -> None:
 
 
 def test_what_other_branches_get_is_not_changed() -> None:
-    """The retriever's documents go to two places; a component that writes on them is seen in both."""
+    """The retriever's documents go to two components; a change by one would be visible to the other."""
     pipeline = filled(Pipeline(), QwenReranker(backend="lexical"))
     pipeline.add_component("other", DocumentJoiner())
     pipeline.connect("retriever.documents", "other.documents")

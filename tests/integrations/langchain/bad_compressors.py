@@ -1,4 +1,4 @@
-"""A plain compressor that keeps every law of the contract, and for each law one that breaks it as real ones do."""
+"""A plain compressor that satisfies the contract, and for each rule one that breaks it as real ones do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import ConfigDict, PrivateAttr, SecretStr
 
 
 class Plain(BaseDocumentCompressor):
-    """Counts shared words, with nothing of ours: the contract asks nothing that only we can give."""
+    """Counts shared words without this package: the contract requires nothing that only this package provides."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -74,7 +74,7 @@ class SortsTheWrongWay(Plain):
 
 
 class Float32(float):
-    """Like numpy's: a number that is no plain float."""
+    """Like numpy's: a number that is not a plain float."""
 
 
 class GivesForeignNumbers(Plain):

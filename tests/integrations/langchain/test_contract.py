@@ -20,7 +20,7 @@ class TestLexicalWithMetadata(TestLexical):
 
 
 class TestPlain(DocumentCompressorTests):
-    """Somebody else's compressor can keep the contract too."""
+    """Another project's compressor can satisfy the contract too."""
 
     compressor_class = Plain
     secret_params: ClassVar = {"api_key": "sesame"}

@@ -1,4 +1,4 @@
-"""What importing it loads, and what its README says of its tests."""
+"""The modules that importing it loads, and the claims of its README about tests."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class TestDemo(DocumentCompressorTests):
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Reranker]:
-    """A view of the engine that this process shares, which keeps it loaded."""
+    """A reference to the engine that this process shares, which keeps it loaded."""
     with Reranker.shared(**SETTINGS) as reranker:
         reranker.info()
         yield reranker
@@ -38,7 +38,7 @@ def _batches(engine: Reranker) -> int:
 
 
 def _documents(call: int) -> list[Document]:
-    """Texts that no other call has."""
+    """Texts that no other call uses."""
     return [
         Document(f"number {call} of the papers tells of case {call * 7 + n} and its end") for n in range(4)
     ]

@@ -1,4 +1,4 @@
-"""The example's chain on its shipped corpus: real embeddings, a real index, the demo model, and an echo that says so.
+"""The example's chain on its corpus: real embeddings, a real index, the demo model, an echo as the language model.
 
 Needs torch and the embedding model's package, as test_local_engine.py needs torch.
 """
@@ -98,7 +98,7 @@ def test_an_endpoint_can_stand_in_for_the_echo(endpoint: tuple[str, list[Any]]) 
 def test_a_language_model_in_a_folder_can_stand_in_for_the_echo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The demo checkpoint is a causal language model too, once it has a chat template; what it writes means nothing."""
+    """The demo checkpoint is a causal language model too, once it has a chat template; its text is meaningless."""
     from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 
     folder = shutil.copytree(CHECKPOINT_DIR, tmp_path / "model")

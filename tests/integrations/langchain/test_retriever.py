@@ -79,7 +79,7 @@ def test_an_instruction_of_the_run_reaches_the_model_through_a_chain(asynchronou
 
 
 def test_a_retriever_called_directly_hands_down_its_metadata() -> None:
-    """It hands down callbacks alone, and `configurable` is not among what they carry."""
+    """It passes on callbacks only, and they do not carry `configurable`."""
     scorer = FakeScorer()
     _retriever(scorer).invoke("q", {"metadata": {"rerank_instruction": "theirs"}})
     assert scorer.calls[0][0][0].instruction == "theirs"

@@ -208,7 +208,7 @@ def test_serialized_settings_create_an_equal_compressor(settings: dict[str, Any]
 
 
 def test_what_was_set_stays_set_through_a_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A default that changes in a later version must not change what was asked for, nor the other way round."""
+    """A default that changes in a later version must not change a value that was set, and an unset value follows the default."""
     compressor = _read(pickle.dumps(QwenRerank(top_n=None, model="demo")))
     assert compressor.config.model_fields_set == {"top_n", "model"}
 

@@ -36,7 +36,7 @@ def _as_dict(run: Run) -> dict[str, Any]:
 def _step(
     compressor: QwenRerank, *, asynchronous: bool, explicit: bool
 ) -> RunnableLambda[str, Sequence[Document]]:
-    """A chain's step that calls the compressor, with the callbacks handed over or left to the context."""
+    """A chain's step that calls the compressor, with callbacks passed explicitly or by the context."""
 
     def rank(query: str, config: RunnableConfig) -> Sequence[Document]:
         return compressor.compress_documents(

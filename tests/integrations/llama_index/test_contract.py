@@ -1,4 +1,4 @@
-"""Our postprocessor keeps the contract that ships with it, and the contract catches whoever breaks one of its laws."""
+"""Our postprocessor satisfies the contract that ships with it, and the contract detects a postprocessor that breaks a rule."""
 
 from __future__ import annotations
 

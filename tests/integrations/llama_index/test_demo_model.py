@@ -54,7 +54,7 @@ def test_postprocessors_of_one_model_share_one_engine() -> None:
 
 
 def test_a_hundred_tasks_on_one_loop_share_batches_and_do_not_hold_it() -> None:
-    """What waits together is computed together; each task gets its own nodes; no batch is computed on the loop."""
+    """Waiting calls share batches; each task gets its own nodes; no batch is computed on the loop."""
     with QwenRerank(**DEMO, cache_entries=0) as reranker:
         reranker.postprocess_nodes(some_nodes("warm"), query_str="up")
         before = reranker._reranker.info()["scheduler"]["batches"]
@@ -70,7 +70,7 @@ def test_a_hundred_tasks_on_one_loop_share_batches_and_do_not_hold_it() -> None:
 
 
 async def _a_hundred_tasks(reranker: QwenRerank) -> tuple[list[list[NodeWithScore]], int]:
-    """The results of a hundred calls at once, and how often the loop came round meanwhile."""
+    """The results of a hundred concurrent calls, and the number of iterations of the loop meanwhile."""
     calls = [
         reranker.apostprocess_nodes(some_nodes(f"paper {n}", f"kettle {n}"), query_str=f"kettle {n}")
         for n in range(100)
@@ -101,7 +101,7 @@ def test_an_index_reranks_with_the_demo_model() -> None:
 
 
 def test_the_limits_of_the_model_are_settings() -> None:
-    """The keywords of the configuration say what the model reads, and on which device."""
+    """The keywords of the configuration set the model's limits and its device."""
     long = " ".join(["kettle"] * 400)
     with QwenRerank(**DEMO, max_length=256, max_batch_tokens=512) as reranker:
         (cut,) = reranker.postprocess_nodes(some_nodes(long), query_str="kettle")

@@ -1,4 +1,4 @@
-"""What importing it loads, what the framework's hub lists, and what its README says of its tests."""
+"""The modules that importing it loads, the entries of the framework's hub, and the claims of its README about tests."""
 
 from __future__ import annotations
 

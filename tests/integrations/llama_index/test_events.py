@@ -1,4 +1,4 @@
-"""Traces are asserted whole: spans with their parents, events in their spans, both systems, also when nothing comes."""
+"""Complete traces: spans with their parents, events in their spans, in both systems, also for empty results."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_an_endpoint_is_asked_for_a_chat_completion(
 
 
 def test_a_folder_is_run_in_the_process(example: ModuleType, tmp_path: Path) -> None:
-    """With the demo checkpoint, which is no generator: what counts is that only new text comes back."""
+    """With the demo checkpoint, which is not a generator: the test is that only new text is returned."""
     folder = tmp_path / "model"
     shutil.copytree(DEMO_FOLDER, folder)
     template = "{% for one in messages %}{{ one.content }}{% endfor %}{{ enable_thinking }}"
@@ -105,7 +105,7 @@ def test_the_figure_is_the_reciprocal_of_the_answers_rank(example: ModuleType) -
 def test_own_questions_are_answered(
     example: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the first passages of the corpus in place of a search, which tests/examples runs for real."""
+    """With the first passages of the corpus instead of a search, which tests/examples runs."""
 
     class InOrder:
         def __init__(self, texts: list[str]) -> None:

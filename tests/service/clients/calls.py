@@ -1,4 +1,4 @@
-"""What the client scripts stand on. They run in environments of their own, without this project.
+"""Shared code of the client scripts, which run in separate environments without this project.
 
 A script is given a JSON object on standard input, makes every one of its calls, and prints a JSON line for each:
 `{"call", "answer": [[index, score], ...]}`, best first, or `{"call", "error"}`.
@@ -17,7 +17,7 @@ Answer = list[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked of a client."""
+    """One call of a client."""
 
     base_url: str
     query: str
@@ -25,7 +25,7 @@ class Call:
 
 
 def run(*functions: Callable[[Call], Answer]) -> None:
-    """Make the calls one after the other; one that fails does not keep the next from being made."""
+    """Make the calls one after the other; a failure does not stop the next calls."""
     call = Call(**json.load(sys.stdin))
     for function in functions:
         line: dict[str, object] = {"call": function.__name__}

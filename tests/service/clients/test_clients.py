@@ -1,6 +1,6 @@
 """Clients that already exist reach the service by a changed URL: order and scores are right, not only a status.
 
-Their versions contradict each other and the project's own, so each set lives in an environment of its own, made from
+Their versions contradict each other and the project's own, so each set has a separate environment, made from
 a `*.txt` beside this file under `.test-results/clients`, and runs as a script against the running service.
 """
 
@@ -69,7 +69,7 @@ def right() -> list[tuple[int, float]]:
 
 @pytest.fixture(scope="module")
 def answers(base_url: str) -> dict[str, dict[str, Any]]:
-    """What every call of every environment printed, by environment and call."""
+    """The output of every call, by environment and call."""
     return {name: run_calls(name, base_url) for name in CALLS}
 
 
@@ -90,7 +90,7 @@ def run_calls(name: str, base_url: str) -> dict[str, Any]:
 
 
 def environment(name: str) -> Path:
-    """The interpreter of an environment that holds what `NAME.txt` lists, made if it is not there."""
+    """The interpreter of an environment with the packages of `NAME.txt`, created if it does not exist."""
     wanted = HERE / f"{name}.txt"
     folder = ENVIRONMENTS / name
     stamp, digest = folder / ".made-from", hashlib.sha256(wanted.read_bytes()).hexdigest()

@@ -40,7 +40,7 @@ def _pairs(left: Any, right: Any) -> bool:
 
 
 def has_no_media(value: Any) -> bool:
-    """Whether no field at any depth is an image, a video or audio; the schema describes only the plainest of them."""
+    """Whether no field at any depth is an image, a video or audio; the schema describes only the simplest forms."""
     if isinstance(value, dict):
         return not value.keys() & set(MEDIA_FIELDS) and all(map(has_no_media, value.values()))
     return all(map(has_no_media, value)) if isinstance(value, list) else True
@@ -59,5 +59,5 @@ def filter_body(context: Any, body: Any) -> bool:
 
 @schemathesis.hook
 def filter_case(context: Any, case: Any) -> bool:
-    """The same for cases that are not drawn but enumerated."""
+    """The same for cases that are enumerated instead of generated."""
     return is_judged(case.body)

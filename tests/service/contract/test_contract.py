@@ -1,7 +1,7 @@
 """The service follows its OpenAPI description: Schemathesis, with all of its checks.
 
-Thousands of requests, drawn from the description and against it: what it allows must be served, what it forbids must
-be refused, every answer must have a status, type and form that is described, and none may be a server error.
+Thousands of generated requests, valid and invalid: valid ones must be served, invalid ones refused, every answer must have
+a documented status, type and form, and none may be a server error.
 """
 
 from __future__ import annotations

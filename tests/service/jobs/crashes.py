@@ -1,6 +1,6 @@
-"""One life of a jobs folder, interrupted at each change that it makes to the disk.
+"""A sequence of steps on a jobs folder, interrupted at each change to the disk.
 
-As a program it runs the life again and again, each time in a process that kills itself at the next change.
+As a program it repeats the sequence, each time in a process that kills itself at the next change.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def die(_: str) -> None:
 
 
 def live(folder: Path, at: int) -> None:
-    """Live until the change that kills, and write the number of finished steps to a file."""
+    """Run until the change that kills, and write the number of finished steps to a file."""
     done = os.open(folder / f"{at}.done", os.O_CREAT | os.O_WRONLY)
 
     def note(number: int) -> None:

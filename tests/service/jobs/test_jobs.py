@@ -1,4 +1,4 @@
-"""A file goes up, a job runs, a result comes down: every format, every option, every answer."""
+"""Uploads, jobs and results: every format, every option, every answer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def expected(rows: list[dict[str, str]]) -> dict[str, list[tuple[str, float]]]:
 
 
 def found(rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, float]]]:
-    """The same of a result."""
+    """The same for a result."""
     ranked: dict[str, list[tuple[str, float]]] = {}
     for row in sorted(rows, key=lambda row: int(row["rank"])):
         ranked.setdefault(row["query"], []).append((row["document"], float(row["relevance_score"])))

@@ -180,7 +180,7 @@ def test_a_full_disk_is_answered_507_and_leaves_nothing(
 
 
 class ShortWrites(io.FileIO):
-    """A file on a disk that takes a few bytes at a time, and none after `room` bytes."""
+    """A file whose writes accept a few bytes at a time, and none after `room` bytes."""
 
     room: ClassVar[int]
 
@@ -194,7 +194,7 @@ class ShortWrites(io.FileIO):
 def test_a_write_that_the_disk_takes_in_part_is_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system wrote a part of a piece when the disk became full, and the rest of its rows was lost."""
+    """A defect lost the rest of a piece that the system wrote in part when the disk became full."""
     begin = Store.begin
 
     def begin_short(store: Store, job: Job) -> ShortWrites:

@@ -69,7 +69,7 @@ def add(store: Store, job: Job) -> Job:
 
 
 def test_a_kill_at_any_change_loses_nothing_and_leaves_nothing_over(tmp_path: Path) -> None:
-    """After a restart exactly the steps that returned are there, and perhaps the one that was under way."""
+    """After a restart exactly the steps that returned are there, and perhaps the one that was in progress."""
     command = [sys.executable, "-m", "tests.service.jobs.crashes", str(tmp_path)]
     environment = plain_environment() | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False, text=True)

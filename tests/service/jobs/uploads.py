@@ -1,4 +1,4 @@
-"""Uploads and jobs as a client has them, for tests: files of every format, and calls that wait."""
+"""Uploads and jobs from a client's side, for tests: files of every format, and calls that wait."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Client:
         return str(job["id"])
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """How far a job is."""
+        """The state and progress of a job."""
         answer = self.http.get(f"/v1/jobs/{job_id}")
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
@@ -111,7 +111,7 @@ class Client:
 
 @contextmanager
 def serving(folder: Path, **options: Any) -> Iterator[tuple[RunningService, Client]]:
-    """A service that takes uploads, and a client of it.
+    """A service that accepts uploads, and a client of it.
 
     Args:
         folder: For the jobs.

@@ -1,4 +1,4 @@
-"""With a key set, nothing is open but what is listed, and every way of showing a key works."""
+"""With a key set, only the listed routes are open, and every way of sending a key works."""
 
 from __future__ import annotations
 

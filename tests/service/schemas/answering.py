@@ -31,7 +31,7 @@ KNOWN = {
 
 
 def outcome_of(request: RankingRequest, scores: Mapping[str, PairScore] = KNOWN, **options: Any) -> Outcome:
-    """Rank what an request asks for; a text that is not known is irrelevant."""
+    """Rank the documents of a request; unknown texts are irrelevant."""
     scorer = FakeScorer(lambda request: scores.get(request.document, PairScore(0.0, -50.0)))
     results = Reranker(scorer=scorer, **options).rank_many(
         request.queries,

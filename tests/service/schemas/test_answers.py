@@ -1,4 +1,4 @@
-"""What holds for every answer, whatever was scored."""
+"""Properties of every answer, whatever was scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each client really sends, and all of what it is answered."""
+"""What each client sends, and the complete answer."""
 
 from __future__ import annotations
 

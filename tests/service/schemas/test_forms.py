@@ -1,4 +1,4 @@
-"""The forms of values: what is accepted for what, and how the rest is refused."""
+"""The accepted forms of each value, and the errors for others."""
 
 from __future__ import annotations
 

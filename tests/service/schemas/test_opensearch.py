@@ -1,4 +1,4 @@
-"""What a cluster sends with the `rich` recipe: a piece of the search, and fields that may be missing."""
+"""The requests of a cluster with the `rich` recipe: a part of the search, and fields that may be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which dialect a body is, when its keys allow several."""
+"""The dialect of a body whose keys allow several."""
 
 from __future__ import annotations
 

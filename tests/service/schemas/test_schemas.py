@@ -202,7 +202,7 @@ def test_every_dialect_has_an_example_that_it_takes_and_its_schema_allows(route:
     "body", [{"queries": [1] * 9, "documents": ["a"]}, {**VALID[0], "rank_fields": [1] * 9}]
 )
 def test_a_list_is_read_until_its_first_fault(body: dict[str, Any]) -> None:
-    """A list of a million faults costs no million errors."""
+    """A list with a million faults does not produce a million errors."""
     with pytest.raises(BodyError) as caught:
         read_request(Route.RERANK, body)
     assert isinstance(caught.value.__context__, ValidationError)

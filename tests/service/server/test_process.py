@@ -142,7 +142,7 @@ def test_log_lines_can_be_text(tmp_path: Path) -> None:
 
 
 def test_what_was_loaded_is_kept_from_the_garbage_collector() -> None:
-    """A full collection over a model's objects would stop every thread, each time."""
+    """Each full collection over a model's objects would stop every thread."""
     ran = run_fresh(
         "import gc, os, signal\n"
         "from qwen_rerank_plugins import RerankConfig\n"

@@ -204,7 +204,7 @@ def chunks(body: bytes, size: int, extension: bytes = b"") -> bytes:
 def test_an_endless_framing_of_a_body_is_cut_off(
     service: RunningService, framing: bytes, endless: bytes
 ) -> None:
-    """The app reads the body in vain: neither extensions nor trailers reach it."""
+    """The app never receives the end of the body: neither extensions nor trailers reach it."""
     with connect(service) as client:
         client.sendall(CHUNKED + b"\r\n" + framing)
         sent = 0
@@ -297,7 +297,7 @@ def test_what_is_no_http_is_answered_in_the_usual_shape(service: RunningService)
 
 
 def test_a_client_that_does_not_read_its_answer_is_cut_off(service: RunningService) -> None:
-    """The answers of many requests on one connection, none of them read, fill every buffer there is."""
+    """The unread answers of many requests on one connection fill every buffer."""
     documents = ["word " * 2000] * 400
     body = json.dumps({"query": "word", "documents": documents, "return_documents": True}).encode()
     with closing(socket.socket()) as client:

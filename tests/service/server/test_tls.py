@@ -1,4 +1,4 @@
-"""The service speaks TLS with a certificate, and says what is wrong with one before it listens."""
+"""The service speaks TLS with a certificate, and reports an invalid one before it listens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.service.servers import running_service, wait_for
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, str]:
-    """A certificate for localhost that signs itself, and its key."""
+    """A self-signed certificate for localhost, and its key."""
     cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
     subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
     kind = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")

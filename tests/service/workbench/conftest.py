@@ -18,7 +18,7 @@ VIEWPORT = {"width": 1360, "height": 900}
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Chromium; a machine without it fails, for nothing else shows what the page does."""
+    """Chromium; without it the tests fail, because nothing else can test the page."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield chromium
@@ -50,7 +50,7 @@ class Watch:
     """Unexpected console messages of a page.
 
     Attributes:
-        allowed_failures: Ends of addresses whose failure is staged; Chromium itself reports those.
+        allowed_failures: Ends of addresses whose failure is intended; Chromium reports those itself.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The workbench as a person sees it: fields, buttons and results by name, for tests in a browser."""
+"""A page object of the workbench: fields, buttons and results by name, for tests in a browser."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Workbench:
     Args:
         page: The tab.
         base_url: Where the service is.
-        allowed_failures: Ends of addresses whose failing is staged; shared with the console's watch.
+        allowed_failures: Ends of addresses whose failure is intended; shared with the console's watch.
     """
 
     def __init__(self, page: Page, base_url: str, allowed_failures: set[str]) -> None:
@@ -50,7 +50,7 @@ class Workbench:
         expect(self.page.locator("#status")).to_have_attribute("data-state", "ready")
 
     def fill(self, query: str, documents: Sequence[str]) -> None:
-        """Write a query and documents; many at once, for typing them in takes Chromium seconds."""
+        """Fill in a query and documents; many are set at once, because typing them takes Chromium seconds."""
         self.query.fill(query)
         text = "\n".join(documents)
         if len(documents) <= TYPED_LINES:
@@ -79,7 +79,7 @@ class Workbench:
         return panel
 
     def card_texts(self) -> list[str]:
-        """What the cards show of the documents, from the top."""
+        """The documents' texts on the cards, from the top."""
         return self.page.locator(".card .text").all_text_contents()
 
     def column(self, number: int) -> list[str]:
@@ -87,11 +87,11 @@ class Workbench:
         return self.page.locator(f"tbody td:nth-child({number})").all_text_contents()
 
     def stage(self, handler: Callable[[Route], None], address: str = RERANK) -> None:
-        """Let a function answer in the service's place."""
+        """Replace the service's answers by a function's."""
         self.page.route(address, handler)
 
     def stage_failure(self, status: int, *, body: str | None = None, **headers: str) -> None:
-        """Let reranking fail with a status, in the service's shape unless there is a body."""
+        """Make reranking fail with a status, with the service's error body unless one is given."""
         self._allowed_failures.add("/api/rerank")
         problem = json.dumps({"message": f"status {status}", "error_type": "staged", "id": "request-7"})
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -112,7 +112,7 @@ class Workbench:
         return self.page.evaluate(script, value)
 
     def wait_until(self, expression: str) -> None:
-        """Wait until an expression is true; the page's policy keeps Playwright's own way of waiting out."""
+        """Wait until an expression is true; the page's policy forbids Playwright's own way of waiting."""
         end = time.monotonic() + PATIENCE_S
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, f"never came true: {expression}"
@@ -138,14 +138,14 @@ def answer_of(route: Route, answer: Answer) -> dict[str, Any]:
 
 
 def request_body(route: Route) -> dict[str, Any]:
-    """What a request asks."""
+    """The body of a request."""
     body = route.request.post_data_json
     assert isinstance(body, dict)
     return body
 
 
 def hold(routes: list[Route]) -> Callable[[Route], None]:
-    """Keep requests waiting; the list gets them."""
+    """Hold requests back, and collect them in the list."""
 
     def keep(route: Route) -> None:
         routes.append(route)

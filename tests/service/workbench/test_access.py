@@ -1,4 +1,4 @@
-"""The page for everybody: by keyboard, by screen reader, in a narrow window, in the dark, in both languages."""
+"""Accessibility: keyboard, screen reader, narrow windows, dark mode, both languages."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def show_everything(bench: Workbench) -> None:
 
 
 def faults(page: Page) -> list[str]:
-    """What axe calls serious or critical."""
+    """The serious and critical violations that axe reports."""
     page.evaluate((resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8"))
     found = page.evaluate("axe.run({ resultTypes: ['violations'] })")["violations"]
     return [

@@ -28,7 +28,7 @@ SCORES = {
 
 
 def ask(bench: Workbench, first: str = FIRST, second: str = SECOND) -> None:
-    """Write an input with two instructions."""
+    """Fill in an input with two instructions."""
     bench.fill(QUERY, list(SCORES))
     bench.page.locator("#instruction-box summary").click()
     bench.instruction.fill(first)

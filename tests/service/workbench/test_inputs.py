@@ -1,4 +1,4 @@
-"""Getting documents into the page, and keeping them there."""
+"""Entering documents in the page, and keeping them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tab for whole files: uploading, watching, fetching and removing jobs, as a person does it in a browser."""
+"""The tab for whole files: uploading, watching, downloading and removing jobs in a browser."""
 
 from __future__ import annotations
 

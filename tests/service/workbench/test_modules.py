@@ -1,4 +1,4 @@
-"""The page's modules by themselves, in the browser that runs them, against Python's own readings."""
+"""The page's modules alone, in a browser, against Python's results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CELLS = [
 
 @pytest.fixture(scope="module")
 def workbench(browser: Browser, base_url: str) -> Iterator[Workbench]:
-    """One page for all: a module's functions keep nothing."""
+    """One page for all: a module's functions have no state."""
     context = browser.new_context()
     watch = Watch()
     page = context.new_page()

@@ -1,4 +1,4 @@
-"""The line on the curve that parts what is kept from what is not."""
+"""The line on the curve that separates kept from dropped documents."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def centre(part: Locator) -> tuple[float, float]:
 
 
 def test_keys_move_the_threshold_over_every_place_that_parts_scores(workbench: Workbench) -> None:
-    """B and c have the same score, so no threshold keeps one of them alone."""
+    """B and c have the same score, so no threshold keeps only one of them."""
     panel = show_curve(workbench)
     line = panel.get_by_role("slider", name="阈值")
     words = panel.locator(".threshold-words")
