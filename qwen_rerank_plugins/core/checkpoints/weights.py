@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -40,8 +40,9 @@ def load_weights(
         answer_ids: Token ids that mean relevant and not relevant; the second may be None.
         device: Device of the weights.
         dtype: Dtype of the computation. The embedding keeps its stored dtype unless that is wider.
-        convert: Makes the linear layers that are used of those that are read, each layer before the next is read. If it
-            quantises, it gets the codes of layers that are stored in 8 bits as `Int8Codes`.
+        convert: Makes the linear layers that are used of those that are read, each layer before the next is read. It must
+            copy the weights, because the next layer is read into the same memory. If it quantises, it gets the codes of
+            layers that are stored in 8 bits as `Int8Codes`.
 
     Raises:
         TensorMismatchError: A tensor is missing, unexpected or of another shape, or the head would be random.
@@ -52,9 +53,9 @@ def load_weights(
     layers = []
     quantizes = convert is not None and convert is not pack
     codes = source if quantizes and isinstance(source, QuantizedSource) else None
+    reader = _LayerReader(source, dtype, device, codes, reuses_memory=convert is not None)
     for number in range(checkpoint.architecture.num_layers):
-        reader = _LayerReader(source, f"model.layers.{number}.", dtype, device, codes)
-        layer = reader.read(checkpoint.architecture)
+        layer = reader.read(checkpoint.architecture, number)
         if convert is not None:
             layer.replace_linears(convert)
         layers.append(layer)
@@ -108,25 +109,31 @@ def _layer_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 class _LayerReader:
-    """Reads the tensors of one layer; linear layers that `codes` stores in 8 bits as their codes."""
+    """Reads the tensors of one layer at a time; linear layers that `codes` stores in 8 bits as their codes.
+
+    With `reuses_memory`, the weights of a layer are overwritten by the next: touching new memory takes longer than reading.
+    """
 
     def __init__(
         self,
         source: TensorSource,
-        prefix: str,
         dtype: torch.dtype,
         device: torch.device,
         codes: QuantizedSource | None,
+        *,
+        reuses_memory: bool,
     ) -> None:
         self._source = source
-        self._prefix = prefix
         self._dtype = dtype
         self._device = device
         self._codes = codes
+        self._memory: dict[tuple[str, ...], Tensor] | None = {} if reuses_memory else None
+        self._prefix = ""
 
-    def read(self, shape: Architecture) -> LayerWeights:
+    def read(self, shape: Architecture, number: int) -> LayerWeights:
+        self._prefix = f"model.layers.{number}."
         attention, norms = "self_attn.{}_proj", "self_attn.{}_norm.weight"
-        qkv = self._linear(map(attention.format, "qkv"), has_bias=shape.qkv_bias)
+        qkv = self._linear(*map(attention.format, "qkv"), has_bias=shape.qkv_bias)
         query_size = shape.attention.num_heads * shape.attention.head_dim
         return LayerWeights(
             input_norm=self._norm("input_layernorm.weight"),
@@ -134,30 +141,40 @@ class _LayerReader:
             key_value=qkv.rows(slice(query_size, None)),
             query_norm=self._norm(norms.format("q")) if shape.qk_norm else None,
             key_norm=self._norm(norms.format("k")) if shape.qk_norm else None,
-            output=self._linear([attention.format("o")]),
+            output=self._linear(attention.format("o")),
             mlp_norm=self._norm("post_attention_layernorm.weight"),
-            gate_up=self._linear(["mlp.gate_proj", "mlp.up_proj"]),
-            down=self._linear(["mlp.down_proj"]),
+            gate_up=self._linear("mlp.gate_proj", "mlp.up_proj"),
+            down=self._linear("mlp.down_proj"),
             qkv=qkv,
         )
 
     def _norm(self, name: str) -> Tensor:
         return read_tensor(self._source, self._prefix + name, self._dtype, self._device)
 
-    def _linear(self, names: Iterable[str], *, has_bias: bool = False) -> Linear:
-        modules = [self._prefix + name for name in names]
-        weights = [f"{name}.weight" for name in modules]
-        bias = self._concatenated([f"{name}.bias" for name in modules], self._dtype) if has_bias else None
+    def _linear(self, *modules: str, has_bias: bool = False) -> Linear:
+        weights = [f"{self._prefix}{name}.weight" for name in modules]
+        bias = None
+        if has_bias:
+            biases = [f"{self._prefix}{name}.bias" for name in modules]
+            bias = self._read_into(self._empty(biases, self._dtype), biases)
         if self._codes is not None and all(map(self._codes.has_int8_rows, weights)):
             scale = torch.cat([self._codes.row_scales(name) for name in weights]).to(self._device)
-            return Int8Codes(self._concatenated(weights, torch.int8), scale, bias)
-        return Linear(self._concatenated(weights, self._dtype), bias)
+            return Int8Codes(self._read_into(self._empty(weights, torch.int8), weights), scale, bias)
+        if self._memory is None:
+            return Linear(self._read_into(self._empty(weights, self._dtype), weights), bias)
+        if modules not in self._memory:
+            self._memory[modules] = self._empty(weights, self._dtype)
+        return Linear(self._read_into(self._memory[modules], weights), bias)
 
-    def _concatenated(self, names: Sequence[str], dtype: torch.dtype) -> Tensor:
-        """Return several tensors concatenated along the first dimension, each copied once."""
+    def _empty(self, names: Sequence[str], dtype: torch.dtype) -> Tensor:
+        """Return memory for several tensors, concatenated along the first dimension."""
         shapes = [self._source.shapes[name] for name in names]
-        rows = [shape[0] for shape in shapes]
-        target = torch.empty((sum(rows), *shapes[0][1:]), dtype=dtype, device=self._device)
+        size = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        return torch.empty(size, dtype=dtype, device=self._device)
+
+    def _read_into(self, target: Tensor, names: Sequence[str]) -> Tensor:
+        """Copy each tensor once, and return the target."""
+        rows = [self._source.shapes[name][0] for name in names]
         for name, part in zip(names, target.split(rows), strict=True):
             copy_tensor(self._source, name, part)
         return target

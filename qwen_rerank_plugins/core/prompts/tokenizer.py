@@ -44,7 +44,6 @@ class PromptTokenizer:
     def __init__(self, tokenizer_json: str) -> None:
         try:
             self._with_control = Tokenizer.from_str(tokenizer_json)
-            self._plain = Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the library raises bare Exception
             raise CheckpointFormatError(f"tokenizer.json cannot be read: {error}") from error
         kind = type(self._with_control.model).__name__
@@ -52,13 +51,10 @@ class PromptTokenizer:
             raise CheckpointFormatError(
                 f"tokenizer.json is of the kind {kind}, and a Qwen model's is BPE; use the tokenizer.json of the model"
             )
-        for tokenizer in (self._with_control, self._plain):
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
+        self._with_control.no_truncation()
+        self._with_control.no_padding()
         added_tokens = self._with_control.get_added_tokens_decoder()
-        # encode_special_tokens affects special tokens alone, and <think> is not one in Qwen's file.
-        self._plain.add_special_tokens([_as_special(token) for token in added_tokens.values()])
-        self._plain.encode_special_tokens = True
+        self._plain = _plain_copy(self._with_control, added_tokens)
         self.added_tokens = {token.content: number for number, token in added_tokens.items()}
         self._check_plain()
 
@@ -103,6 +99,18 @@ class PromptTokenizer:
     def token_offsets(self, text: str) -> list[int]:
         """Return the first character of each token of a user text."""
         return [start for start, _ in self._plain.encode(text, add_special_tokens=False).offsets]
+
+
+def _plain_copy(tokenizer: Tokenizer, added_tokens: Mapping[int, AddedToken]) -> Tokenizer:
+    """Return a tokenizer of the same vocabulary, which it shares, that encodes control tokens as ordinary text."""
+    plain = Tokenizer(tokenizer.model)  # parsing the file again takes half a second
+    for part in ("normalizer", "pre_tokenizer", "post_processor"):
+        if (component := getattr(tokenizer, part)) is not None:
+            setattr(plain, part, component)
+    # encode_special_tokens affects special tokens alone, and <think> is not one in Qwen's file.
+    plain.add_special_tokens([_as_special(token) for _, token in sorted(added_tokens.items())])
+    plain.encode_special_tokens = True
+    return plain
 
 
 def _as_special(token: AddedToken) -> AddedToken:

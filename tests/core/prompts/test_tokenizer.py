@@ -21,7 +21,8 @@ from qwen_rerank_plugins.core.prompts.tokenizer import (
 from qwen_rerank_plugins.demo import CHECKPOINT_DIR
 from qwen_rerank_plugins.errors import CheckpointFormatError, FamilyMismatchError
 from tests.core import oracle
-from tests.core.qwen_vocabulary import qwen_tokenizer
+from tests.core.qwen_vocabulary import qwen_tokenizer, qwen_tokenizer_json
+from tests.core.texts import NASTY
 
 PREFIX_IDS = (
     *(151644, 8948, 198, 60256, 3425, 279, 11789, 20027, 279, 8502, 3118, 389, 279, 11361, 323, 279, 758),
@@ -83,6 +84,25 @@ def test_user_text_gets_no_control_token(qwen: PromptTokenizer) -> None:
         (ids,) = qwen.encode([content])
         assert number not in ids
         assert qwen.control_ids(content) == (number,)
+
+
+@pytest.mark.parametrize("name", ["qwen", "demo"])
+def test_user_text_is_encoded_as_by_a_tokenizer_of_its_own(
+    qwen: PromptTokenizer, demo_vocabulary: PromptTokenizer, name: str
+) -> None:
+    """Both encodings share one vocabulary; here the second is read from the file again."""
+    shared, stored = {
+        "qwen": (qwen, qwen_tokenizer_json()),
+        "demo": (demo_vocabulary, (CHECKPOINT_DIR / "tokenizer.json").read_text(encoding="utf-8")),
+    }[name]
+    separate = Tokenizer.from_str(stored)
+    added = separate.get_added_tokens_decoder().values()
+    separate.add_special_tokens([AddedToken(token.content, special=True) for token in added])
+    separate.encode_special_tokens = True
+    for text in [*NASTY, *shared.added_tokens, f"a{''.join(shared.added_tokens)}b {' '.join(NASTY)}"]:
+        encoded = separate.encode(text, add_special_tokens=False)
+        assert shared.encode([text]) == [tuple(encoded.ids)]
+        assert shared.token_offsets(text) == [start for start, _ in encoded.offsets]
 
 
 def test_starts_are_characters_of_the_text(qwen: PromptTokenizer) -> None:
