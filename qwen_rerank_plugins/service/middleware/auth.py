@@ -35,7 +35,13 @@ PAGES = (
 OPEN_PATHS = frozenset([*PROBES, *PAGES])
 OPEN_FOLDER = "/static/"
 LOOPBACK_NAMES = frozenset(["localhost", "127.0.0.1", "::1"])
-LOCAL_SUFFIXES = (".localhost", ".internal", ".local")  # nobody can register such names on the internet
+LOCAL_SUFFIXES = (
+    # Reserved: RFC 6761, RFC 6762, ICANN, RFC 8375.
+    *(".localhost", ".local", ".internal", ".test", ".home.arpa"),
+    # Used in private networks: RFC 6762, appendix G; Kubernetes; Linux distributions.
+    *(".intranet", ".private", ".corp", ".home", ".lan", ".svc", ".localdomain"),
+)
+"""Ends of names that nobody can register on the internet."""
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]*?)\.?)(?::\d*)?", re.ASCII)
 _UNSAFE = re.compile(r"[^\w.:\[\]@-]", re.ASCII)
