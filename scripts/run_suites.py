@@ -1,8 +1,8 @@
 """Runs the test suites and prints what each took; `bash test.sh` calls it in the environment.
 
 A suite is one line of `SUITES`: a name and its steps. Every suite runs even when an earlier one failed. A suite of
-pytest that runs no test has failed. With two cores or more, three suites run side by side (`--jobs`), because tests
-wait for a third of their time; the output of each is printed when it ends. The last line, `N passed, N failed, N skipped`, counts tests and checks.
+pytest that runs no test has failed. With two cores or more, two suites run side by side (`--jobs`), and the output of
+each is printed when it ends. The last line, `N passed, N failed, N skipped`, counts tests and checks.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--list", action="store_true", help="print the suites' names and stop")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="suites side by side; default: 3, on one core 1"
+        "--jobs", type=int, metavar="N", help="suites side by side; default: 2, on one core 1"
     )
     parser.add_argument("-k", metavar="EXPRESSION", help="only tests that match, as pytest's -k")
     options = parser.parse_args(arguments)
@@ -167,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     outcomes = run_all(
         [suite for suite in SUITES if suite.name in wanted],
         extra,
-        jobs=options.jobs or (3 if (os.cpu_count() or 1) > 1 else 1),
+        jobs=options.jobs or min(2, os.cpu_count() or 1),
     )
     if options.coverage:
         outcomes.append(report_coverage())
