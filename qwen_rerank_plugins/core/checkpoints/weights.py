@@ -53,9 +53,11 @@ def load_weights(
     layers = []
     quantizes = convert is not None and convert is not pack
     codes = source if quantizes and isinstance(source, QuantizedSource) else None
-    reader = _LayerReader(source, dtype, device, codes, reuses_memory=convert is not None)
+    memory: dict[tuple[str, ...], Tensor] = {}
     for number in range(checkpoint.architecture.num_layers):
-        layer = reader.read(checkpoint.architecture, number)
+        prefix = f"model.layers.{number}."
+        reader = _LayerReader(source, prefix, dtype, device, codes, {} if convert is None else memory)
+        layer = reader.read(checkpoint.architecture)
         if convert is not None:
             layer.replace_linears(convert)
         layers.append(layer)
@@ -109,29 +111,30 @@ def _layer_shapes(shape: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 class _LayerReader:
-    """Reads the tensors of one layer at a time; linear layers that `codes` stores in 8 bits as their codes.
+    """Reads the tensors of one layer; linear layers that `codes` stores in 8 bits as their codes.
 
-    With `reuses_memory`, the weights of a layer are overwritten by the next: touching new memory takes longer than reading.
+    Weights of linear layers are read into `memory`, by the names of their modules, or into new memory that is added to
+    it. A reader of the next layer that gets the same `memory` overwrites them: touching new memory takes longer than
+    reading.
     """
 
     def __init__(
         self,
         source: TensorSource,
+        prefix: str,
         dtype: torch.dtype,
         device: torch.device,
         codes: QuantizedSource | None,
-        *,
-        reuses_memory: bool,
+        memory: dict[tuple[str, ...], Tensor],
     ) -> None:
         self._source = source
+        self._prefix = prefix
         self._dtype = dtype
         self._device = device
         self._codes = codes
-        self._memory: dict[tuple[str, ...], Tensor] | None = {} if reuses_memory else None
-        self._prefix = ""
+        self._memory = memory
 
-    def read(self, shape: Architecture, number: int) -> LayerWeights:
-        self._prefix = f"model.layers.{number}."
+    def read(self, shape: Architecture) -> LayerWeights:
         attention, norms = "self_attn.{}_proj", "self_attn.{}_norm.weight"
         qkv = self._linear(*map(attention.format, "qkv"), has_bias=shape.qkv_bias)
         query_size = shape.attention.num_heads * shape.attention.head_dim
@@ -151,30 +154,22 @@ class _LayerReader:
     def _norm(self, name: str) -> Tensor:
         return read_tensor(self._source, self._prefix + name, self._dtype, self._device)
 
-    def _linear(self, *modules: str, has_bias: bool = False) -> Linear:
-        weights = [f"{self._prefix}{name}.weight" for name in modules]
-        bias = None
-        if has_bias:
-            biases = [f"{self._prefix}{name}.bias" for name in modules]
-            bias = self._read_into(self._empty(biases, self._dtype), biases)
+    def _linear(self, *names: str, has_bias: bool = False) -> Linear:
+        modules = [self._prefix + name for name in names]
+        weights = [f"{name}.weight" for name in modules]
+        bias = self._concatenated([f"{name}.bias" for name in modules], self._dtype) if has_bias else None
         if self._codes is not None and all(map(self._codes.has_int8_rows, weights)):
             scale = torch.cat([self._codes.row_scales(name) for name in weights]).to(self._device)
-            return Int8Codes(self._read_into(self._empty(weights, torch.int8), weights), scale, bias)
-        if self._memory is None:
-            return Linear(self._read_into(self._empty(weights, self._dtype), weights), bias)
-        if modules not in self._memory:
-            self._memory[modules] = self._empty(weights, self._dtype)
-        return Linear(self._read_into(self._memory[modules], weights), bias)
+            return Int8Codes(self._concatenated(weights, torch.int8), scale, bias)
+        self._memory[names] = self._concatenated(weights, self._dtype, self._memory.get(names))
+        return Linear(self._memory[names], bias)
 
-    def _empty(self, names: Sequence[str], dtype: torch.dtype) -> Tensor:
-        """Return memory for several tensors, concatenated along the first dimension."""
+    def _concatenated(self, names: Sequence[str], dtype: torch.dtype, target: Tensor | None = None) -> Tensor:
+        """Return several tensors concatenated along the first dimension, each copied once, in `target` if given."""
         shapes = [self._source.shapes[name] for name in names]
-        size = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-        return torch.empty(size, dtype=dtype, device=self._device)
-
-    def _read_into(self, target: Tensor, names: Sequence[str]) -> Tensor:
-        """Copy each tensor once, and return the target."""
-        rows = [self._source.shapes[name][0] for name in names]
+        rows = [shape[0] for shape in shapes]
+        if target is None:
+            target = torch.empty((sum(rows), *shapes[0][1:]), dtype=dtype, device=self._device)
         for name, part in zip(names, target.split(rows), strict=True):
             copy_tensor(self._source, name, part)
         return target
