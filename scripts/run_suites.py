@@ -244,7 +244,6 @@ def start_coverage() -> None:
     """Have every Python process of this run measured from its start."""
     shutil.rmtree(ROOT / ".coverage", ignore_errors=True)
     (ROOT / ".coverage").mkdir()
-    os.environ["COVERAGE_FILE"] = str(ROOT / ".coverage/data")  # tests start processes in other folders
     os.environ["COVERAGE_PROCESS_START"] = str(ROOT / "pyproject.toml")
 
 

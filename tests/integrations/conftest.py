@@ -1,4 +1,4 @@
-"""Haystack counts its users over the network unless a variable that is set before its import forbids it."""
+"""Haystack sends usage statistics unless a variable that is set before its import forbids it."""
 
 from __future__ import annotations
 

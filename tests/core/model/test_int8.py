@@ -68,7 +68,7 @@ def test_a_product_is_within_what_rounding_can_do(linear: Linear, x: torch.Tenso
 
 
 def test_numbers_that_are_steps_are_exact() -> None:
-    """The largest code in each row makes the step one: integers then lose nothing."""
+    """The largest code in each row makes the step 1, so that integers are exact."""
     limit = BEST.limit
     weight = torch.randint(-126, 127, (5, 16), generator=torch.Generator().manual_seed(3)).float()
     x = torch.randint(1 - limit, limit, (4, 16), generator=torch.Generator().manual_seed(4)).float()
@@ -77,7 +77,7 @@ def test_numbers_that_are_steps_are_exact() -> None:
 
 
 def test_precise_rows_have_the_error_of_weights_alone(linear: Linear, x: torch.Tensor) -> None:
-    """A coarse and a fine part: 15 bits of an activation, or 13."""
+    """A coarse and a fine part together have 15 bits of an activation, or 13."""
     int8 = Int8Linear.from_linear(linear, BEST)
     codes, scale = quantize_rows(linear.weight, 127)
     wanted = x.double() @ (codes * scale).double().T + torch.as_tensor(linear.bias)
